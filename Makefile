@@ -1,0 +1,48 @@
+# The only list of commands. Each target sets up what it needs in a virtual environment of its own kind.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# All that goes into the installed package: a change here installs it again.
+SOURCES := pyproject.toml CMakeLists.txt README.md $(shell find src csrc cmake -type f -not -name '*.pyc' 2>/dev/null)
+C_FILES := $(shell find csrc tests bench -name '*.[ch]' -o -name '*.inc' -o -name '*.def')
+
+.PHONY: help demo test test-pythons lint format bench clean
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: $(VENV)/demo.installed  ## train on real data, compare with NumPy, draw out/*.png
+	$(BIN)/python -m gdm demo --out out
+
+test: $(VENV)/test.installed  ## run the tests
+	$(BIN)/python -m pytest
+
+test-pythons:  ## run the tests on CPython 3.11, 3.12 and 3.13, whichever are here
+	.ci/test-pythons
+
+lint: $(VENV)/lint.installed  ## formatting, lint, types, stubs; nothing is changed
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/clang-format --dry-run --Werror $(C_FILES)
+	$(BIN)/mypy
+	$(BIN)/python -m mypy.stubtest gdm._core
+
+format: $(VENV)/lint.installed  ## format everything
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+	$(BIN)/clang-format -i $(C_FILES)
+
+bench: $(VENV)/bench.installed  ## measure, on a quiet machine
+	$(BIN)/python -m pytest bench --benchmark-only
+
+clean:  ## remove all that is generated
+	rm -rf $(VENV) .venvs build dist out
+
+$(BIN)/python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "gdm needs Python 3.11 or later: make PYTHON=...")'
+	$(PYTHON) -m venv $(VENV)
+
+# One extra, one stamp: installing an extra again is quick when only the sources have changed.
+$(VENV)/%.installed: $(SOURCES) | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check '.[$*]'
+	touch $@

@@ -1,0 +1,105 @@
+"""Which implementation runs: the compiled module, on which instruction set, or the NumPy reference."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+_BACKENDS = ("native", "reference")
+
+native: ModuleType | None
+try:
+    from . import _core
+
+    native = _core
+except ImportError as reason:
+    native = None
+    warnings.warn(
+        f"gdm's compiled module does not load ({reason}); the NumPy reference runs instead: the same results, slowly",
+        RuntimeWarning,
+        stacklevel=3,
+    )
+
+
+def backend() -> str:
+    """The backend in use: ``"native"`` (the compiled kernels) or ``"reference"`` (NumPy)."""
+    return _backend
+
+
+def set_backend(name: str) -> None:
+    """Runs everything on the compiled kernels (``"native"``) or on the NumPy rules (``"reference"``) from now on.
+
+    The results are the same, to the last bit: run a training both ways to check one. The environment variable
+    ``GDM_BACKEND`` sets the backend that a program starts with.
+
+    Raises
+    ------
+    ValueError
+        For another name.
+    RuntimeError
+        For ``"native"`` where the compiled module does not load.
+    """
+    global _backend
+    if name not in _BACKENDS:
+        raise ValueError(f"name must be 'native' or 'reference', got {name!r}")
+    if native is not None:
+        native.set_reference(name == "reference")
+    elif name == "native":
+        raise RuntimeError("gdm's compiled module does not load here: only the backend 'reference' is available")
+    _backend = name
+
+
+def available_isas() -> list[str]:
+    """The instruction sets that gdm has kernels for and this machine can run, best first.
+
+    Some of ``"avx512"``, ``"avx2"``, ``"neon"``, ``"baseline"``; none where the compiled module does not load.
+    """
+    return native.available_isas() if native is not None else []
+
+
+def isa() -> str:
+    """The instruction set whose kernels the native backend uses; ``"none"`` where the compiled module does not load."""
+    return native.isa() if native is not None else "none"
+
+
+def set_isa(name: str) -> None:
+    """Uses the kernels of this instruction set from now on, in every thread.
+
+    The results are the same on each, to the last bit. The environment variable ``GDM_ISA`` sets the one that a program
+    starts with; without it, that is the best that CPU and operating system support.
+
+    Raises
+    ------
+    ValueError
+        For a name that is unknown or that this machine cannot run; the message lists those it can.
+    """
+    if not (isinstance(name, str) and native is not None and native.set_isa(name)):
+        raise ValueError(f"name must be one that this machine can run, {_or(available_isas())}, got {name!r}")
+
+
+def _or(names: list[str]) -> str:
+    return " or ".join(repr(name) for name in names) or "(none: the compiled module does not load)"
+
+
+def _start() -> None:
+    forced = os.environ.get("GDM_BACKEND") or ("native" if native is not None else "reference")
+    if forced not in _BACKENDS:
+        raise ValueError(f"the environment variable GDM_BACKEND must be 'native' or 'reference', got {forced!r}")
+    if native is not None and native.isa() is None:
+        raise ValueError(
+            f"the environment variable GDM_ISA must name an instruction set that this machine can run, "
+            f"{_or(available_isas())}, got {os.environ['GDM_ISA']!r}"
+        )
+    set_backend(forced)
+
+
+_backend: str
+_start()
+
+if TYPE_CHECKING or native is not None:
+    from ._core import Stepper, momentum, sgd
+else:
+    from ._fallback import Stepper
+    from .reference import momentum, sgd

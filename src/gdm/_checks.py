@@ -1,0 +1,177 @@
+"""What every call requires of its arguments, and the words in which it says so.
+
+The compiled module only asks itself whether everything is in order; when it is not, it comes here to find out what to
+say. The reference comes here always. So each requirement is worded once.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple, NoReturn
+
+import numpy as np
+
+from .errors import OverlapError
+
+Array = np.ndarray[Any, np.dtype[Any]]
+Options = dict[str, Any]
+
+FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
+FORMS = ("torch", "classic")
+
+
+class Domain(NamedTuple):
+    """An interval of finite numbers that starts at 0."""
+
+    high: float
+    closed: bool
+    words: str
+
+    def __contains__(self, x: object) -> bool:
+        assert isinstance(x, float)
+        return 0.0 <= x <= self.high if self.closed else 0.0 <= x < self.high
+
+
+NOT_NEGATIVE = Domain(math.inf, False, "finite and not negative")
+BELOW_ONE = Domain(1.0, False, "in [0, 1)")
+UP_TO_ONE = Domain(1.0, True, "in [0, 1]")
+
+# As in csrc/kernels.def (a test compares them).
+REALS = {"lr": NOT_NEGATIVE, "momentum": BELOW_ONE, "dampening": UP_TO_ONE, "weight_decay": NOT_NEGATIVE}
+FLAGS = ("nesterov", "maximize", "decoupled_weight_decay")
+
+
+def real(name: str, value: object) -> float:
+    """The number as a float, if it is a real number inside the domain of the option ``name``."""
+    if isinstance(value, (str, bytes, bytearray)) or getattr(value, "ndim", 0):
+        raise TypeError(f"{name} must be a real number, not {_kind(value)}")
+    try:
+        number = float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        raise TypeError(f"{name} must be a real number, not {_kind(value)}") from None
+    except OverflowError:
+        number = math.inf
+    if number not in REALS[name]:
+        raise ValueError(f"{name} must be {REALS[name].words}, got {value!r}")
+    return number
+
+
+def flag(name: str, value: object) -> bool:
+    """The value's truth, if it is a bool or an int."""
+    if not isinstance(value, (bool, np.bool_, int)):
+        raise TypeError(f"{name} must be True or False, not {_kind(value)}")
+    return bool(value)
+
+
+def options(given: Mapping[str, Any]) -> Options:
+    """The options of a rule, each checked, and together."""
+    checked: Options = {}
+    for name, value in given.items():
+        if name == "form":
+            if not (isinstance(value, str) and value in FORMS):
+                raise ValueError(f"form must be 'torch' or 'classic', got {value!r}")
+            checked[name] = value
+        elif name in FLAGS:
+            checked[name] = flag(name, value)
+        else:
+            checked[name] = real(name, value)
+    if checked.get("nesterov"):
+        if checked["momentum"] == 0:
+            raise ValueError("nesterov needs momentum > 0, got momentum=0.0")
+        if checked["dampening"] != 0:
+            raise ValueError(f"dampening must be 0 with nesterov, got {checked['dampening']!r}")
+    if checked.get("form") == "classic" and checked["dampening"] != 0:
+        raise ValueError(f"dampening must be 0 with form='classic', got {checked['dampening']!r}")
+    return checked
+
+
+def buffer(name: str, x: object, *, writable: bool) -> Array:
+    """The same memory as a NumPy array, if it is one buffer of floats in order."""
+    if not isinstance(x, np.ndarray):
+        try:
+            x = np.asarray(memoryview(x))  # type: ignore[arg-type]
+        except (TypeError, ValueError, BufferError):
+            raise TypeError(
+                f"{name} must be a NumPy array (or another buffer) of float32 or float64, not {_kind(x)}"
+            ) from None
+    if x.dtype not in FLOATS:
+        if x.dtype.newbyteorder("=") in FLOATS:
+            raise TypeError(f"{name} is byte-swapped (dtype {x.dtype.str!r}); expected the machine's byte order")
+        raise TypeError(f"{name} has dtype {x.dtype}; expected float32 or float64")
+    if not (x.flags.c_contiguous or x.flags.f_contiguous):
+        raise ValueError(
+            f"{name} is not contiguous (shape {x.shape}, strides {x.strides} bytes); a copy made with "
+            f"np.ascontiguousarray would be"
+        )
+    if not x.flags.aligned:
+        raise ValueError(f"{name} is misaligned: its address is not a multiple of {x.itemsize} bytes")
+    if writable and not x.flags.writeable:
+        raise ValueError(f"{name} is read-only")
+    return x
+
+
+def like(name: str, x: Array, first_name: str, first: Array) -> None:
+    """Requires dtype, shape and memory order of the parameter."""
+    if x.dtype != first.dtype:
+        raise ValueError(f"{name} has dtype {x.dtype}, but {first_name} has {first.dtype}")
+    if x.shape != first.shape:
+        raise ValueError(f"{name} has shape {x.shape}, but {first_name} has {first.shape}")
+    if not (_both(x, first, "c_contiguous") or _both(x, first, "f_contiguous")):
+        raise ValueError(
+            f"{name} and {first_name} lie in memory in different orders (C and Fortran); expected the same"
+        )
+
+
+class Named(NamedTuple):
+    """An array, what messages call it, and whether an update writes to it."""
+
+    name: str
+    array: Array
+    written: bool
+
+
+def disjoint(buffers: Iterable[Named]) -> None:
+    """Requires that no memory that is written belongs to another buffer too."""
+    spans = sorted(((address(b.array), b) for b in buffers if b.array.size), key=lambda span: span[0])
+    read_end = written_end = -1
+    reader = writer = None
+    for start, b in spans:
+        if start < written_end and writer is not None:
+            _overlap(writer, b)
+        if b.written and start < read_end and reader is not None:
+            _overlap(reader, b)
+        end = start + b.array.nbytes
+        if b.written and end > written_end:
+            written_end, writer = end, b
+        if not b.written and end > read_end:
+            read_end, reader = end, b
+
+
+def call(buffers: Mapping[str, object], given: Mapping[str, Any]) -> tuple[list[Array], Options]:
+    """All arguments of one update: param, states..., grad (which is only read), and the options."""
+    checked_options = options(given)
+    named = [Named(name, buffer(name, x, writable=name != "grad"), name != "grad") for name, x in buffers.items()]
+    param = named[0]
+    for other in named[1:]:
+        like(other.name, other.array, param.name, param.array)
+    disjoint(named)
+    return [b.array for b in named], checked_options
+
+
+def address(x: Array) -> int:
+    """Where the array's memory begins."""
+    start: int = x.__array_interface__["data"][0]
+    return start
+
+
+def _overlap(a: Named, b: Named) -> NoReturn:
+    raise OverlapError(f"{a.name} and {b.name} share memory; an update in place needs them apart")
+
+
+def _both(a: Array, b: Array, order: str) -> bool:
+    return bool(getattr(a.flags, order) and getattr(b.flags, order))
+
+
+def _kind(x: object) -> str:
+    return f"{type(x).__name__} ({x!r})" if isinstance(x, (str, bytes, int, float, complex)) else type(x).__name__

@@ -1,0 +1,43 @@
+from typing import Any, Literal
+
+from numpy.typing import NDArray
+from typing_extensions import Buffer
+
+def sgd(
+    param: Buffer,
+    grad: Buffer,
+    *,
+    lr: float,
+    weight_decay: float = ...,
+    maximize: bool = ...,
+    decoupled_weight_decay: bool = ...,
+) -> None: ...
+def momentum(
+    param: Buffer,
+    velocity: Buffer,
+    grad: Buffer,
+    *,
+    lr: float,
+    momentum: float = ...,
+    dampening: float = ...,
+    nesterov: bool = ...,
+    weight_decay: float = ...,
+    maximize: bool = ...,
+    form: Literal["torch", "classic"] = ...,
+    decoupled_weight_decay: bool = ...,
+) -> None: ...
+
+class Stepper:
+    _started: list[bool]
+    def _table(self, params: list[NDArray[Any]], groups: list[int], group_count: int) -> None: ...
+    def _states(self, i: int, states: list[NDArray[Any]]) -> None: ...
+    def _configure(self, index: int, rule: str, options: dict[str, Any]) -> None: ...
+    def bind(self, grads: Any) -> None: ...
+    def step(self, grads: Any = ...) -> None: ...
+
+def set_reference(on: bool) -> None: ...
+def isa() -> str | None: ...
+def available_isas() -> list[str]: ...
+def set_isa(name: str) -> bool: ...
+def build_info() -> dict[str, str]: ...
+def rules() -> dict[str, dict[str, Any]]: ...

@@ -1,0 +1,126 @@
+"""What the tests share: the cases that the table of rules spans, numbers to feed them, and comparison bit for bit."""
+
+from __future__ import annotations
+
+import ctypes
+import itertools
+import mmap
+import platform
+from pathlib import Path
+
+import numpy as np
+
+import gdm
+from gdm import _checks, _core
+
+RULES = _core.rules()
+DTYPES = {"f32": np.dtype(np.float32), "f64": np.dtype(np.float64)}
+
+
+def isas_of_this_cpu() -> list[str]:
+    """What must be exercised here, found without gdm's own detection."""
+    if platform.machine() in ("aarch64", "arm64"):
+        return ["baseline", "neon"]
+    cpuinfo = Path("/proc/cpuinfo")
+    flags = set(cpuinfo.read_text().split()) if cpuinfo.exists() else set()
+    needs = {"baseline": set(), "avx2": {"avx2"}, "avx512": {"avx512f", "avx512bw", "avx512dq", "avx512vl"}}
+    return [isa for isa, needed in needs.items() if needed <= flags]
+
+
+ISAS = isas_of_this_cpu()
+
+# For every option a value for each way the arithmetic can go. An option without an entry here fails every test.
+VALUES = {
+    "lr": [0.0123],
+    "momentum": [0.87, 0.0],
+    "dampening": [0.0, 0.3],
+    "weight_decay": [0.0, 0.037],
+    "nesterov": [False, True],
+    "maximize": [False, True],
+    "decoupled_weight_decay": [False, True],
+    "form": ["torch", "classic"],
+}
+
+
+def option_cases(rule: str) -> list[dict]:
+    """Every combination of the rule's options that is legal."""
+    names = [*RULES[rule]["reals"], *RULES[rule]["flags"]]
+    cases = []
+    for values in itertools.product(*(VALUES[name] for name in names)):
+        options = dict(zip(names, values, strict=True))
+        try:
+            cases.append(_checks.options(options))
+        except ValueError:
+            continue
+    return cases
+
+
+def describe(options: dict) -> str:
+    """A short test id: what is switched on."""
+    on = [name if value is True else f"{name}={value}" for name, value in options.items() if value]
+    return ",".join(on)
+
+
+def function(rule: str, *, native: bool = True):
+    return getattr(gdm if native else gdm.reference, rule)
+
+
+def in_call_order(rule: str, param, grad, states) -> tuple:
+    """The positional arguments of the rule's function."""
+    return (param, *states, grad)
+
+
+def numbers(dtype, n: int, seed: int) -> np.ndarray:
+    """Numbers of many magnitudes, none of them 0."""
+    rng = np.random.default_rng(seed)
+    return (rng.standard_normal(n) * 10.0 ** rng.integers(-3, 4, n)).astype(dtype)
+
+
+def buffers(rule: str, dtype, n: int, seed: int = 0) -> list[np.ndarray]:
+    """param, states..., grad: the positional arguments of the rule's function."""
+    return [numbers(dtype, n, 100 * seed + k) for k in range(2 + len(RULES[rule]["states"]))]
+
+
+def special_values(dtype) -> np.ndarray:
+    """Zeros, subnormals, the ends of the range, infinities, NaN: each with both signs."""
+    info = np.finfo(dtype)
+    positive = [0.0, info.smallest_subnormal, info.smallest_normal, info.smallest_normal / 2, 1.0, 1.5, info.max, np.inf]
+    with np.errstate(all="ignore"):
+        return np.array([*positive, *(-x for x in positive), np.nan], dtype=dtype)
+
+
+def bits(x: np.ndarray) -> np.ndarray:
+    """The bit patterns, with every NaN made the same one."""
+    x = np.where(np.isnan(x), x.dtype.type(np.nan), x)
+    return x.view(f"u{x.itemsize}")
+
+
+def assert_same_bits(actual, expected, message: str = "") -> None:
+    assert actual.dtype == expected.dtype
+    np.testing.assert_array_equal(bits(actual), bits(expected), err_msg=message)
+
+
+class Guarded:
+    """Memory between two pages that nobody may touch: one byte too far ends the test run."""
+
+    def __init__(self, size: int) -> None:
+        page = mmap.PAGESIZE
+        self.size = -(-size // page) * page
+        self.map = mmap.mmap(-1, self.size + 2 * page)
+        self.libc = ctypes.CDLL(None, use_errno=True)
+        self.libc.mprotect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+        self.whole = np.frombuffer(self.map, np.uint8)
+        start = self.whole.__array_interface__["data"][0]
+        self.guards = (start, start + page + self.size)
+        self.memory = self.whole[page : page + self.size]
+        self.protect(mmap.PROT_READ & 0)
+
+    def protect(self, mode: int) -> None:
+        for guard in self.guards:
+            assert self.libc.mprotect(guard, mmap.PAGESIZE, mode) == 0
+
+    def at_start(self, dtype, n: int) -> np.ndarray:
+        return self.memory[: n * dtype.itemsize].view(dtype)
+
+    def at_end(self, dtype, n: int) -> np.ndarray:
+        return self.memory[self.size - n * dtype.itemsize :].view(dtype)
