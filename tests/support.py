@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import ctypes
 import itertools
+import json
 import mmap
+import os
 import platform
 from pathlib import Path
 
 import numpy as np
 
 import gdm
-from gdm import _checks, _core
+from gdm import _checks
+from gdm._backend import native
 
-RULES = _core.rules()
+RULES = native.rules() if native is not None else json.loads(os.environ["GDM_TEST_RULES"])
 DTYPES = {"f32": np.dtype(np.float32), "f64": np.dtype(np.float64)}
 
 

@@ -71,7 +71,7 @@ def options(given: Mapping[str, Any]) -> Options:
         if name == "form":
             if not (isinstance(value, str) and value in FORMS):
                 raise ValueError(f"form must be 'torch' or 'classic', got {value!r}")
-            checked[name] = value
+            checked[name] = FORMS[FORMS.index(value)]  # the interned one, which the compiled module knows by identity
         elif name in FLAGS:
             checked[name] = flag(name, value)
         else:

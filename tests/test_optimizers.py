@@ -1,0 +1,477 @@
+"""Optimizers: structures, groups, state, binding, and the contract for many buffers at once."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+import sys
+import threading
+
+import numpy as np
+import pytest
+from support import DTYPES, assert_same_bits, describe, numbers, option_cases
+
+import gdm
+
+
+def three(dtype=np.float32):
+    return [numbers(dtype, n, n) for n in (5, 17, 33)]
+
+
+SGD_CASES = [pytest.param(o, id=describe(o)) for o in option_cases("momentum")]
+
+
+@pytest.mark.parametrize("dtype", DTYPES.values(), ids=list(DTYPES))
+@pytest.mark.parametrize("options", SGD_CASES)
+def test_native_equals_reference(options, dtype, isa):
+    """Several steps, the first one among them, over sizes with and without a tail; -0 in the gradient too."""
+    results = []
+    for backend in ("native", "reference"):
+        gdm.set_backend(backend)
+        params = [numbers(dtype, n, n) for n in (1, 16, 257, 40_000)]
+        optimizer = gdm.SGD(params, **options)
+        for step in range(3):
+            grads = [numbers(dtype, x.size, 10 * step + k) for k, x in enumerate(params)]
+            grads[1][:4] = -0.0
+            optimizer.step(grads)
+        results.append((params, optimizer.velocity))
+    for native, reference in zip(*(r[0] for r in results), strict=True):
+        assert_same_bits(native, reference)
+    for native, reference in zip(*(r[1] for r in results), strict=True):
+        assert (native is None) == (reference is None) == (options["momentum"] == 0)
+        if native is not None:
+            assert_same_bits(native, reference)
+
+
+def test_first_step_takes_the_gradient_undampened(backend):
+    param, grad = np.array([1.0, 2.0]), np.array([0.5, -0.0])
+    optimizer = gdm.SGD(param, lr=0.5, momentum=0.9, dampening=0.6)
+    optimizer.step(grad)
+    assert_same_bits(optimizer.velocity, grad)
+    optimizer.step(grad)
+    np.testing.assert_allclose(optimizer.velocity, 0.9 * grad + 0.4 * grad)
+
+
+def test_structures(backend):
+    """One array, a sequence, a mapping, groups of each: grads and velocity have the structure of params."""
+    a, b, c = three()
+    ones = [np.ones_like(x) for x in (a, b, c)]
+    before = [x.copy() for x in (a, b, c)]
+    cases = [
+        (a, ones[0], lambda v: [v]),
+        ([a, b, c], ones, lambda v: v),
+        ((a, b, c), tuple(ones), lambda v: v),
+        ({"a": a, "b": b}, {"b": ones[1], "a": ones[0]}, lambda v: [v["a"], v["b"]]),
+        (iter([a, b]), ones[:2], lambda v: v),
+        ([{"params": [a, b]}, {"params": {"c": c}}], [ones[:2], {"c": ones[2]}], lambda v: [*v[0], v[1]["c"]]),
+        ([{"params": a}, {"params": (b,)}], [ones[0], [ones[1]]], lambda v: [v[0], *v[1]]),
+    ]
+    for params, grads, flat in cases:
+        for x, start in zip((a, b, c), before, strict=True):
+            x[...] = start
+        optimizer = gdm.SGD(params, lr=1.0, momentum=0.5)
+        optimizer.step(grads)
+        velocity = flat(optimizer.velocity)
+        for x, start, v in zip((a, b, c), before, velocity, strict=False):
+            np.testing.assert_array_equal(x, start - 1)
+            np.testing.assert_array_equal(v, np.ones_like(v))
+
+
+def test_empty_is_fine(backend):
+    for params in ([], {}, np.zeros((0, 3)), [np.zeros(0), np.ones(2)]):
+        optimizer = gdm.SGD(params, lr=0.1, momentum=0.9)
+        optimizer.step(copy.deepcopy(params))
+
+
+def test_shapes_and_orders(backend):
+    """States follow the parameter's shape and memory order."""
+    for order in "CF":
+        param = np.asarray(np.arange(6.0).reshape(2, 3), order=order)
+        grad = np.asarray(np.ones((2, 3)), order=order)
+        optimizer = gdm.SGD(param, lr=1.0, momentum=0.5)
+        optimizer.step(grad)
+        np.testing.assert_array_equal(param, np.arange(6.0).reshape(2, 3) - 1)
+        assert optimizer.velocity.shape == (2, 3)
+        assert optimizer.velocity.flags[f"{order}_CONTIGUOUS"]
+        with pytest.raises(ValueError, match="^grads and params lie in memory in different orders"):
+            optimizer.step(np.asarray(grad, order="F" if order == "C" else "C"))
+
+
+def test_mixed_dtypes(backend):
+    params = [np.ones(3, np.float32), np.ones(3, np.float64)]
+    optimizer = gdm.SGD(params, lr=0.1, momentum=0.9)
+    optimizer.step([np.ones_like(x) for x in params])
+    np.testing.assert_array_equal(params[0], np.float32(1) - np.float32(0.1))
+    np.testing.assert_array_equal(params[1], 1 - 0.1)
+
+
+# ---- hyperparameters and groups ----
+
+
+def test_groups(backend):
+    a, b, _ = three()
+    before = a.copy(), b.copy()
+    optimizer = gdm.SGD([{"params": a, "lr": 1.0}, {"params": b}], lr=0.5)
+    assert (optimizer.groups[0].lr, optimizer.groups[1].lr) == (1.0, 0.5)
+    optimizer.groups[1].lr = 0.25
+    optimizer.step([np.ones_like(a), np.ones_like(b)])
+    np.testing.assert_array_equal(a, before[0] - 1)
+    np.testing.assert_array_equal(b, before[1] - np.float32(0.25))
+    with pytest.raises(ValueError, match="the groups differ in lr"):
+        _ = optimizer.lr
+    optimizer.lr = 2.0
+    assert optimizer.lr == optimizer.groups[0].lr == optimizer.groups[1].lr == 2.0
+
+
+def test_hyperparameters_are_checked_when_set(backend):
+    optimizer = gdm.SGD([{"params": np.ones(2)}, {"params": np.ones(2), "momentum": 0.5, "nesterov": True}], lr=0.5)
+    for name, value, error in [
+        ("lr", -1.0, ValueError),
+        ("lr", "fast", TypeError),
+        ("weight_decay", float("nan"), ValueError),
+        ("momentum", 1.0, ValueError),
+        ("momentum", 0.0, ValueError),  # the second group has nesterov
+        ("maximize", "yes", TypeError),
+    ]:
+        before = repr(optimizer)
+        with pytest.raises(error, match=name):
+            setattr(optimizer, name, value)
+        with pytest.raises(error, match=name):
+            setattr(optimizer.groups[1], name, value)
+        assert repr(optimizer) == before
+    with pytest.raises(AttributeError, match="form is fixed"):
+        optimizer.form = "classic"
+    with pytest.raises(AttributeError, match="no hyperparameter 'rate'"):
+        optimizer.groups[0].rate = 1.0
+    with pytest.raises(AttributeError, match="no hyperparameter 'rate'"):
+        _ = optimizer.groups[0].rate
+    assert "lr" in dir(optimizer.groups[0])
+
+
+def test_constructor_is_checked():
+    for options, error in [
+        ({"lr": -1}, ValueError),
+        ({"momentum": 1.0}, ValueError),
+        ({"nesterov": True}, ValueError),
+        ({"momentum": 0.9, "nesterov": True, "dampening": 0.1}, ValueError),
+        ({"form": "keras"}, ValueError),
+        ({"weight_decay": "a"}, TypeError),
+    ]:
+        with pytest.raises(error):
+            gdm.SGD(np.ones(2), **options)
+    with pytest.raises(ValueError, match=r"params\[1\] has an option 'betas' that SGD does not know; it knows lr,"):
+        gdm.SGD([{"params": np.ones(2)}, {"params": np.ones(2), "betas": 1}])
+    with pytest.raises(TypeError, match="params must be an array, or a sequence or mapping of arrays, not int"):
+        gdm.SGD(3)
+
+
+def test_momentum_can_be_switched_on_and_off(backend):
+    """Without momentum there is no velocity; a later one starts with the gradient."""
+    param = np.ones(4)
+    optimizer = gdm.SGD(param, lr=0.1)
+    optimizer.step(np.ones(4))
+    assert optimizer.velocity is None
+    optimizer.momentum = 0.9
+    optimizer.step(np.full(4, 2.0))
+    np.testing.assert_array_equal(optimizer.velocity, np.full(4, 2.0))
+    optimizer.momentum = 0.0
+    optimizer.step(np.full(4, 3.0))
+    np.testing.assert_array_equal(optimizer.velocity, np.full(4, 2.0))
+
+
+# ---- the contract for many buffers: the bad one comes last ----
+
+BAD_PARAMS = {
+    "list": (lambda x: x.tolist(), TypeError, r"^params\[2\] must be a NumPy array"),
+    "integers": (lambda x: x.astype(int), TypeError, r"^params\[2\] has dtype int64"),
+    "swapped": (lambda x: x.astype(x.dtype.newbyteorder()), TypeError, r"^params\[2\] is byte-swapped"),
+    "strided": (lambda x: np.repeat(x, 2)[::2], ValueError, r"^params\[2\] is not contiguous"),
+    "misaligned": (
+        lambda x: np.frombuffer(bytearray(x.nbytes + 1), np.uint8)[1:].view(x.dtype),
+        ValueError,
+        r"^params\[2\] is misaligned",
+    ),
+    "read-only": (lambda x: np.frombuffer(x.tobytes(), x.dtype), ValueError, r"^params\[2\] is read-only"),
+}
+BAD_GRADS = {
+    **{k: (m, e, t.replace("params", "grads")) for k, (m, e, t) in BAD_PARAMS.items() if k != "read-only"},
+    "None": (lambda x: None, TypeError, r"^grads\[2\] must be a NumPy array .* not NoneType"),
+    "dtype": (lambda x: x.astype(np.float64), ValueError, r"^grads\[2\] has dtype float64, but params\[2\] has float32"),
+    "shape": (lambda x: x[:-1].copy(), ValueError, r"^grads\[2\] has shape \(32,\), but params\[2\] has \(33,\)"),
+}
+
+
+@pytest.mark.parametrize("what", BAD_PARAMS)
+def test_bad_params(backend, what):
+    make, error, message = BAD_PARAMS[what]
+    params = three()
+    before = [x.tobytes() for x in params]
+    with pytest.raises(error, match=message):
+        gdm.SGD([*params[:2], make(params[2])])
+    with pytest.raises(error, match=message.replace(r"\[2\]", r"\['c'\]")):
+        gdm.SGD(dict(zip("abc", [*params[:2], make(params[2])], strict=True)))
+    assert [x.tobytes() for x in params] == before
+
+
+@pytest.mark.parametrize("bound", [False, True])
+@pytest.mark.parametrize("what", BAD_GRADS)
+def test_bad_grads(backend, what, bound):
+    make, error, message = BAD_GRADS[what]
+    params = three()
+    optimizer = gdm.SGD(params, lr=0.1, momentum=0.9)
+    optimizer.step(three())
+    snapshot = [x.tobytes() for x in (*params, *optimizer.velocity)]
+    grads = three()
+    grads[2] = make(grads[2])
+    with pytest.raises(error, match=message):
+        (optimizer.bind if bound else optimizer.step)(grads)
+    assert [x.tobytes() for x in (*params, *optimizer.velocity)] == snapshot
+    optimizer.step(three())  # and it still works
+
+
+@pytest.mark.parametrize("started", [False, True])
+def test_shared_memory(backend, started):
+    params = three()
+    with pytest.raises(gdm.OverlapError, match=r"params\[\d\] and params\[\d\] share memory"):
+        gdm.SGD([*params, params[0]])
+    with pytest.raises(gdm.OverlapError, match=r"params\[\d\] and params\[\d\] share memory"):
+        gdm.SGD([*params, params[1][3:9]])
+    optimizer = gdm.SGD(params, lr=0.1, momentum=0.9)
+    if started:
+        optimizer.step(three())
+    snapshot = [x.tobytes() for x in (*params, *optimizer.velocity)]
+    n = params[2].size
+    for grad, other in [
+        (params[2], r"params\[2\]"),
+        (params[2].view(), r"params\[2\]"),
+        (optimizer.velocity[2], r"the velocity of params\[2\]"),
+    ]:
+        with pytest.raises(gdm.OverlapError, match=other):
+            optimizer.step([*three()[:2], grad])
+        assert [x.tobytes() for x in (*params, *optimizer.velocity)] == snapshot
+    # Another parameter's memory, and only in part.
+    memory = np.zeros(100, np.float32)
+    optimizer = gdm.SGD([memory[:n], memory[n : 2 * n]], lr=0.1)
+    with pytest.raises(gdm.OverlapError, match=r"params\[1\] and grads\[0\]"):
+        optimizer.step([memory[2 * n - 1 : 3 * n - 1], np.ones(n, np.float32)])
+    optimizer.step([memory[2 * n : 3 * n], memory[2 * n : 3 * n]])  # gradients may share memory
+
+
+def test_wrong_structures(backend):
+    a, b, c = three()
+    for params, grads, error, message in [
+        ([a, b], [a.copy()], ValueError, "grads must have as many items as params, 2, got 1"),
+        ([a, b], a.copy(), TypeError, "grads must be a sequence like params, not ndarray"),
+        ([a, b], {"a": a}, TypeError, "grads must be a sequence like params, not dict"),
+        ([a, b], 3, TypeError, "grads must be an array, or a sequence"),
+        (a, [a.copy()], TypeError, "grads must be a NumPy array .* not list"),
+        ({"a": a}, [a.copy()], TypeError, "grads must be a mapping like params, not list"),
+        ({"a": a, "b": b}, {"a": a, "c": c}, ValueError, r"missing: \['b'\], not in params: \['c'\]"),
+        ([{"params": a}, {"params": [b]}], [a.copy()], ValueError, "grads must have as many items"),
+        ([{"params": a}, {"params": [b]}], [a.copy(), []], ValueError, r"grads\[1\] must have as many items"),
+    ]:
+        optimizer = gdm.SGD(params)
+        with pytest.raises(error, match=message):
+            optimizer.step(grads)
+
+
+# ---- binding ----
+
+
+def test_bind(backend):
+    params, grads = three(), three()
+    optimizer, other = gdm.SGD(params, lr=0.1, momentum=0.9), gdm.SGD(expected := three(), lr=0.1, momentum=0.9)
+    with pytest.raises(RuntimeError, match="no gradients"):
+        optimizer.step()
+    optimizer.bind(grads)
+    for step in range(3):
+        for g in grads:
+            g *= step + 0.5
+        optimizer.step()
+        other.step(grads)
+    optimizer.step(three())  # for this step only
+    other.step(three())
+    optimizer.step()
+    other.step(grads)
+    for x, wanted in zip(params, expected, strict=True):
+        assert_same_bits(x, wanted)
+
+
+def test_bound_arrays_are_kept_alive(backend):
+    param = np.ones(1000)
+    optimizer = gdm.SGD(param, lr=1.0)
+    optimizer.bind(np.full(1000, 0.5))
+    np.full(1000, 7.0)  # would take the freed memory
+    optimizer.step()
+    np.testing.assert_array_equal(param, 0.5)
+
+
+@pytest.mark.parametrize("which", ["param", "grad"])
+@pytest.mark.parametrize("size", [3, 40_000])
+def test_stale_buffers(backend, which, size):
+    """A bound array that was resized, and so moved or got another length, is found before anything is written."""
+    params, grads = three(), three()
+    optimizer = gdm.SGD(params, lr=0.1, momentum=0.9)
+    optimizer.bind(grads)
+    optimizer.step()
+    moved = {"param": params, "grad": grads}[which]
+    moved[2].resize(size, refcheck=False)
+    snapshot = [x.tobytes() for x in (*params, *optimizer.velocity)]
+    with pytest.raises(gdm.StaleBufferError, match=rf"^{which}s\[2\] has moved or been resized"):
+        optimizer.step()
+    assert [x.tobytes() for x in (*params, *optimizer.velocity)] == snapshot
+    if which == "param":
+        with pytest.raises(gdm.StaleBufferError):
+            optimizer.step(three())
+        with pytest.raises(gdm.StaleBufferError):
+            optimizer.bind(three())
+    else:
+        optimizer.bind(three())
+        optimizer.step()
+
+
+def test_states_cannot_be_resized():
+    optimizer = gdm.SGD(three(), momentum=0.9)
+    with pytest.raises(ValueError, match="resize"):
+        optimizer.velocity[0].resize(100, refcheck=False)
+
+
+def test_two_threads_at_once():
+    """One of them steps, the other is told; nothing is lost."""
+    param = np.zeros(4_000_000, np.float32)
+    optimizer = gdm.SGD(param, lr=1.0)
+    optimizer.bind(np.full_like(param, -1.0))
+    done, refused, start = [], [], threading.Barrier(2)
+    switch = sys.getswitchinterval()
+
+    def work():
+        start.wait()
+        for _ in range(30):
+            try:
+                optimizer.step()
+                done.append(1)
+            except RuntimeError as error:
+                assert "in another thread" in str(error)  # noqa: PT017
+                refused.append(1)
+
+    sys.setswitchinterval(1e-5)
+    try:
+        threads = [threading.Thread(target=work) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(switch)
+    assert refused
+    np.testing.assert_array_equal(param, len(done))
+
+
+# ---- state ----
+
+
+@pytest.mark.parametrize("options", SGD_CASES[::3])
+def test_state_goes_on_to_the_bit(backend, options):
+    def run(params, optimizer, steps):
+        for step in steps:
+            optimizer.step([numbers(np.float32, x.size, 100 + 10 * step + k) for k, x in enumerate(params)])
+
+    straight = three()
+    run(straight, gdm.SGD(straight, **options), range(6))
+    params = three()
+    first = gdm.SGD(params, **options)
+    run(params, first, range(3))
+    saved = pickle.loads(pickle.dumps(first.state_dict()))
+    run(params, first, [9])  # what the old one does later must not matter
+    stopped = three()
+    run(stopped, gdm.SGD(stopped, **options), range(3))
+    second = gdm.SGD(stopped, lr=0.5, momentum=0.1, form=options["form"])
+    second.load_state_dict(saved)
+    run(stopped, second, range(3, 6))
+    for x, wanted in zip(stopped, straight, strict=True):
+        assert_same_bits(x, wanted)
+
+
+def test_state_before_the_first_step(backend):
+    """Whether a velocity has begun is part of the state."""
+    param, grad = np.ones(2), np.array([0.5, 2.0])
+    optimizer = gdm.SGD(param, lr=0.1, momentum=0.9, dampening=0.5)
+    fresh = optimizer.state_dict()
+    optimizer.step(grad)
+    begun = optimizer.state_dict()
+    optimizer.load_state_dict(fresh)
+    optimizer.step(grad)
+    np.testing.assert_array_equal(optimizer.velocity, grad)
+    optimizer.load_state_dict(begun)
+    optimizer.step(grad)
+    np.testing.assert_allclose(optimizer.velocity, 0.9 * grad + 0.5 * grad)
+
+
+def test_state_is_a_copy(backend):
+    optimizer = gdm.SGD(np.ones(2), momentum=0.9)
+    optimizer.step(np.ones(2))
+    saved = optimizer.state_dict()
+    saved["groups"][0]["params"][0]["state"]["velocity"][...] = 7
+    np.testing.assert_array_equal(optimizer.velocity, 1)
+    optimizer.load_state_dict(saved)
+    saved["groups"][0]["params"][0]["state"]["velocity"][...] = 8
+    np.testing.assert_array_equal(optimizer.velocity, 7)
+
+
+def _edit(path, value):
+    def edit(saved):
+        place = saved
+        for key in path[:-1]:
+            place = place[key]
+        if value is KeyError:
+            del place[path[-1]]
+        else:
+            place[path[-1]] = value
+
+    return edit
+
+
+LAST = ("groups", 0, "params", 2)
+BAD_STATES = {
+    "format": (_edit(["format"], 99), "has format 99; expected 1"),
+    "class": (_edit(["optimizer"], "Adam"), "is of Adam; expected SGD"),
+    "no groups": (_edit(["groups"], KeyError), "not one of gdm's"),
+    "groups": (_edit(["groups"], []), "has 0 groups; expected 1"),
+    "fewer": (_edit(LAST, KeyError), r"has \[2\] parameters in its groups; expected \[3\]"),
+    "name": (_edit([*LAST, "name"], "[7]"), r"has a parameter '\[7\]' where '\[2\]' was expected"),
+    "lr": (_edit(["groups", 0, "options", "lr"], -1.0), "group 0: lr must be finite and not negative"),
+    "option": (_edit(["groups", 0, "options", "beta"], 1.0), "group 0 has options"),
+    "form": (_edit(["groups", 0, "options", "form"], "classic"), "has form 'classic'; expected 'torch'"),
+    "shape": (_edit([*LAST, "state", "velocity"], np.zeros(4, np.float32)), r"velocity of params\[2\] has dtype float32"),
+    "dtype": (_edit([*LAST, "state", "velocity"], np.zeros(33)), r"velocity of params\[2\] has dtype float64"),
+    "state": (_edit([*LAST, "state", "speed"], np.zeros(33)), "unknown state 'speed'"),
+    "started": (_edit([*LAST, "started"], "yes"), "not one of gdm's"),
+    "params": (_edit(["groups", 0, "params"], 3), "not one of gdm's"),
+}
+
+
+@pytest.mark.parametrize("what", BAD_STATES)
+def test_bad_states(backend, what):
+    """Nothing is loaded, not even what comes before the mistake."""
+    edit, message = BAD_STATES[what]
+    optimizer, other = gdm.SGD(three(), lr=0.1, momentum=0.9), gdm.SGD(three(), lr=0.2, momentum=0.8)
+    optimizer.step(three())
+    other.step(three()[::1])
+    saved = other.state_dict()
+    edit(saved)
+    before = repr(optimizer.state_dict())
+    with pytest.raises(gdm.CheckpointError, match=message):
+        optimizer.load_state_dict(saved)
+    assert repr(optimizer.state_dict()) == before
+
+
+def test_not_a_state(backend):
+    optimizer = gdm.SGD(three())
+    for bad in (None, [], {}, 3, "state"):
+        with pytest.raises(gdm.CheckpointError):
+            optimizer.load_state_dict(bad)
+
+
+def test_repr():
+    text = repr(gdm.SGD([np.ones(2000), np.ones(345)], lr=0.1, momentum=0.9))
+    assert text.startswith("<SGD of 2 arrays, 2,345 elements: Group(lr=0.1, momentum=0.9")
