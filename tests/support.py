@@ -87,7 +87,16 @@ def buffers(rule: str, dtype, n: int, seed: int = 0) -> list[np.ndarray]:
 def special_values(dtype) -> np.ndarray:
     """Zeros, subnormals, the ends of the range, infinities, NaN: each with both signs."""
     info = np.finfo(dtype)
-    positive = [0.0, info.smallest_subnormal, info.smallest_normal, info.smallest_normal / 2, 1.0, 1.5, info.max, np.inf]
+    positive = [
+        0.0,
+        info.smallest_subnormal,
+        info.smallest_normal,
+        info.smallest_normal / 2,
+        1.0,
+        1.5,
+        info.max,
+        np.inf,
+    ]
     with np.errstate(all="ignore"):
         return np.array([*positive, *(-x for x in positive), np.nan], dtype=dtype)
 

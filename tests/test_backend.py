@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -12,9 +13,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support import ISAS, RULES, isas_of_this_cpu
 
 import gdm
+from support import ISAS, RULES, isas_of_this_cpu
 
 
 def python(code: str, *, before: tuple[str, ...] = (), **environment: str) -> subprocess.CompletedProcess:
@@ -45,7 +46,7 @@ def test_isa_from_the_environment(isa):
 
 def test_wrong_isa():
     for name in ("sse9", "", "AVX2", "neon" if "neon" not in ISAS else "avx2", None):
-        with pytest.raises(ValueError, match="^name must be one that this machine can run, .*'baseline', got"):
+        with pytest.raises(ValueError, match=r"^name must be one that this machine can run, .*'baseline', got"):
             gdm.set_isa(name)
     assert gdm.isa() in ISAS
     failed = python("import gdm", GDM_ISA="sse9")
@@ -76,7 +77,7 @@ def test_set_backend(monkeypatch):
     gdm.set_backend("native")
     gdm.sgd(param, grad, lr=0.1)
     assert len(ran) == 3
-    with pytest.raises(ValueError, match="^name must be 'native' or 'reference', got 'numpy'"):
+    with pytest.raises(ValueError, match=r"^name must be 'native' or 'reference', got 'numpy'"):
         gdm.set_backend("numpy")
     assert gdm.backend() == "native"
 
@@ -106,13 +107,13 @@ def test_the_tests_pass_without_the_compiled_module():
     """Contract and optimizers hold on the reference alone."""
     here = Path(__file__).parent
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "not native and not isa",
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "not native",
          here / "test_contract.py", here / "test_optimizers.py"],
         env={**os.environ, "GDM_TEST_RULES": json.dumps(RULES)}, capture_output=True, text=True, timeout=600,
         cwd=here.parent,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]
-    assert int(done.stdout.split()[-5]) > 400, done.stdout  # "N passed, M deselected in ..."
+    assert int(re.search(r"(\d+) passed", done.stdout)[1]) > 400
 
 
 def test_a_machine_without_avx():

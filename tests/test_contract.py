@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support import RULES, bits, function
 
 import gdm
+from support import RULES, bits, function
 
 N = 8
 
@@ -19,7 +19,8 @@ N = 8
 def good(rule, dtype=np.float32):
     """param, states..., grad: fresh, separate, all in order."""
     return {
-        name: np.arange(1, N + 1, dtype=dtype) * (k + 1) for k, name in enumerate(["param", *RULES[rule]["states"], "grad"])
+        name: np.arange(1, N + 1, dtype=dtype) * (k + 1)
+        for k, name in enumerate(["param", *RULES[rule]["states"], "grad"])
     }
 
 

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+import gdm
 from support import (
     DTYPES,
     ISAS,
@@ -22,8 +24,6 @@ from support import (
     option_cases,
     special_values,
 )
-
-import gdm
 
 CASES = [
     pytest.param(rule, dtype, options, id=f"{rule}-{name}-{describe(options)}")

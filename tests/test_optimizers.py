@@ -9,9 +9,9 @@ import threading
 
 import numpy as np
 import pytest
-from support import DTYPES, assert_same_bits, describe, numbers, option_cases
 
 import gdm
+from support import DTYPES, assert_same_bits, describe, numbers, option_cases
 
 
 def three(dtype=np.float32):
@@ -93,7 +93,7 @@ def test_shapes_and_orders(backend):
         np.testing.assert_array_equal(param, np.arange(6.0).reshape(2, 3) - 1)
         assert optimizer.velocity.shape == (2, 3)
         assert optimizer.velocity.flags[f"{order}_CONTIGUOUS"]
-        with pytest.raises(ValueError, match="^grads and params lie in memory in different orders"):
+        with pytest.raises(ValueError, match=r"^grads and params lie in memory in different orders"):
             optimizer.step(np.asarray(grad, order="F" if order == "C" else "C"))
 
 
@@ -196,7 +196,11 @@ BAD_PARAMS = {
 BAD_GRADS = {
     **{k: (m, e, t.replace("params", "grads")) for k, (m, e, t) in BAD_PARAMS.items() if k != "read-only"},
     "None": (lambda x: None, TypeError, r"^grads\[2\] must be a NumPy array .* not NoneType"),
-    "dtype": (lambda x: x.astype(np.float64), ValueError, r"^grads\[2\] has dtype float64, but params\[2\] has float32"),
+    "dtype": (
+        lambda x: x.astype(np.float64),
+        ValueError,
+        r"^grads\[2\] has dtype float64, but params\[2\] has float32",
+    ),
     "shape": (lambda x: x[:-1].copy(), ValueError, r"^grads\[2\] has shape \(32,\), but params\[2\] has \(33,\)"),
 }
 
@@ -317,7 +321,7 @@ def test_stale_buffers(backend, which, size):
     moved = {"param": params, "grad": grads}[which]
     moved[2].resize(size, refcheck=False)
     snapshot = [x.tobytes() for x in (*params, *optimizer.velocity)]
-    with pytest.raises(gdm.StaleBufferError, match=rf"^{which}s\[2\] has moved or been resized"):
+    with pytest.raises(gdm.StaleBufferError, match=rf"^{which}s\[2\] has moved, been resized, or changed"):
         optimizer.step()
     assert [x.tobytes() for x in (*params, *optimizer.velocity)] == snapshot
     if which == "param":
@@ -328,6 +332,33 @@ def test_stale_buffers(backend, which, size):
     else:
         optimizer.bind(three())
         optimizer.step()
+
+
+def _read_only(x):
+    x.flags.writeable = False
+
+
+@pytest.mark.parametrize("change", [_read_only, lambda x: setattr(x, "dtype", np.int32)], ids=["read-only", "dtype"])
+@pytest.mark.filterwarnings("ignore:Setting the dtype")
+def test_arrays_that_change_in_place(backend, change):
+    params, grads = three(), three()
+    optimizer = gdm.SGD(params, lr=0.1)
+    optimizer.bind(grads)
+    change(params[2])
+    before = [x.tobytes() for x in params]
+    with pytest.raises(gdm.StaleBufferError, match=r"^params\[2\]"):
+        optimizer.step()
+    assert [x.tobytes() for x in params] == before
+
+
+def test_bound_list_is_the_optimizers_own(backend):
+    """What becomes of the caller's list does not matter."""
+    param, grads = np.ones(3), [np.ones(3)]
+    optimizer = gdm.SGD([param], lr=0.5)
+    optimizer.bind(grads)
+    grads.clear()
+    optimizer.step()
+    np.testing.assert_array_equal(param, 0.5)
 
 
 def test_states_cannot_be_resized():
@@ -442,7 +473,10 @@ BAD_STATES = {
     "lr": (_edit(["groups", 0, "options", "lr"], -1.0), "group 0: lr must be finite and not negative"),
     "option": (_edit(["groups", 0, "options", "beta"], 1.0), "group 0 has options"),
     "form": (_edit(["groups", 0, "options", "form"], "classic"), "has form 'classic'; expected 'torch'"),
-    "shape": (_edit([*LAST, "state", "velocity"], np.zeros(4, np.float32)), r"velocity of params\[2\] has dtype float32"),
+    "shape": (
+        _edit([*LAST, "state", "velocity"], np.zeros(4, np.float32)),
+        r"velocity of params\[2\] has dtype float32",
+    ),
     "dtype": (_edit([*LAST, "state", "velocity"], np.zeros(33)), r"velocity of params\[2\] has dtype float64"),
     "state": (_edit([*LAST, "state", "speed"], np.zeros(33)), "unknown state 'speed'"),
     "started": (_edit([*LAST, "started"], "yes"), "not one of gdm's"),
@@ -470,6 +504,24 @@ def test_not_a_state(backend):
     for bad in (None, [], {}, 3, "state"):
         with pytest.raises(gdm.CheckpointError):
             optimizer.load_state_dict(bad)
+
+
+@pytest.mark.parametrize("way", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))], ids=["deepcopy", "pickle"])
+@pytest.mark.parametrize("grouped", [False, True])
+def test_copies(backend, way, grouped):
+    """A copy holds the arrays that were copied along, and goes on to the bit."""
+    params = three()
+    given = [{"params": params[:1], "lr": 0.3}, {"params": params[1:], "momentum": 0.0}] if grouped else params
+    optimizer = gdm.SGD(given, lr=0.1, momentum=0.9)
+    grads = [three()[:1], three()[1:]] if grouped else three()
+    optimizer.step(grads)
+    copied_params, copied = way((params, optimizer))
+    assert repr(copied) == repr(optimizer)
+    for each in (optimizer, copied):
+        each.step(grads)
+    for x, wanted in zip(copied_params, params, strict=True):
+        assert x is not wanted
+        assert_same_bits(x, wanted)
 
 
 def test_repr():

@@ -8,10 +8,10 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from support import DTYPES, RULES, describe, function, numbers, option_cases
 
 import gdm
 from gdm import _checks
+from support import DTYPES, RULES, describe, function, numbers, option_cases
 
 
 class Rounded:

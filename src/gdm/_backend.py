@@ -7,6 +7,18 @@ import warnings
 from types import ModuleType
 from typing import TYPE_CHECKING
 
+__all__ = [
+    "Stepper",
+    "available_isas",
+    "backend",
+    "isa",
+    "momentum",
+    "native",
+    "set_backend",
+    "set_isa",
+    "sgd",
+]
+
 _BACKENDS = ("native", "reference")
 
 native: ModuleType | None

@@ -8,11 +8,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 import numpy as np
 
 from .errors import OverlapError
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+    # NumPy's stubs say only from Python 3.12 on that its arrays have the buffer protocol.
+    Floats = np.ndarray[Any, Any] | Buffer
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Options = dict[str, Any]
@@ -44,7 +50,7 @@ FLAGS = ("nesterov", "maximize", "decoupled_weight_decay")
 
 def real(name: str, value: object) -> float:
     """The number as a float, if it is a real number inside the domain of the option ``name``."""
-    if isinstance(value, (str, bytes, bytearray)) or getattr(value, "ndim", 0):
+    if isinstance(value, (str, bytes, bytearray)) or getattr(value, "ndim", None):
         raise TypeError(f"{name} must be a real number, not {_kind(value)}")
     try:
         number = float(value)  # type: ignore[arg-type]

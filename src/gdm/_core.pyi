@@ -1,11 +1,13 @@
 from typing import Any, Literal
 
 from numpy.typing import NDArray
-from typing_extensions import Buffer
+from typing_extensions import disjoint_base
+
+from ._checks import Floats
 
 def sgd(
-    param: Buffer,
-    grad: Buffer,
+    param: Floats,
+    grad: Floats,
     *,
     lr: float,
     weight_decay: float = ...,
@@ -13,9 +15,9 @@ def sgd(
     decoupled_weight_decay: bool = ...,
 ) -> None: ...
 def momentum(
-    param: Buffer,
-    velocity: Buffer,
-    grad: Buffer,
+    param: Floats,
+    velocity: Floats,
+    grad: Floats,
     *,
     lr: float,
     momentum: float = ...,
@@ -27,11 +29,14 @@ def momentum(
     decoupled_weight_decay: bool = ...,
 ) -> None: ...
 
+@disjoint_base
 class Stepper:
     _started: list[bool]
     def _table(self, params: list[NDArray[Any]], groups: list[int], group_count: int) -> None: ...
     def _states(self, i: int, states: list[NDArray[Any]]) -> None: ...
     def _configure(self, index: int, rule: str, options: dict[str, Any]) -> None: ...
+    def _enter(self) -> int: ...
+    def _leave(self) -> None: ...
     def bind(self, grads: Any) -> None: ...
     def step(self, grads: Any = ...) -> None: ...
 
@@ -41,3 +46,4 @@ def available_isas() -> list[str]: ...
 def set_isa(name: str) -> bool: ...
 def build_info() -> dict[str, str]: ...
 def rules() -> dict[str, dict[str, Any]]: ...
+def move_bytes(variant: int, *arrays: NDArray[Any]) -> bool: ...

@@ -1,4 +1,4 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, binding=True
+# cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, binding=True, autotestdict=False, auto_pickle=False
 """The compiled layer: calls the kernels on validated pointers.
 
 A function here only asks whether everything is in order. If anything is not, :mod:`gdm._checks` looks again and raises
@@ -64,6 +64,9 @@ cdef extern from "plan.h" nogil:
     void gdm_plan_written(plan *plan)
     bint gdm_plan_overlaps(const plan *plan, const void *start, size_t bytes)
     c.status gdm_plan_step(plan *plan)
+
+cdef extern from "limit.h" nogil:
+    bint gdm_limit(size_t variant, char **buffers, size_t count, size_t bytes)
 
 cdef extern from *:
     """
@@ -376,6 +379,14 @@ def momentum(param, velocity, grad, *, lr, momentum=0.9, dampening=0.0, nesterov
 
 # ---- optimizers ------------------------------------------------------------------------------------------------------
 
+cdef inline bint is_unchanged(PyObject *x, int flags, const void *was_at, const entry *e) noexcept nogil:
+    """Still the memory that was checked when the array was given: address, length, dtype, flags."""
+    cdef PyArrayObject *array = <PyArrayObject *>x
+    return (data(x) == was_at and length(x) == e.n and PyArray_FLAGS(array) & flags == flags
+            and PyArray_FLAGS(array) & IN_ORDER != 0
+            and PyArray_TYPE(array) == (cnp.NPY_FLOAT if e.dtype == F32 else cnp.NPY_DOUBLE))
+
+
 cdef class Stepper:
     """What makes an optimizer fast: its plan, the arrays behind it, and the step.
 
@@ -423,10 +434,10 @@ cdef class Stepper:
             self.plan.entries[k].buffers[GRAD] = NULL  # so that the next gradients are checked against these states
         gdm_plan_written(&self.plan)
 
-    def _configure(self, size_t index, str rule, dict o):
+    def _configure(self, size_t index, str rule, dict options):
         """Sets a group's rule and options, which have been checked."""
         cdef int status
-        self.enter()
+        cdef dict o = options
         cdef group *group = &self.plan.groups[index]
         if rule == "sgd":
             group.rule = RULE_sgd
@@ -436,7 +447,6 @@ cdef class Stepper:
             group.rule = RULE_momentum
             status = prepare_momentum(&group.prepared, o["lr"], o["momentum"], o["dampening"], o["nesterov"],
                                       o["weight_decay"], o["maximize"], o["form"], o["decoupled_weight_decay"])
-        self.busy = False
         if status != c.OK:
             refuse(status)
 
@@ -451,12 +461,19 @@ cdef class Stepper:
         for i in range(self.plan.count):
             self.plan.entries[i].started = bool(flags[i])
 
-    cdef int enter(self) except -1:
-        """Nobody else may use the plan until ``busy`` is taken back."""
+    cpdef int _enter(self) except -1:
+        """Whoever changes the plan or walks it does so alone, until ``_leave``."""
         if self.busy:
             raise RuntimeError("this optimizer is in the middle of a step in another thread")
         self.busy = True
         return 0
+
+    cpdef void _leave(self) noexcept:
+        self.busy = False
+
+    cdef int stale(self, str what, size_t i) except -1:
+        raise StaleBufferError(
+            f"{self._label(what, i)} has moved, been resized, or changed in another way since it was bound")
 
     cdef int check_params(self) except -1:
         cdef size_t i
@@ -464,8 +481,8 @@ cdef class Stepper:
         cdef PyObject *param
         for i in range(self.plan.count):
             param = PyList_GET_ITEM(self.params, i)
-            if data(param) != e[i].buffers[PARAM] or length(param) != e[i].n:
-                raise StaleBufferError(f"{self._label('params', i)} has moved or been resized since it was given")
+            if not is_unchanged(param, WRITABLE, e[i].buffers[PARAM], &e[i]):
+                self.stale("params", i)
         return 0
 
     cdef list take(self, grads):
@@ -502,15 +519,15 @@ cdef class Stepper:
         """
         cdef size_t i
         cdef list items
-        self.enter()
+        self._enter()
         try:
             self.check_params()
             items = self.take(grads)
             for i in range(self.plan.count):
                 self.bound_at[i] = data(PyList_GET_ITEM(items, i))
-            self.bound = items
+            self.bound = list(items)  # a copy: the caller's list may change
         finally:
-            self.busy = False
+            self._leave()
 
     def step(self, grads=None):
         """Updates every parameter and its state, in place.
@@ -530,7 +547,7 @@ cdef class Stepper:
         gdm.OverlapError
             If a gradient shares memory with a parameter or a state.
         gdm.StaleBufferError
-            If a parameter or a bound gradient has moved or been resized.
+            If a parameter or a bound gradient has moved, been resized, or changed its dtype, order or flags.
         RuntimeError
             If another thread is in the middle of a step, or nothing is bound.
 
@@ -541,7 +558,7 @@ cdef class Stepper:
         cdef entry *e
         cdef PyObject *grad
         cdef c.status status
-        self.enter()
+        self._enter()
         try:
             self.check_params()
             items = self.bound if grads is None else self.take(grads)
@@ -550,8 +567,8 @@ cdef class Stepper:
             for i in range(self.plan.count):
                 e = &self.plan.entries[i]
                 grad = PyList_GET_ITEM(items, i)
-                if grads is None and (data(grad) != self.bound_at[i] or length(grad) != e.n):
-                    raise StaleBufferError(f"{self._label('grads', i)} has moved or been resized since it was bound")
+                if grads is None and not is_unchanged(grad, cnp.NPY_ARRAY_ALIGNED, self.bound_at[i], e):
+                    self.stale("grads", i)
                 e.buffers[GRAD] = data(grad)
                 total += e.n
             if use_reference:
@@ -560,12 +577,13 @@ cdef class Stepper:
             if total < GIL_THRESHOLD:
                 status = gdm_plan_step(&self.plan)
             else:
+                items = list(items)  # keeps them alive whatever another thread does to the caller's list
                 with nogil:
                     status = gdm_plan_step(&self.plan)
             if status != c.OK:
                 refuse(status)
         finally:
-            self.busy = False
+            self._leave()
 
 
 # ---- the library -----------------------------------------------------------------------------------------------------
@@ -612,3 +630,21 @@ def rules():
         }
         for i in range(RULES)
     }
+
+
+def move_bytes(size_t variant, *arrays):
+    """Moves the bytes of an update of these arrays (param, states..., grad), and computes nothing. For benchmarks.
+
+    Returns whether there is such a variant. The arrays, NumPy's, of one size in bytes, hold nonsense afterwards.
+    """
+    cdef char *buffers[MAX_BUFFERS]
+    cdef size_t i, count = len(arrays), bytes = arrays[0].nbytes
+    cdef bint done
+    if count > MAX_BUFFERS or any(x.nbytes != bytes for x in arrays):
+        raise ValueError("arrays must be of one size, and not more than an update has")
+    for i in range(count):
+        x = arrays[i]
+        buffers[i] = <char *>data(<PyObject *>x)
+    with nogil:
+        done = gdm_limit(variant, buffers, count, bytes)
+    return done

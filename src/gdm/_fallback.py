@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 from ._checks import Array, address
@@ -9,19 +10,20 @@ from .errors import StaleBufferError
 
 
 class Stepper:
+    _started: list[bool]
+
     def _table(self, params: list[Array], groups: list[int], group_count: int) -> None:
         self._params = params
         self._params_at = [_where(param) for param in params]
         self._bound: list[Array] | None = None
         self._started = [False] * len(params)
-        self._busy = False
+        self._alone = threading.Lock()
 
     def _states(self, i: int, states: list[Array]) -> None:
         """The reference finds the states in the optimizer."""
 
     def _configure(self, index: int, rule: str, options: dict[str, Any]) -> None:
-        self._enter()
-        self._busy = False
+        """The reference finds the options in the optimizer."""
 
     def bind(self, grads: Any) -> None:
         self._enter()
@@ -30,7 +32,7 @@ class Stepper:
             self._bound = self._check_grads(self._flatten(grads))
             self._bound_at = [_where(grad) for grad in self._bound]
         finally:
-            self._busy = False
+            self._leave()
 
     def step(self, grads: Any = None) -> None:
         self._enter()
@@ -44,17 +46,21 @@ class Stepper:
             else:
                 raise RuntimeError("no gradients: call step(grads), or bind(grads) first")
         finally:
-            self._busy = False
+            self._leave()
 
     def _enter(self) -> None:
-        if self._busy:
+        if not self._alone.acquire(blocking=False):
             raise RuntimeError("this optimizer is in the middle of a step in another thread")
-        self._busy = True
 
-    def _check_unmoved(self, what: str, arrays: list[Array], where: list[tuple[int, int]]) -> None:
+    def _leave(self) -> None:
+        self._alone.release()
+
+    def _check_unmoved(self, what: str, arrays: list[Array], where: list[Any]) -> None:
         for i, (array, was) in enumerate(zip(arrays, where, strict=True)):
             if _where(array) != was:
-                raise StaleBufferError(f"{self._label(what, i)} has moved or been resized")
+                raise StaleBufferError(
+                    f"{self._label(what, i)} has moved, been resized, or changed in another way since it was bound"
+                )
 
     def _flatten(self, grads: Any) -> list[Any]:
         raise NotImplementedError
@@ -69,5 +75,5 @@ class Stepper:
         raise NotImplementedError
 
 
-def _where(array: Array) -> tuple[int, int]:
-    return address(array), array.size
+def _where(array: Array) -> tuple[Any, ...]:
+    return address(array), array.size, array.dtype, array.flags.aligned, array.flags.writeable, array.flags.forc

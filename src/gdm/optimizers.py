@@ -13,9 +13,9 @@ from ._checks import Array, Named, Options
 from .errors import CheckpointError
 
 if TYPE_CHECKING:
-    from typing_extensions import Buffer
+    from ._checks import Floats
 
-    Params = Buffer | Iterable[Buffer] | Mapping[str, Buffer] | Iterable[Mapping[str, Any]]
+    Params = Floats | Iterable[Floats] | Mapping[str, Floats] | Iterable[Mapping[str, Any]]
 
 T = TypeVar("T")
 
@@ -175,6 +175,7 @@ class Optimizer(Stepper):
     """What all optimizers share: parameters, groups, state, and how both are saved. See the subclasses."""
 
     groups: tuple[Group, ...]
+    _state_names: tuple[str, ...]  # all that a rule of this class may have, in the rule's order
 
     def __init__(self, params: Any, defaults: Options) -> None:
         structure = Structure(params)
@@ -217,7 +218,11 @@ class Optimizer(Stepper):
             if name not in self.groups[0]._options:
                 known = ", ".join(self.groups[0]._options)
                 raise AttributeError(f"{type(self).__name__} has no hyperparameter {name!r}; it has {known}")
-        self._apply({i: self._checked(i, self.groups[i]._options, change) for i, change in changes.items()})
+        self._enter()
+        try:
+            self._apply({i: self._checked(i, self.groups[i]._options, change) for i, change in changes.items()})
+        finally:
+            self._leave()
 
     def _apply(self, options: dict[int, Options]) -> None:
         for i, o in options.items():
@@ -315,15 +320,17 @@ class Optimizer(Stepper):
             has been loaded then.
         """
         options, entries = self._read(state_dict)
-        for i, entry in enumerate(entries):
-            missing = tuple(name for name in entry["state"] if name not in self._state[i])
-            if missing:
-                self._allocate([i], missing)
-        self._apply(dict(enumerate(options)))
-        for i, entry in enumerate(entries):
-            for name, x in self._state[i].items():
-                x[...] = entry["state"].get(name, 0)
-        self._started = [entry["started"] for entry in entries]
+        self._enter()
+        try:
+            for i, entry in enumerate(entries):
+                self._allocate([i], tuple(name for name in self._state_names if name in entry["state"]))
+            self._apply(dict(enumerate(options)))
+            for i, entry in enumerate(entries):
+                for name, x in self._state[i].items():
+                    x[...] = entry["state"].get(name, 0)
+            self._started = [entry["started"] for entry in entries]
+        finally:
+            self._leave()
 
     def _read(self, state_dict: Mapping[str, Any]) -> tuple[list[Options], list[dict[str, Any]]]:
         try:
@@ -373,10 +380,25 @@ class Optimizer(Stepper):
             state[name] = array.copy()
         return {"started": _checks.flag("started", entry["started"]), "state": state}
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """What copies and pickles hold: the parameters, options and state; not the gradients that are bound."""
+        params = self._structure.unflatten(self._params)
+        options = self.groups[0]._options
+        if self._structure.grouped:
+            params = [{"params": p, **g._options} for p, g in zip(params, self.groups, strict=True)]
+            options = {}
+        return _restore, (type(self), params, options, self.state_dict())
+
     def __repr__(self) -> str:
         elements = sum(param.size for param in self._params)
         groups = ", ".join(repr(group) for group in self.groups)
         return f"<{type(self).__name__} of {len(self._params)} arrays, {elements:,} elements: {groups}>"
+
+
+def _restore(cls: type[Optimizer], params: Any, options: Options, state_dict: dict[str, Any]) -> Optimizer:
+    optimizer: Optimizer = cls(params, **options)
+    optimizer.load_state_dict(state_dict)
+    return optimizer
 
 
 class SGD(Optimizer):
@@ -437,7 +459,7 @@ class SGD(Optimizer):
     >>> for _ in range(3):
     ...     opt.step(2 * theta)  # the gradient of theta ** 2
     >>> theta
-    array([-0.125,  0.125])
+    array([-0.25,  0.25])
     """
 
     lr = Hyperparameter[float]()

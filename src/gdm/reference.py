@@ -15,7 +15,7 @@ from . import _checks
 from ._checks import Array
 
 if TYPE_CHECKING:
-    from typing_extensions import Buffer
+    from ._checks import Floats
 
 __all__ = ["momentum", "sgd"]
 
@@ -72,8 +72,8 @@ def update(rule: str, p: Array, states: list[Array], g: Array, options: dict[str
 
 
 def sgd(
-    param: Buffer,
-    grad: Buffer,
+    param: Floats,
+    grad: Floats,
     *,
     lr: float,
     weight_decay: float = 0.0,
@@ -94,9 +94,9 @@ def sgd(
 
 
 def momentum(
-    param: Buffer,
-    velocity: Buffer,
-    grad: Buffer,
+    param: Floats,
+    velocity: Floats,
+    grad: Floats,
     *,
     lr: float,
     momentum: float = 0.9,

@@ -1,0 +1,77 @@
+"""The main job on real data: trains a network on handwritten digits, and shows what momentum is for.
+
+It needs scikit-learn, for the digits, and matplotlib: ``pip install 'gdm[demo]'``. Run it with ``python -m gdm demo``.
+"""
+
+from __future__ import annotations
+
+import sys
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+from . import report
+from .methods import METHODS, TORCH
+from .pictures import draw_digits, draw_landscapes
+from .training import load_digits, train, train_on_reference
+
+MISSING = 2  # the exit code when a library is
+
+
+def run(out: Path, *, seed: int = 0, epochs: int = 40) -> int:
+    """Trains with every method, prints a table, checks the bits against the reference, and draws two pictures.
+
+    Parameters
+    ----------
+    out : pathlib.Path
+        The folder for ``digits.png`` and ``landscapes.png``; made if it does not exist.
+    seed : int, default 0
+        Fixes the split into training and test images, the initial weights, and the order of the images.
+    epochs : int, default 40
+        How often each training goes through the images; at least 1.
+
+    Returns
+    -------
+    int
+        An exit code: 0, 1 if gdm and its reference did not give the same bits, 2 if a library is missing.
+    """
+    if epochs < 1:
+        raise ValueError(f"epochs must be at least 1, got {epochs}")
+    if reason := _missing():
+        print(f"the demo needs scikit-learn and matplotlib: pip install 'gdm[demo]' ({reason})", file=sys.stderr)
+        return MISSING
+    out.mkdir(parents=True, exist_ok=True)
+    digits = load_digits(seed)
+    print(report.heading(digits, seed, epochs))
+    with _one_thread():
+        runs = [train(method, digits, seed=seed, epochs=epochs) for method in METHODS]
+        again = train_on_reference(TORCH, digits, seed=seed, epochs=epochs)
+    print(report.table(runs))
+    first = next(run.params for run in runs if run.method is TORCH)
+    different = report.different_bits(first, again)
+    print(report.verdict(different, total=sum(p.size for p in first)))
+    draw_digits(out / "digits.png", runs)
+    draw_landscapes(out / "landscapes.png")
+    print(f"pictures: {out / 'digits.png'}, {out / 'landscapes.png'}")
+    return 1 if different else 0
+
+
+def _missing() -> str:
+    """Why the demo cannot run: which library does not import; empty if all do."""
+    try:
+        import matplotlib.figure  # noqa: F401
+        import sklearn.datasets  # noqa: F401
+    except ImportError as error:
+        return str(error)
+    return ""
+
+
+def _one_thread() -> AbstractContextManager[object]:
+    """Keeps the matrix products on this thread.
+
+    They are too small to gain from more. And the step finds the gradients in its core's cache, and the sums are rounded
+    in the same order each time. Scikit-learn brings threadpoolctl.
+    """
+    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+
+    limits: AbstractContextManager[object] = threadpool_limits(1)
+    return limits

@@ -1,0 +1,124 @@
+"""Three landscapes in two dimensions, each with a reason to use momentum, and the paths that gdm takes through them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+import gdm
+
+from .._checks import Array
+
+MOMENTUM = 0.8
+
+Point = tuple[float, float]
+
+
+class Landscape(NamedTuple):
+    """A function of two parameters to walk down on, and how to."""
+
+    title: str
+    height: Callable[[Array, Array], Array]
+    slope: Callable[[float, float], Point]
+    start: Point
+    minimum: Point
+    lr: float
+    steps: int
+    window: tuple[Point, Point]  # what to draw: from and to, of each parameter
+    spread: float  # of the contours: 1 is even, and the greater, the closer together at the bottom
+
+
+def descend(landscape: Landscape, momentum: float) -> Array:
+    """The path that ``gdm.SGD`` takes: a point per row, the start first."""
+    theta = np.array(landscape.start)
+    grad = np.empty(2)
+    optimizer = gdm.SGD(theta, lr=landscape.lr, momentum=momentum)
+    optimizer.bind(grad)
+    path = [theta.copy()]
+    for _ in range(landscape.steps):
+        grad[:] = landscape.slope(*theta)
+        optimizer.step()
+        path.append(theta.copy())
+    return np.array(path)
+
+
+CONDITION = 100.0
+
+
+def _ravine(x: Array, y: Array) -> Array:
+    return (x**2 + CONDITION * y**2) / 2
+
+
+def _ravine_slope(x: float, y: float) -> Point:
+    return x, CONDITION * y
+
+
+RAVINE = Landscape(
+    title=f"Ravine, condition number {CONDITION:.0f}",
+    height=_ravine,
+    slope=_ravine_slope,
+    start=(-9.0, 1.3),
+    minimum=(0.0, 0.0),
+    lr=1.9 / CONDITION,  # from 2 / CONDITION on gradient descent diverges
+    steps=50,
+    window=((-10.5, 3.5), (-2.0, 2.0)),
+    spread=1.5,
+)
+
+
+# A slope down onto a plateau that is almost level, and far off on it a pit.
+TILT = 0.02
+PIT = 4.0
+
+
+def _plateau(x: Array, y: Array) -> Array:
+    pit: Array = 2 * np.exp(-((x - PIT) ** 2 + y**2) / 2)
+    return -np.tanh(x + PIT) - TILT * x + 0.05 * y**2 - pit
+
+
+def _plateau_slope(x: float, y: float) -> Point:
+    pit = 2 * np.exp(-((x - PIT) ** 2 + y**2) / 2)
+    return -1 / np.cosh(x + PIT) ** 2 - TILT + pit * (x - PIT), 0.1 * y + pit * y
+
+
+PLATEAU = Landscape(
+    title="Plateau between a slope and a pit",
+    height=_plateau,
+    slope=_plateau_slope,
+    start=(-5.5, 1.5),
+    minimum=(PIT + TILT / 2, 0.0),  # to first order in TILT
+    lr=0.2,
+    steps=80,
+    window=((-6.5, 6.5), (-3.2, 3.2)),
+    spread=1.0,
+)
+
+
+# Two wells along x, of which the tilt makes the right one deeper.
+BIAS = 0.375
+
+
+def _wells(x: Array, y: Array) -> Array:
+    height: Array = x**4 / 4 - x**2 - BIAS * x + y**2 / 2
+    return height
+
+
+def _wells_slope(x: float, y: float) -> Point:
+    return x**3 - 2 * x - BIAS, y
+
+
+WELLS = Landscape(
+    title="Shallow minimum before a deep one",
+    height=_wells,
+    slope=_wells_slope,
+    start=(-2.2, 1.4),
+    minimum=(1.5, 0.0),
+    lr=0.1,
+    steps=60,
+    window=((-2.6, 2.6), (-1.8, 1.8)),
+    spread=3.0,
+)
+
+LANDSCAPES = (RAVINE, PLATEAU, WELLS)

@@ -1,0 +1,33 @@
+"""A progress bar on stderr."""
+
+from __future__ import annotations
+
+import sys
+from types import TracebackType
+
+WIDTH = 30
+
+
+class Progress:
+    """How many epochs of a training are done: drawn live on a terminal, else one line at the end."""
+
+    def __init__(self, label: str, epochs: int) -> None:
+        self._label, self._epochs, self._done = label, epochs, 0
+        self._live = sys.stderr.isatty()
+
+    def update(self, done: int) -> None:
+        """Says that so many epochs are done."""
+        self._done = done
+        if self._live:
+            bar = "#" * (WIDTH * done // self._epochs)
+            self._write(f"\r{self._label:<34} [{bar:.<{WIDTH}}] {done}/{self._epochs} epochs")
+
+    def __enter__(self) -> Progress:
+        self.update(0)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._write("\n" if self._live else f"{self._label:<34} {self._done}/{self._epochs} epochs\n")
+
+    def _write(self, text: str) -> None:
+        print(text, end="", file=sys.stderr, flush=True)

@@ -1,0 +1,70 @@
+"""What the demo prints."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import median
+
+import numpy as np
+
+import gdm
+
+from .._checks import Array
+from .methods import LR, MOMENTUM, TORCH
+from .training import BATCH, SIZES, Digits, Run
+
+TARGET = 0.95
+
+Row = tuple[str, str, str, str, str, str]
+
+
+def heading(digits: Digits, seed: int, epochs: int) -> str:
+    """What is trained, and how."""
+    network = "-".join(map(str, SIZES))
+    backend = f"{gdm.backend()} backend, {gdm.isa()}" if gdm.backend() == "native" else "reference backend"
+    return f"""\
+gdm {gdm.__version__}, {backend}
+Data: UCI handwritten digits, {len(digits.train_labels)} images to train on, {len(digits.test_labels)} to test.
+Network: {network}, ReLU, softmax cross-entropy, float32.
+Every method: lr {LR}, momentum {MOMENTUM} if it has any, batches of {BATCH}, {epochs} epochs, seed {seed}.
+"""
+
+
+def table(runs: Sequence[Run]) -> str:
+    """A line for each method: how fast it learned, and what its steps took."""
+    head = [("", "epochs to", "final test", "gdm", "NumPy", "")]
+    head += [("", "95 % test", "accuracy", "step", "step", "NumPy")]
+    head += [("method", "accuracy", "(%)", "(us)", "(us)", "/ gdm")]
+    lines = ["{:<24}{:>11}{:>12}{:>9}{:>9}{:>8}".format(*row).rstrip() for row in [*head, *map(_row, runs)]]
+    rule = "-" * max(map(len, lines))
+    return "\n".join([*lines[: len(head)], rule, *lines[len(head) :], "", _footnote(runs[0])])
+
+
+def _row(run: Run) -> Row:
+    ours, theirs = median(run.gdm_ns) / 1000, median(run.numpy_ns) / 1000
+    reached = next((str(epoch) for epoch, x in enumerate(run.accuracies) if x >= TARGET), "not yet")
+    accuracy = f"{100 * run.accuracies[-1]:.1f}"
+    return run.method.name, reached, accuracy, f"{ours:.1f}", f"{theirs:.1f}", f"{theirs / ours:.1f}"
+
+
+def _footnote(run: Run) -> str:
+    parameters, arrays, steps = sum(p.size for p in run.params), len(run.params), len(run.gdm_ns)
+    farther = f"{1 / (1 - MOMENTUM):.0f}"
+    return f"""\
+Step: {parameters:,} parameters in {arrays} arrays; the median of {steps:,} steps, in microseconds.
+NumPy: a training of its own, each array updated in place with out= and scratch
+memory made beforehand. It ended with the same weights.
+The lr is the same, but with momentum {MOMENTUM} a steady gradient leads {farther} times as far.
+"""
+
+
+def different_bits(a: Sequence[Array], b: Sequence[Array]) -> int:
+    """How many elements of these float32 arrays differ, be it in one bit."""
+    return sum(int(np.count_nonzero(x.view(np.uint32) != y.view(np.uint32))) for x, y in zip(a, b, strict=True))
+
+
+def verdict(different: int, total: int) -> str:
+    """Whether the reference ended with the same bits."""
+    result = "identical to the last bit" if different == 0 else f"NOT identical: {different:,} differ"
+    note = "" if gdm.backend() == "native" else "\nThat proves nothing: the first time it ran on the reference too."
+    return f"{TORCH.name}, once more on the NumPy reference: the {total:,} weights are {result}.{note}"

@@ -1,0 +1,215 @@
+"""The C core by itself: compiled by hand, without Python, with every compiler there is; and its own checks."""
+
+from __future__ import annotations
+
+import ctypes
+import platform
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import gdm
+from support import RULES
+
+ROOT = Path(__file__).parent.parent
+STRICT = ["-Wall", "-Wextra", "-Wpedantic", "-Werror"]
+X86 = {"avx2": ["-mavx2"], "avx512": ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl"]}
+ARCHITECTURE = {"x86_64": ["baseline", *X86], "aarch64": ["baseline", "neon"]}.get(platform.machine(), ["baseline"])
+
+GdmStatus = ctypes.c_int
+
+
+class SgdArgs(ctypes.Structure):
+    _fields_ = [
+        ("size", ctypes.c_size_t),
+        ("lr", ctypes.c_double),
+        ("weight_decay", ctypes.c_double),
+        ("maximize", ctypes.c_int),
+        ("decoupled_weight_decay", ctypes.c_int),
+    ]
+
+
+class MomentumArgs(ctypes.Structure):
+    _fields_ = [
+        ("size", ctypes.c_size_t),
+        ("lr", ctypes.c_double),
+        ("momentum", ctypes.c_double),
+        ("dampening", ctypes.c_double),
+        ("weight_decay", ctypes.c_double),
+        ("nesterov", ctypes.c_int),
+        ("maximize", ctypes.c_int),
+        ("decoupled_weight_decay", ctypes.c_int),
+        ("form", ctypes.c_int),
+    ]
+
+
+class Newer(MomentumArgs):
+    """The struct of a caller from the future."""
+
+    _fields_ = [("future", ctypes.c_double)]
+
+
+def status_names() -> list[str]:
+    """GDM_OK, GDM_ERR_..., in the header's order."""
+    header = (ROOT / "csrc/include/gdm/gdm.h").read_text()
+    body = header.split("typedef enum gdm_status {")[1].split("} gdm_status;")[0]
+    return [line.split()[0].rstrip(",") for line in body.splitlines() if line.strip()]
+
+
+@pytest.fixture(scope="module", params=["gcc", "clang"])
+def library(request, tmp_path_factory):
+    """A shared library of the C files, compiled warning-free."""
+    if not shutil.which(request.param):
+        pytest.skip(f"NOT TESTED: the core under {request.param}, which is not here")
+    out = tmp_path_factory.mktemp(request.param)
+    flags = ["-std=c11", "-O2", "-fPIC", "-ffp-contract=off", *STRICT, "-I", ROOT / "csrc/include"]
+    objects = []
+    for source in [*(ROOT / "csrc").glob("*.c"), *(ROOT / f"csrc/isa/{isa}.c" for isa in ARCHITECTURE)]:
+        objects.append(out / f"{source.stem}.o")
+        subprocess.run([request.param, *flags, *X86.get(source.stem, []), "-c", source, "-o", objects[-1]], check=True)
+    subprocess.run([request.param, "-shared", "-pthread", *objects, "-o", out / "libgdm.so"], check=True)
+    lib = ctypes.CDLL(str(out / "libgdm.so"))
+    for name in ("gdm_strerror", "gdm_version", "gdm_isa", "gdm_available_isa"):
+        getattr(lib, name).restype = ctypes.c_char_p
+    lib.gdm_available_isa.argtypes = [ctypes.c_size_t]
+    return lib
+
+
+def pointer(x):
+    return None if x is None else ctypes.c_void_p(x.ctypes.data)
+
+
+def momentum(library, p, v, g, n, args, suffix="f32"):
+    call = getattr(library, f"gdm_momentum_{suffix}")
+    return status_names()[
+        call(pointer(p), pointer(v), pointer(g), ctypes.c_size_t(n), None if args is None else ctypes.byref(args))
+    ]
+
+
+def good_args(cls=MomentumArgs, **options):
+    return cls(**{"size": ctypes.sizeof(cls), "lr": 0.1, "momentum": 0.9, **options})
+
+
+def arrays(dtype=np.float32, n=100):
+    return [np.full(n, x, dtype) for x in (1.0, 0.5, 0.25)]
+
+
+@pytest.mark.parametrize(("suffix", "dtype"), [("f32", np.float32), ("f64", np.float64)])
+def test_the_same_bits(library, suffix, dtype):
+    p, v, g = arrays(dtype)
+    assert momentum(library, p, v, g, 100, good_args(nesterov=1, weight_decay=0.01), suffix) == "GDM_OK"
+    q, w, g = arrays(dtype)
+    gdm.reference.momentum(q, w, g, lr=0.1, momentum=0.9, nesterov=True, weight_decay=0.01)
+    np.testing.assert_array_equal(p, q)
+    np.testing.assert_array_equal(v, w)
+    call, args = getattr(library, f"gdm_sgd_{suffix}"), SgdArgs(ctypes.sizeof(SgdArgs), 0.1, 0.01, 1, 1)
+    assert call(pointer(p), pointer(g), ctypes.c_size_t(100), ctypes.byref(args)) == 0
+    gdm.reference.sgd(q, g, lr=0.1, weight_decay=0.01, maximize=True, decoupled_weight_decay=True)
+    np.testing.assert_array_equal(p, q)
+
+
+nan, inf = float("nan"), float("inf")
+
+
+@pytest.mark.parametrize(
+    ("status", "options"),
+    [
+        *(("GDM_ERR_LR", {"lr": x}) for x in (-1.0, nan, inf)),
+        *(("GDM_ERR_MOMENTUM", {"momentum": x}) for x in (-0.1, 1.0, nan, inf)),
+        *(("GDM_ERR_DAMPENING", {"dampening": x}) for x in (-0.1, 1.1, nan)),
+        *(("GDM_ERR_WEIGHT_DECAY", {"weight_decay": x}) for x in (-0.1, inf, nan)),
+        ("GDM_ERR_NESTEROV", {"nesterov": 1, "momentum": 0.0}),
+        ("GDM_ERR_DAMPENING", {"nesterov": 1, "dampening": 0.1}),
+        ("GDM_ERR_DAMPENING", {"form": 1, "dampening": 0.1}),
+        ("GDM_ERR_FORM", {"form": 2}),
+        ("GDM_ERR_FORM", {"form": -1}),
+        ("GDM_ERR_STRUCT_SIZE", {"size": 0}),
+        ("GDM_ERR_STRUCT_SIZE", {"size": 8}),
+    ],
+)
+def test_bad_options(library, status, options):
+    p, v, g = arrays()
+    before = p.copy(), v.copy()
+    assert momentum(library, p, v, g, 100, good_args(**options)) == status
+    np.testing.assert_array_equal(p, before[0])
+    np.testing.assert_array_equal(v, before[1])
+
+
+def test_bad_buffers(library):
+    p, v, g = arrays()
+    before = p.copy(), v.copy()
+    args = good_args()
+    shifted = np.frombuffer(bytearray(404), np.uint8)[1:]
+    for status, call in [
+        ("GDM_ERR_NULL", (p, v, g, 100, None)),
+        ("GDM_ERR_NULL", (None, v, g, 100, args)),
+        ("GDM_ERR_NULL", (p, None, g, 100, args)),
+        ("GDM_ERR_NULL", (p, v, None, 100, args)),
+        ("GDM_ERR_ALIGNMENT", (p, v, shifted, 100, args)),
+        ("GDM_ERR_OVERLAP", (p, p, g, 100, args)),
+        ("GDM_ERR_OVERLAP", (p, v, p, 100, args)),
+        ("GDM_ERR_OVERLAP", (p, v, v[1:], 99, args)),
+        ("GDM_ERR_OVERLAP", (p[1:], p, g, 2, args)),
+        ("GDM_ERR_LENGTH", (p, v, g, 2**62, args)),
+        ("GDM_ERR_LENGTH", (p, v, g, 2**64 - 1, args)),
+    ]:
+        assert momentum(library, *call) == status
+    np.testing.assert_array_equal(p, before[0])
+    np.testing.assert_array_equal(v, before[1])
+    assert momentum(library, None, None, None, 0, args) == "GDM_OK"
+
+
+def test_structs_of_other_versions(library):
+    """An older caller's shorter struct works, the missing fields off; a newer one's as long as it asks nothing new."""
+    expected, q, g = arrays()
+    assert momentum(library, expected, q, g, 100, good_args()) == "GDM_OK"
+    older = good_args(form=99)
+    older.size = MomentumArgs.form.offset  # so that the nonsense in form is not looked at
+    p, v, g = arrays()
+    assert momentum(library, p, v, g, 100, older) == "GDM_OK"
+    np.testing.assert_array_equal(p, expected)
+    p, v, g = arrays()
+    assert momentum(library, p, v, g, 100, good_args(Newer)) == "GDM_OK"
+    np.testing.assert_array_equal(p, expected)
+    assert momentum(library, p, v, g, 100, good_args(Newer, future=1.0)) == "GDM_ERR_STRUCT_SIZE"
+    np.testing.assert_array_equal(p, expected)
+
+
+def test_queries(library):
+    assert library.gdm_version().decode() == gdm.__version__
+    names = [library.gdm_strerror(i).decode() for i in range(len(status_names()))]
+    assert len(set(names)) == len(names)
+    assert library.gdm_strerror(999) == b"unknown status"
+    available = [library.gdm_available_isa(i).decode() for i in range(len(gdm.available_isas()))]
+    assert available == gdm.available_isas()
+    assert library.gdm_available_isa(len(available)) is None
+    assert status_names()[library.gdm_set_isa(b"sse9")] == "GDM_ERR_ISA"
+    assert status_names()[library.gdm_set_isa(None)] == "GDM_ERR_ISA"
+    for isa in available:
+        assert library.gdm_set_isa(isa.encode()) == 0
+        assert library.gdm_isa().decode() == isa
+
+
+@pytest.mark.parametrize(
+    ("compiler", "language"), [("gcc", "c11"), ("g++", "c++17"), ("clang", "c11"), ("clang++", "c++17")]
+)
+def test_header_stands_alone(compiler, language, tmp_path):
+    if not shutil.which(compiler):
+        pytest.skip(f"NOT TESTED: the header under {compiler}, which is not here")
+    source = tmp_path / "header.c"
+    source.write_text("#include <gdm/gdm.h>\nint main(void) { return GDM_OK; }\n")
+    kind = "c++" if "++" in language else "c"
+    subprocess.run(
+        [compiler, "-x", kind, f"-std={language}", *STRICT, "-I", gdm.get_include(), "-fsyntax-only", source],
+        check=True,
+    )
+
+
+def test_every_rule_is_in_the_header():
+    header = Path(gdm.get_include(), "gdm/gdm.h").read_text()
+    for rule in RULES:
+        assert f"gdm_{rule}_f32(" in header
+        assert f"gdm_{rule}_f64(" in header
