@@ -33,7 +33,7 @@ format: $(VENV)/lint.installed  ## format everything
 	$(BIN)/clang-format -i $(C_FILES)
 
 bench: $(VENV)/bench.installed  ## measure, on a quiet machine
-	$(BIN)/python -m pytest bench --benchmark-only
+	$(BIN)/python -m pytest bench --benchmark-only --benchmark-quiet -q -s
 
 clean:  ## remove all that is generated
 	rm -rf $(VENV) .venvs build dist out

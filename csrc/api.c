@@ -1,5 +1,6 @@
 /* The public update functions: check everything, then run one kernel. */
 #include "core.h"
+#include "pool.h"
 
 #include <float.h>
 #include <stdint.h>
@@ -29,7 +30,7 @@ static inline int up_to_one(double x) {
 static gdm_status translate(void *out, size_t size, const void *args) {
     size_t callers;
     memcpy(&callers, args, sizeof callers);
-    if (callers < sizeof callers + sizeof(double)) return GDM_ERR_STRUCT_SIZE;
+    if (callers < sizeof callers + sizeof(double) || callers > 4096) return GDM_ERR_STRUCT_SIZE;
     for (size_t i = size; i < callers; i++)
         if (((const unsigned char *)args)[i]) return GDM_ERR_STRUCT_SIZE;
     memset(out, 0, size);
@@ -83,13 +84,39 @@ static inline gdm_status check_buffers(void *const *buffers, size_t count, size_
     return GDM_OK;
 }
 
+struct whole {
+    kernel *kernel;
+    void *const *buffers;
+    const void *coefs;
+    size_t count, n, itemsize;
+};
+
+static void run_piece(void *context, size_t i) {
+    const struct whole *whole = context;
+    const size_t first = i * PIECE, rest = whole->n - first;
+    void *buffers[MAX_BUFFERS];
+    for (size_t k = 0; k < whole->count; k++) buffers[k] = (char *)whole->buffers[k] + first * whole->itemsize;
+    whole->kernel(buffers, rest < PIECE ? rest : PIECE, whole->coefs);
+}
+
 gdm_status gdm_run(enum rule rule, enum dtype dtype, void *const *buffers, size_t n, const struct prepared *prepared) {
     const struct isa *isa = gdm_active_isa();
     if (!isa) return GDM_ERR_ISA;
     if (!n) return GDM_OK;
-    gdm_status status = check_buffers(buffers, STATE + gdm_rules[rule].states, n, dtype == F32 ? 4 : 8);
-    if (!status) isa->kernels[rule][dtype][prepared->variant](buffers, n, &prepared->coefs);
-    return status;
+    const size_t count = STATE + gdm_rules[rule].states, itemsize = dtype == F32 ? sizeof(float) : sizeof(double);
+    const gdm_status status = check_buffers(buffers, count, n, itemsize);
+    if (status) return status;
+    kernel *const kernel = isa->kernels[rule][dtype][prepared->variant];
+    if (n >= 2 * PIECE) {
+        const unsigned threads = gdm_pool_threads_for(n * itemsize * count, (unsigned)gdm_get_num_threads());
+        if (threads > 1) {
+            struct whole whole = {kernel, buffers, &prepared->coefs, count, n, itemsize};
+            gdm_pool_run(threads, (n + PIECE - 1) / PIECE, run_piece, &whole);
+            return GDM_OK;
+        }
+    }
+    kernel(buffers, n, &prepared->coefs);
+    return GDM_OK;
 }
 
 #define STATE_F32(name) float *name,
@@ -127,6 +154,7 @@ const char *gdm_strerror(gdm_status status) {
     case GDM_ERR_FORM: return "form must be GDM_FORM_TORCH or GDM_FORM_CLASSIC";
     case GDM_ERR_ISA: return "unknown instruction set, or one that this machine cannot run";
     case GDM_ERR_MEMORY: return "out of memory";
+    case GDM_ERR_THREADS: return "the number of threads must be between 1 and 256";
     }
     return "unknown status";
 }

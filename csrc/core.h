@@ -4,6 +4,10 @@
 
 #include "gdm/gdm.h"
 
+#if __FLT_EVAL_METHOD__ != 0
+#error "float arithmetic is not rounded to float on this target (x87?): the results would not be the reference's"
+#endif
+
 enum dtype { F32, F64, DTYPES };
 
 /* RULE_sgd, RULE_momentum, ..., RULES */
@@ -14,7 +18,7 @@ enum rule {
 };
 
 /* buffers: param, grad, then the states. A kernel trusts them: checked, not overlapping. */
-enum { PARAM, GRAD, STATE, MAX_STATES = 4, MAX_BUFFERS = STATE + MAX_STATES };
+enum { PARAM, GRAD, STATE, MAX_STATES = 3, MAX_BUFFERS = STATE + MAX_STATES };
 typedef void kernel(void *const *buffers, size_t n, const void *coefs);
 
 /* struct sgd_coefs, struct momentum_coefs, ... */
@@ -48,6 +52,10 @@ struct rule_info {
     const char *state_names, *reals, *flags; /* reals: "lr:not_negative ..." */
 };
 extern const struct rule_info gdm_rules[RULES];
+
+/* The elements that a thread takes at a time: some microseconds' work, so that what one of several threads has not
+ * begun when it is held up is taken over by another. */
+enum { PIECE = 16384 };
 
 /* Checks the buffers (param, grad, states) and runs the rule over them. */
 gdm_status gdm_run(enum rule rule, enum dtype dtype, void *const *buffers, size_t n, const struct prepared *prepared);

@@ -62,8 +62,8 @@ static _Atomic(const struct isa *) active;
 static const struct isa *choose(void) {
     const char *forced = getenv("GDM_ISA");
     const struct isa *isa = find(forced && *forced ? forced : gdm_available_isa(0));
-    const struct isa *none = NULL;
-    if (isa && !atomic_compare_exchange_strong(&active, &none, isa)) return none; /* another thread was first */
+    const struct isa *current = NULL;
+    if (isa && !atomic_compare_exchange_strong(&active, &current, isa)) return current; /* another thread was first */
     return isa;
 }
 

@@ -125,7 +125,7 @@ class Guarded:
         start = self.whole.__array_interface__["data"][0]
         self.guards = (start, start + page + self.size)
         self.memory = self.whole[page : page + self.size]
-        self.protect(mmap.PROT_READ & 0)
+        self.protect(0)  # PROT_NONE, for which mmap has no name
 
     def protect(self, mode: int) -> None:
         for guard in self.guards:

@@ -20,6 +20,7 @@ cdef extern from "gdm/gdm.h" nogil:
         ERR_FORM "GDM_ERR_FORM"
         ERR_ISA "GDM_ERR_ISA"
         ERR_MEMORY "GDM_ERR_MEMORY"
+        ERR_THREADS "GDM_ERR_THREADS"
 
     ctypedef enum form "gdm_form":
         FORM_TORCH "GDM_FORM_TORCH"
@@ -55,3 +56,6 @@ cdef extern from "gdm/gdm.h" nogil:
     const char *isa "gdm_isa"() noexcept
     const char *available_isa "gdm_available_isa"(size_t i) noexcept
     status set_isa "gdm_set_isa"(const char *name) noexcept
+
+    int get_num_threads "gdm_get_num_threads"() noexcept
+    status set_num_threads "gdm_set_num_threads"(int n) noexcept

@@ -8,7 +8,18 @@ The formulas are written out in :mod:`gdm.reference`, in NumPy; the compiled ker
 """
 
 from . import reference
-from ._backend import available_isas, backend, isa, momentum, set_backend, set_isa, sgd
+from ._backend import (
+    available_isas,
+    backend,
+    get_num_threads,
+    isa,
+    momentum,
+    set_backend,
+    set_isa,
+    set_num_threads,
+    sgd,
+    threads,
+)
 from .errors import CheckpointError, OverlapError, StaleBufferError
 from .optimizers import SGD
 
@@ -22,12 +33,15 @@ __all__ = [
     "available_isas",
     "backend",
     "get_include",
+    "get_num_threads",
     "isa",
     "momentum",
     "reference",
     "set_backend",
     "set_isa",
+    "set_num_threads",
     "sgd",
+    "threads",
 ]
 
 
@@ -36,3 +50,14 @@ def get_include() -> str:
     from importlib.resources import files
 
     return str(files("gdm") / "include")
+
+
+def _register_threads() -> None:
+    # Now, since nothing would tell us of its import later. It costs some 5 ms, where it is installed.
+    from contextlib import suppress
+
+    with suppress(ImportError):
+        from . import _threadpoolctl  # noqa: F401
+
+
+_register_threads()

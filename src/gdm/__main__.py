@@ -54,7 +54,7 @@ def _info() -> int:
         "gdm": gdm.__version__,
         "backend": gdm.backend(),
         "isa": f"{gdm.isa()} (available: {', '.join(gdm.available_isas()) or 'none'})",
-        "threads": "1 (a step runs in the thread that calls it)",
+        "threads": f"{gdm.get_num_threads()} for large updates",
         "compiler": build["compiler"] if build else "none: the compiled module does not load",
         "flags": build["flags"] if build else "none",
         "NumPy": np.__version__,

@@ -7,16 +7,21 @@ import warnings
 from types import ModuleType
 from typing import TYPE_CHECKING
 
+from . import _checks
+
 __all__ = [
     "Stepper",
     "available_isas",
     "backend",
+    "get_num_threads",
     "isa",
     "momentum",
     "native",
     "set_backend",
     "set_isa",
+    "set_num_threads",
     "sgd",
+    "threads",
 ]
 
 _BACKENDS = ("native", "reference")
@@ -87,8 +92,53 @@ def set_isa(name: str) -> None:
     ValueError
         For a name that is unknown or that this machine cannot run; the message lists those it can.
     """
-    if not (isinstance(name, str) and native is not None and native.set_isa(name)):
+    if native is None or name not in native.available_isas() or not native.set_isa(str(name)):
         raise ValueError(f"name must be one that this machine can run, {_or(available_isas())}, got {name!r}")
+
+
+def get_num_threads() -> int:
+    """How many threads a step may use.
+
+    What :func:`set_num_threads` or :func:`threads` set; else the environment variable ``GDM_NUM_THREADS``, else
+    ``OMP_NUM_THREADS``, else the number of CPUs that this process may use (affinity, cgroup quota). 1 where the
+    compiled module does not load.
+    """
+    return native.get_num_threads() if native is not None else 1
+
+
+def set_num_threads(n: int) -> None:
+    """Lets a step use up to so many threads from now on, in the whole process. The results do not depend on it.
+
+    Parameters
+    ----------
+    n : int
+        From 1 to 256. Small updates run in the calling thread all the same.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For anything else.
+    """
+    n = _checks.thread_count("n", n)
+    if native is not None:
+        native.set_num_threads(n)
+
+
+class threads:
+    """``with gdm.threads(n):`` lets steps use up to ``n`` threads, and sets the former number back at the end.
+
+    Like :func:`set_num_threads` it holds for the whole process.
+    """
+
+    def __init__(self, n: int) -> None:
+        self._n = _checks.thread_count("n", n)
+
+    def __enter__(self) -> None:
+        self._before = get_num_threads()
+        set_num_threads(self._n)
+
+    def __exit__(self, *error: object) -> None:
+        set_num_threads(self._before)
 
 
 def _or(names: list[str]) -> str:
@@ -104,6 +154,9 @@ def _start() -> None:
             f"the environment variable GDM_ISA must name an instruction set that this machine can run, "
             f"{_or(available_isas())}, got {os.environ['GDM_ISA']!r}"
         )
+    count = os.environ.get("GDM_NUM_THREADS") or "1"
+    if not (count.isdecimal() and 1 <= int(count) <= _checks.MAX_THREADS):
+        raise ValueError(f"the environment variable GDM_NUM_THREADS must be from 1 to 256, got {count!r}")
     set_backend(forced)
 
 

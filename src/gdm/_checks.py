@@ -7,6 +7,7 @@ say. The reference comes here always. So each requirement is worded once.
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
@@ -24,6 +25,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 Options = dict[str, Any]
 
 FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
+MAX_THREADS = 256  # GDM_MAX_THREADS
 FORMS = ("torch", "classic")
 
 
@@ -50,16 +52,21 @@ FLAGS = ("nesterov", "maximize", "decoupled_weight_decay")
 
 def real(name: str, value: object) -> float:
     """The number as a float, if it is a real number inside the domain of the option ``name``."""
-    if isinstance(value, (str, bytes, bytearray)) or getattr(value, "ndim", None):
+    if isinstance(value, float):
+        number = float.__float__(value)
+    elif (isinstance(value, (np.generic, np.ndarray)) and (value.ndim or value.dtype.kind not in "fiub")) or isinstance(
+        value, (str, bytes, bytearray)
+    ):
         raise TypeError(f"{name} must be a real number, not {_kind(value)}")
-    try:
-        number = float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
-        raise TypeError(f"{name} must be a real number, not {_kind(value)}") from None
-    except OverflowError:
-        number = math.inf
+    else:
+        try:
+            number = float(value)  # type: ignore[arg-type]
+        except (TypeError, ValueError):
+            raise TypeError(f"{name} must be a real number, not {_kind(value)}") from None
+        except OverflowError:
+            number = math.inf
     if number not in REALS[name]:
-        raise ValueError(f"{name} must be {REALS[name].words}, got {value!r}")
+        raise ValueError(f"{name} must be {REALS[name].words}, got {_show(value)}")
     return number
 
 
@@ -68,6 +75,17 @@ def flag(name: str, value: object) -> bool:
     if not isinstance(value, (bool, np.bool_, int)):
         raise TypeError(f"{name} must be True or False, not {_kind(value)}")
     return bool(value)
+
+
+def thread_count(name: str, n: object) -> int:
+    """A number of threads from 1 to 256."""
+    try:
+        count = operator.index(n)  # type: ignore[arg-type]
+    except TypeError:
+        raise TypeError(f"{name} must be a whole number, not {_kind(n)}") from None
+    if not 1 <= count <= MAX_THREADS:
+        raise ValueError(f"{name} must be from 1 to {MAX_THREADS}, got {count}")
+    return count
 
 
 def options(given: Mapping[str, Any]) -> Options:
@@ -93,7 +111,7 @@ def options(given: Mapping[str, Any]) -> Options:
 
 
 def buffer(name: str, x: object, *, writable: bool) -> Array:
-    """The same memory as a NumPy array, if it is one buffer of floats in order."""
+    """The same memory as a plain NumPy array, if it is one buffer of floats in order."""
     if not isinstance(x, np.ndarray):
         try:
             x = np.asarray(memoryview(x))  # type: ignore[arg-type]
@@ -101,6 +119,10 @@ def buffer(name: str, x: object, *, writable: bool) -> Array:
             raise TypeError(
                 f"{name} must be a NumPy array (or another buffer) of float32 or float64, not {_kind(x)}"
             ) from None
+    if type(x) is not np.ndarray:
+        if isinstance(x, np.ma.MaskedArray):
+            raise TypeError(f"{name} is a masked array, whose mask an update would ignore; pass its .data")
+        x = np.ndarray.view(x, np.ndarray)  # what a subclass overrides must not matter
     if x.dtype not in FLOATS:
         if x.dtype.newbyteorder("=") in FLOATS:
             raise TypeError(f"{name} is byte-swapped (dtype {x.dtype.str!r}); expected the machine's byte order")
@@ -180,4 +202,12 @@ def _both(a: Array, b: Array, order: str) -> bool:
 
 
 def _kind(x: object) -> str:
-    return f"{type(x).__name__} ({x!r})" if isinstance(x, (str, bytes, int, float, complex)) else type(x).__name__
+    return f"{type(x).__name__} ({_show(x)})" if isinstance(x, (str, bytes, int, float, complex)) else type(x).__name__
+
+
+def _show(x: object) -> str:
+    try:
+        text = repr(x)
+    except ValueError:  # an int of more digits than Python prints
+        return f"a {type(x).__name__} of very many digits"
+    return text if len(text) <= 80 else text[:77] + "..."

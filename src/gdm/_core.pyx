@@ -27,6 +27,7 @@ cdef extern from "numpy/arrayobject.h" nogil:
     const Py_ssize_t *PyArray_DIMS(const PyArrayObject *)
     bint PyArray_ISNOTSWAPPED(const PyArrayObject *)
     bint PyArray_Check(PyObject *)
+    bint PyArray_CheckExact(PyObject *)
 
 cdef extern from "Python.h":
     PyObject *PyList_GET_ITEM(list items, Py_ssize_t i)  # borrowed
@@ -48,6 +49,7 @@ cdef extern from "plan.h" nogil:
         unsigned group
         unsigned char dtype
         unsigned char started
+        unsigned char order
     struct group:
         int rule
         prepared prepared
@@ -56,14 +58,19 @@ cdef extern from "plan.h" nogil:
         size_t group_count
         entry *entries
         size_t count
+        unsigned threads
+        bint fresh
     c.status gdm_prepare_sgd(const c.sgd_args *args, prepared *out)
     c.status gdm_prepare_momentum(const c.momentum_args *args, prepared *out)
     c.status gdm_run(int rule, int dtype, void **buffers, size_t n, const prepared *how)
     c.status gdm_plan_init(plan *plan, size_t groups, size_t entries)
     void gdm_plan_free(plan *plan)
-    void gdm_plan_written(plan *plan)
+    c.status gdm_plan_arrange(plan *plan)
     bint gdm_plan_overlaps(const plan *plan, const void *start, size_t bytes)
     c.status gdm_plan_step(plan *plan)
+
+cdef extern from "pool.h" nogil:
+    unsigned gdm_generation()
 
 cdef extern from "limit.h" nogil:
     bint gdm_limit(size_t variant, char **buffers, size_t count, size_t bytes)
@@ -95,10 +102,10 @@ cdef bint use_reference = False
 # ---- what is in order ------------------------------------------------------------------------------------------------
 
 cdef inline bint is_usable(PyObject *x, int flags) noexcept nogil:
-    """A NumPy array of native floats with these flags."""
+    """A NumPy array of native floats with these flags; no subclass, which _checks has to look at."""
     cdef PyArrayObject *array = <PyArrayObject *>x
     cdef int kind
-    if not PyArray_Check(x) or PyArray_FLAGS(array) & flags != flags:
+    if not PyArray_CheckExact(x) or PyArray_FLAGS(array) & flags != flags:
         return False
     kind = PyArray_TYPE(array)
     return (kind == cnp.NPY_FLOAT or kind == cnp.NPY_DOUBLE) and PyArray_ISNOTSWAPPED(array)
@@ -380,11 +387,11 @@ def momentum(param, velocity, grad, *, lr, momentum=0.9, dampening=0.0, nesterov
 # ---- optimizers ------------------------------------------------------------------------------------------------------
 
 cdef inline bint is_unchanged(PyObject *x, int flags, const void *was_at, const entry *e) noexcept nogil:
-    """Still the memory that was checked when the array was given: address, length, dtype, flags."""
+    """Still the memory that was checked when the array was given: address, length, dtype, order, flags."""
     cdef PyArrayObject *array = <PyArrayObject *>x
-    return (data(x) == was_at and length(x) == e.n and PyArray_FLAGS(array) & flags == flags
-            and PyArray_FLAGS(array) & IN_ORDER != 0
-            and PyArray_TYPE(array) == (cnp.NPY_FLOAT if e.dtype == F32 else cnp.NPY_DOUBLE))
+    return (data(x) == was_at and length(x) == e.n and PyArray_FLAGS(array) & (flags | IN_ORDER) == flags | e.order
+            and PyArray_TYPE(array) == (cnp.NPY_FLOAT if e.dtype == F32 else cnp.NPY_DOUBLE)
+            and PyArray_ISNOTSWAPPED(array))
 
 
 cdef class Stepper:
@@ -396,21 +403,29 @@ cdef class Stepper:
     """
 
     cdef plan plan
-    cdef list params
+    cdef list given  # the user's arrays, which may change
+    cdef list params  # our views of them, which do not
     cdef list bound  # the gradients bound, or None
     cdef void **bound_at  # where they were then
-    cdef bint busy
+    cdef bint one, flat
+    cdef unsigned busy  # 0, or 1 + the process's generation: a forked child is not in the step its parent was in
 
     def __dealloc__(self):
         gdm_plan_free(&self.plan)
         PyMem_Free(self.bound_at)
 
-    def _table(self, list params, list groups, size_t group_count):
-        """Takes the parameters, and the index of each one's group."""
+    def _table(self, list given, list params, list groups, size_t group_count, bint one, bint flat):
+        """Takes the parameters: the user's arrays, our views of them, and the index of each one's group.
+
+        ``one``: gradients come as a single array; ``flat``: as a plain sequence.
+        """
         cdef size_t i
         cdef entry *e
+        if self.params is not None:
+            raise RuntimeError("an optimizer cannot be initialised twice")
         if gdm_plan_init(&self.plan, group_count, <size_t>len(params)) != c.OK:
             raise MemoryError
+        self.given = given
         self.params = params
         for i in range(self.plan.count):
             param = params[i]
@@ -419,10 +434,13 @@ cdef class Stepper:
             e.n = length(<PyObject *>param)
             e.group = groups[i]
             e.dtype = F32 if PyArray_TYPE(<PyArrayObject *><PyObject *>param) == cnp.NPY_FLOAT else F64
+            e.order = PyArray_FLAGS(<PyArrayObject *><PyObject *>param) & IN_ORDER
         self.bound_at = <void **>PyMem_Calloc(self.plan.count + 1, sizeof(void *))
         if self.bound_at == NULL:
             raise MemoryError
-        gdm_plan_written(&self.plan)
+        self.one = one
+        self.flat = flat
+        self._arrange()
 
     def _states(self, size_t i, list states):
         """Takes the states of parameter ``i``: arrays like it, which their owner keeps where they are."""
@@ -430,25 +448,40 @@ cdef class Stepper:
         for k in range(<size_t>len(states)):
             state = states[k]
             self.plan.entries[i].buffers[STATE + k] = data(<PyObject *>state)
-        for k in range(self.plan.count):
-            self.plan.entries[k].buffers[GRAD] = NULL  # so that the next gradients are checked against these states
-        gdm_plan_written(&self.plan)
+
+    def _arrange(self):
+        """To be called when parameters or states have been taken."""
+        cdef size_t i
+        for i in range(self.plan.count):
+            self.plan.entries[i].buffers[GRAD] = NULL  # so that the next gradients are checked against the states
+        if gdm_plan_arrange(&self.plan) != c.OK:
+            raise MemoryError
 
     def _configure(self, size_t index, str rule, dict options):
         """Sets a group's rule and options, which have been checked."""
         cdef int status
         cdef dict o = options
         cdef group *group = &self.plan.groups[index]
+        if self.plan.groups == NULL or index >= self.plan.group_count:
+            raise RuntimeError("there is no such group")
         if rule == "sgd":
             group.rule = RULE_sgd
             status = prepare_sgd(&group.prepared, o["lr"], o["weight_decay"], o["maximize"],
                                  o["decoupled_weight_decay"])
-        else:
+        elif rule == "momentum":
             group.rule = RULE_momentum
             status = prepare_momentum(&group.prepared, o["lr"], o["momentum"], o["dampening"], o["nesterov"],
                                       o["weight_decay"], o["maximize"], o["form"], o["decoupled_weight_decay"])
+        else:
+            raise RuntimeError(f"there is no rule {rule!r}")
+        self.plan.fresh = True
         if status != c.OK:
             refuse(status)
+
+    @property
+    def _given(self):
+        """The parameters as the user gave them."""
+        return self.given
 
     @property
     def _started(self):
@@ -460,16 +493,26 @@ cdef class Stepper:
         cdef size_t i
         for i in range(self.plan.count):
             self.plan.entries[i].started = bool(flags[i])
+        self.plan.fresh = True
+
+    @property
+    def _threads(self):
+        """How many threads a step may use; None for what gdm.get_num_threads says."""
+        return self.plan.threads or None
+
+    @_threads.setter
+    def _threads(self, n):
+        self.plan.threads = 0 if n is None else n
 
     cpdef int _enter(self) except -1:
         """Whoever changes the plan or walks it does so alone, until ``_leave``."""
-        if self.busy:
-            raise RuntimeError("this optimizer is in the middle of a step in another thread")
-        self.busy = True
+        if self.busy == 1 + gdm_generation():
+            raise RuntimeError("this optimizer is already in the middle of a step")
+        self.busy = 1 + gdm_generation()
         return 0
 
     cpdef void _leave(self) noexcept:
-        self.busy = False
+        self.busy = 0
 
     cdef int stale(self, str what, size_t i) except -1:
         raise StaleBufferError(
@@ -478,30 +521,46 @@ cdef class Stepper:
     cdef int check_params(self) except -1:
         cdef size_t i
         cdef entry *e = self.plan.entries
-        cdef PyObject *param
         for i in range(self.plan.count):
-            param = PyList_GET_ITEM(self.params, i)
-            if not is_unchanged(param, WRITABLE, e[i].buffers[PARAM], &e[i]):
+            if not is_unchanged(PyList_GET_ITEM(self.given, i), WRITABLE, e[i].buffers[PARAM], &e[i]):
                 self.stale("params", i)
         return 0
 
-    cdef list take(self, grads):
-        """The gradients as a list of arrays, each checked against its parameter."""
-        cdef list items
+    cdef bint all_in_order(self, list grads, bint exact) noexcept:
+        """Whether there is one gradient for each parameter, like it, in order, and apart from what a step writes."""
         cdef size_t i
         cdef entry *e = self.plan.entries
         cdef PyObject *grad
-        cdef bint in_order = True
-        items = self._flatten(grads)
+        if <size_t>len(grads) != self.plan.count:
+            return False
         for i in range(self.plan.count):
-            grad = PyList_GET_ITEM(items, i)
-            if not (is_usable(grad, cnp.NPY_ARRAY_ALIGNED) and is_like(grad, PyList_GET_ITEM(self.params, i))):
-                in_order = False
-                break
+            grad = PyList_GET_ITEM(grads, i)
+            if not (is_usable(grad, cnp.NPY_ARRAY_ALIGNED) or not exact and PyArray_Check(grad)):
+                return False
+            if not is_like(grad, PyList_GET_ITEM(self.params, i)):
+                return False
             if data(grad) != e[i].buffers[GRAD] and gdm_plan_overlaps(&self.plan, data(grad), bytes_of(grad)):
-                in_order = False
-                break
-        return items if in_order else self._check_grads(items)
+                return False
+        return True
+
+    cdef list take(self, grads):
+        """The gradients as a list of arrays, each checked against its parameter.
+
+        User code may run in here (a mapping's, an iterator's, a buffer's): the parameters are checked after it.
+        """
+        cdef list items
+        if self.one and PyArray_CheckExact(<PyObject *>grads):
+            items = [grads]
+        elif self.flat and type(grads) is list:
+            items = grads
+        else:
+            items = self._flatten(grads)
+        if self.all_in_order(items, True):
+            return items
+        items = self._check_grads(self._flatten(grads) if items is grads else items)
+        if not self.all_in_order(items, False):
+            raise StaleBufferError("grads changed while they were being checked")
+        return items
 
     def bind(self, grads):
         """Takes the arrays that every later ``step()`` reads its gradients from.
@@ -521,8 +580,8 @@ cdef class Stepper:
         cdef list items
         self._enter()
         try:
-            self.check_params()
             items = self.take(grads)
+            self.check_params()
             for i in range(self.plan.count):
                 self.bound_at[i] = data(PyList_GET_ITEM(items, i))
             self.bound = list(items)  # a copy: the caller's list may change
@@ -560,10 +619,10 @@ cdef class Stepper:
         cdef c.status status
         self._enter()
         try:
-            self.check_params()
             items = self.bound if grads is None else self.take(grads)
             if items is None:
                 raise RuntimeError("no gradients: call step(grads), or bind(grads) first")
+            self.check_params()
             for i in range(self.plan.count):
                 e = &self.plan.entries[i]
                 grad = PyList_GET_ITEM(items, i)
@@ -615,6 +674,16 @@ def set_isa(str name):
     return c.set_isa(name.encode()) == c.OK
 
 
+def get_num_threads():
+    """How many threads a step may use."""
+    return c.get_num_threads()
+
+
+def set_num_threads(int n):
+    """Sets that. Returns whether it is a possible number."""
+    return c.set_num_threads(n) == c.OK
+
+
 def build_info():
     """How this module was built."""
     return {"version": c.version().decode(), "compiler": GDM_COMPILER.decode(), "flags": GDM_FLAGS.decode()}
@@ -638,13 +707,16 @@ def move_bytes(size_t variant, *arrays):
     Returns whether there is such a variant. The arrays, NumPy's, of one size in bytes, hold nonsense afterwards.
     """
     cdef char *buffers[MAX_BUFFERS]
-    cdef size_t i, count = len(arrays), bytes = arrays[0].nbytes
+    cdef size_t i, bytes, count = len(arrays)
     cdef bint done
-    if count > MAX_BUFFERS or any(x.nbytes != bytes for x in arrays):
-        raise ValueError("arrays must be of one size, and not more than an update has")
+    if not 2 <= count <= MAX_BUFFERS:
+        raise ValueError("arrays must be as many as an update has")
     for i in range(count):
-        x = arrays[i]
+        x, first = arrays[i], arrays[0]
+        if not (is_usable(<PyObject *>x, WRITABLE) and is_like(<PyObject *>x, <PyObject *>first)):
+            raise ValueError("arrays must be floats, writable, contiguous, and all alike")
         buffers[i] = <char *>data(<PyObject *>x)
+    bytes = arrays[0].nbytes
     with nogil:
         done = gdm_limit(variant, buffers, count, bytes)
     return done

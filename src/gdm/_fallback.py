@@ -11,10 +11,13 @@ from .errors import StaleBufferError
 
 class Stepper:
     _started: list[bool]
+    _threads: int | None = None
 
-    def _table(self, params: list[Array], groups: list[int], group_count: int) -> None:
-        self._params = params
-        self._params_at = [_where(param) for param in params]
+    def _table(
+        self, given: list[Array], params: list[Array], groups: list[int], group_count: int, one: bool, flat: bool
+    ) -> None:
+        self._given = given
+        self._given_at = [_where(param) for param in given]
         self._bound: list[Array] | None = None
         self._started = [False] * len(params)
         self._alone = threading.Lock()
@@ -22,14 +25,17 @@ class Stepper:
     def _states(self, i: int, states: list[Array]) -> None:
         """The reference finds the states in the optimizer."""
 
+    def _arrange(self) -> None:
+        """There is no plan."""
+
     def _configure(self, index: int, rule: str, options: dict[str, Any]) -> None:
         """The reference finds the options in the optimizer."""
 
     def bind(self, grads: Any) -> None:
         self._enter()
         try:
-            self._check_unmoved("params", self._params, self._params_at)
             self._bound = self._check_grads(self._flatten(grads))
+            self._check_unmoved("params", self._given, self._given_at)
             self._bound_at = [_where(grad) for grad in self._bound]
         finally:
             self._leave()
@@ -37,20 +43,21 @@ class Stepper:
     def step(self, grads: Any = None) -> None:
         self._enter()
         try:
-            self._check_unmoved("params", self._params, self._params_at)
-            if grads is not None:
-                self._reference_step(self._check_grads(self._flatten(grads)))
-            elif self._bound is not None:
+            if grads is None:
+                if self._bound is None:
+                    raise RuntimeError("no gradients: call step(grads), or bind(grads) first")
+                arrays = self._bound
                 self._check_unmoved("grads", self._bound, self._bound_at)
-                self._reference_step(self._bound)
             else:
-                raise RuntimeError("no gradients: call step(grads), or bind(grads) first")
+                arrays = self._check_grads(self._flatten(grads))
+            self._check_unmoved("params", self._given, self._given_at)
+            self._reference_step(arrays)
         finally:
             self._leave()
 
     def _enter(self) -> None:
         if not self._alone.acquire(blocking=False):
-            raise RuntimeError("this optimizer is in the middle of a step in another thread")
+            raise RuntimeError("this optimizer is already in the middle of a step")
 
     def _leave(self) -> None:
         self._alone.release()
@@ -76,4 +83,13 @@ class Stepper:
 
 
 def _where(array: Array) -> tuple[Any, ...]:
-    return address(array), array.size, array.dtype, array.flags.aligned, array.flags.writeable, array.flags.forc
+    flags = array.flags
+    return (
+        address(array),
+        array.size,
+        array.dtype,
+        flags.aligned,
+        flags.writeable,
+        flags.c_contiguous,
+        flags.f_contiguous,
+    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, overload
 
 import numpy as np
@@ -10,6 +10,7 @@ import numpy as np
 from . import _checks, reference
 from ._backend import Stepper
 from ._checks import Array, Named, Options
+from ._structure import Structure
 from .errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -22,130 +23,32 @@ T = TypeVar("T")
 FORMAT = 1  # of state_dict
 
 
-class Structure:
-    """How arrays were given: one, a sequence, a mapping; or groups of those. Turns that into a list, and back."""
-
-    def __init__(self, params: Any) -> None:
-        self.arrays: list[Any] = []  # flat, in order
-        self.group_of: list[int] = []
-        self.labels: list[str] = []  # of each array: "[2]", "['w']", "[1]['params'][0]"
-        if not (_is_one(params) or isinstance(params, Mapping)):
-            params = _items("params", params)
-        self.grouped = isinstance(params, list) and bool(params) and all(_is_group(g) for g in params)
-        self.group_options: list[dict[str, Any]] = []
-        self.shapes: list[Any] = []  # per group: None (one array), the keys of a mapping, or the length of a sequence
-        for i, group in enumerate(params if self.grouped else [{"params": params}]):
-            self.group_options.append({name: value for name, value in group.items() if name != "params"})
-            self._add(group["params"], f"[{i}]['params']" if self.grouped else "", i)
-
-    def _add(self, given: Any, label: str, group: int) -> None:
-        if _is_one(given):
-            self.shapes.append(None)
-            found = {"": given}
-        elif isinstance(given, Mapping):
-            self.shapes.append(list(given))
-            found = {f"[{key!r}]": x for key, x in given.items()}
-        else:
-            items = _items(f"params{label}", given)
-            self.shapes.append(len(items))
-            found = {f"[{i}]": x for i, x in enumerate(items)}
-        self.arrays.extend(found.values())
-        self.labels.extend(label + key for key in found)
-        self.group_of.extend([group] * len(found))
-
-    def flatten(self, what: str, given: Any) -> list[Any]:
-        """The arrays of ``given``, which must have this structure, in order."""
-        if not self.grouped:
-            return _flatten(what, given, self.shapes[0])
-        groups = _flatten(what, given, len(self.shapes))
-        flat: list[Any] = []
-        for i, (group, shape) in enumerate(zip(groups, self.shapes, strict=True)):
-            flat += _flatten(f"{what}[{i}]", group, shape)
-        return flat
-
-    def unflatten(self, flat: Sequence[T]) -> Any:
-        """The reverse of flatten."""
-        rest = iter(flat)
-        groups: list[Any] = []
-        for shape in self.shapes:
-            if shape is None:
-                groups.append(next(rest))
-            elif isinstance(shape, list):
-                groups.append({key: next(rest) for key in shape})
-            else:
-                groups.append([next(rest) for _ in range(shape)])
-        return groups if self.grouped else groups[0]
-
-
-def _flatten(what: str, given: Any, shape: Any) -> list[Any]:
-    if shape is None:
-        return [given]
-    if isinstance(shape, list):
-        if not isinstance(given, Mapping):
-            raise TypeError(f"{what} must be a mapping like params, not {type(given).__name__}")
-        if given.keys() != set(shape):
-            missing = [key for key in shape if key not in given]
-            extra = [key for key in given if key not in shape]
-            raise ValueError(f"{what} must have the keys of params; missing: {missing}, not in params: {extra}")
-        return [given[key] for key in shape]
-    if _is_one(given) or isinstance(given, (Mapping, str)):
-        raise TypeError(f"{what} must be a sequence like params, not {type(given).__name__}")
-    items = given if isinstance(given, list) else _items(what, given)
-    if len(items) != shape:
-        raise ValueError(f"{what} must have as many items as params, {shape}, got {len(items)}")
-    return items
-
-
-def _items(what: str, given: Any) -> list[Any]:
-    try:
-        return list(given)
-    except TypeError:
-        raise TypeError(
-            f"{what} must be an array, or a sequence or mapping of arrays, not {type(given).__name__}"
-        ) from None
-
-
-def _is_one(given: Any) -> bool:
-    """One buffer, and not a collection of them."""
-    if isinstance(given, np.ndarray):
-        return True
-    if isinstance(given, (list, tuple, Mapping)):
-        return False
-    try:
-        memoryview(given)
-    except TypeError:
-        return False
-    return True
-
-
-def _is_group(given: Any) -> bool:
-    return isinstance(given, Mapping) and "params" in given
-
-
 class Group:
     """A part of an optimizer's parameters with hyperparameters of its own, as attributes that are checked when set."""
 
-    __slots__ = ("_index", "_optimizer", "_options")
+    __slots__ = ("_index", "_optimizer")
 
-    def __init__(self, optimizer: Optimizer, index: int, options: Options) -> None:
+    def __init__(self, optimizer: Optimizer, index: int) -> None:
         object.__setattr__(self, "_optimizer", optimizer)
         object.__setattr__(self, "_index", index)
-        object.__setattr__(self, "_options", options)
 
     def __getattr__(self, name: str) -> Any:
-        try:
-            return self._options[name]
-        except KeyError:
-            raise AttributeError(f"a group has no hyperparameter {name!r}; it has {', '.join(self._options)}") from None
+        if name.startswith("_"):
+            raise AttributeError(name)
+        options = self._optimizer._options[self._index]
+        if name not in options:
+            raise AttributeError(f"a group has no hyperparameter {name!r}; it has {', '.join(options)}")
+        return options[name]
 
     def __setattr__(self, name: str, value: Any) -> None:
         self._optimizer._set_options({self._index: {name: value}})
 
     def __dir__(self) -> list[str]:
-        return [*super().__dir__(), *self._options]
+        return [*super().__dir__(), *self._optimizer._options[self._index]]
 
     def __repr__(self) -> str:
-        return f"Group({', '.join(f'{name}={value!r}' for name, value in self._options.items())})"
+        options = self._optimizer._options[self._index]
+        return f"Group({', '.join(f'{name}={value!r}' for name, value in options.items())})"
 
 
 class Hyperparameter(Generic[T]):
@@ -161,36 +64,53 @@ class Hyperparameter(Generic[T]):
     def __get__(self, optimizer: Optimizer | None, owner: type) -> Hyperparameter[T] | T:
         if optimizer is None:
             return self
-        values = {group._options[self.name] for group in optimizer.groups}
+        values = {options[self.name] for options in optimizer._options}
         if len(values) != 1:
             raise ValueError(f"the groups differ in {self.name}; use opt.groups[i].{self.name}")
         value: T = values.pop()
         return value
 
     def __set__(self, optimizer: Optimizer, value: T) -> None:
-        optimizer._set_options({i: {self.name: value} for i in range(len(optimizer.groups))})
+        optimizer._set_options({i: {self.name: value} for i in range(len(optimizer._options))})
 
 
 class Optimizer(Stepper):
     """What all optimizers share: parameters, groups, state, and how both are saved. See the subclasses."""
 
-    groups: tuple[Group, ...]
     _state_names: tuple[str, ...]  # all that a rule of this class may have, in the rule's order
 
-    def __init__(self, params: Any, defaults: Options) -> None:
+    def __init__(self, params: Any, defaults: Options, threads: int | None) -> None:
         structure = Structure(params)
-        options = [self._checked(i, defaults, given) for i, given in enumerate(structure.group_options)]
-        arrays = [
-            _checks.buffer(f"params{label}", x, writable=True)
-            for label, x in zip(structure.labels, structure.arrays, strict=True)
-        ]
-        _checks.disjoint(Named(f"params{label}", x, True) for label, x in zip(structure.labels, arrays, strict=True))
         self._structure = structure
-        self._params = arrays
+        options = [self._checked(i, defaults, given) for i, given in enumerate(structure.group_options)]
+        labels = [f"params{label}" for label in structure.labels]
+        arrays = [_checks.buffer(label, x, writable=True) for label, x in zip(labels, structure.arrays, strict=True)]
+        _checks.disjoint(Named(label, x, True) for label, x in zip(labels, arrays, strict=True))
+        # Views of our own, whose shape and dtype nobody else can change; the user's arrays, to see whether they move.
+        self._params = [x.view() for x in arrays]
+        given = [x if isinstance(x, np.ndarray) else y for x, y in zip(structure.arrays, arrays, strict=True)]
+        structure.arrays = []
         self._state: list[dict[str, Array]] = [{} for _ in arrays]
-        self._table(arrays, structure.group_of, len(options))
-        self.groups = tuple(Group(self, i, o) for i, o in enumerate(options))
-        self._apply({group._index: group._options for group in self.groups})
+        self._options = options
+        one = not structure.grouped and structure.shapes[0] is None
+        flat = not structure.grouped and isinstance(structure.shapes[0], int)
+        self._table(given, self._params, structure.group_of, len(options), one, flat)
+        self.threads = threads
+        self._apply(dict(enumerate(options)))
+
+    @property
+    def groups(self) -> tuple[Group, ...]:
+        """The groups, whose hyperparameters can be read and set: ``opt.groups[1].lr = 0.001``."""
+        return tuple(Group(self, i) for i in range(len(self._options)))
+
+    @property
+    def threads(self) -> int | None:
+        """How many threads a step of this optimizer may use; None for as many as :func:`gdm.get_num_threads` says."""
+        return self._threads
+
+    @threads.setter
+    def threads(self, n: int | None) -> None:
+        self._threads = None if n is None else _checks.thread_count("threads", n)
 
     # What a subclass says of itself.
 
@@ -208,19 +128,22 @@ class Optimizer(Stepper):
                     f"params[{index}] has an option {name!r} that {type(self).__name__} does not know; "
                     f"it knows {', '.join(base)}"
                 )
-        return _checks.options({**base, **changes})
+        try:
+            return _checks.options({**base, **changes})
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"group {index}: {error}" if self._structure.grouped else str(error)) from None
 
     def _set_options(self, changes: dict[int, Options]) -> None:
         """Changes hyperparameters of groups, all or none."""
         for name in {name for change in changes.values() for name in change}:
             if name == "form":
                 raise AttributeError("form is fixed when the optimizer is made: the velocity means something else then")
-            if name not in self.groups[0]._options:
-                known = ", ".join(self.groups[0]._options)
+            if name not in self._options[0]:
+                known = ", ".join(self._options[0])
                 raise AttributeError(f"{type(self).__name__} has no hyperparameter {name!r}; it has {known}")
         self._enter()
         try:
-            self._apply({i: self._checked(i, self.groups[i]._options, change) for i, change in changes.items()})
+            self._apply({i: self._checked(i, self._options[i], change) for i, change in changes.items()})
         finally:
             self._leave()
 
@@ -230,7 +153,7 @@ class Optimizer(Stepper):
             if states:
                 self._allocate([k for k, group in enumerate(self._structure.group_of) if group == i], states)
             self._configure(i, rule, {name: o[name] for name in taken})
-            object.__setattr__(self.groups[i], "_options", o)
+            self._options[i] = o
 
     # State.
 
@@ -240,6 +163,8 @@ class Optimizer(Stepper):
         Arrays that do not own their memory cannot be resized, so that the step need not check whether they were.
         """
         wanted = [(i, name) for i in indices for name in names if name not in self._state[i]]
+        if not wanted:
+            return
         line = 64
         sizes = [-(-self._params[i].nbytes // line) * line for i, _ in wanted]
         slab = np.zeros(sum(sizes) + line, dtype=np.uint8)
@@ -251,40 +176,41 @@ class Optimizer(Stepper):
             start += size
         for i in {i for i, _ in wanted}:
             self._states(i, [self._state[i][name] for name in names])
+        self._arrange()
 
     # What the Stepper asks for.
 
     def _label(self, what: str, i: int) -> str:
-        return what + self._structure.labels[i].replace("['params']", "")
+        return what + (self._structure.labels if what == "params" else self._structure.grad_labels)[i]
 
     def _flatten(self, grads: Any) -> list[Any]:
         return self._structure.flatten("grads", grads)
 
     def _check_grads(self, grads: list[Any]) -> list[Array]:
-        arrays = []
-        for i, (param, grad) in enumerate(zip(self._params, grads, strict=True)):
-            label = self._label("grads", i)
-            array = _checks.buffer(label, grad, writable=False)
-            _checks.like(label, array, self._label("params", i), param)
-            arrays.append(array)
+        """The gradients as arrays, each requirement checked. Other people's code runs in the first line only."""
+        labels = [self._label("grads", i) for i in range(len(self._params))]
+        arrays = [_checks.buffer(label, grad, writable=False) for label, grad in zip(labels, grads, strict=True)]
+        for i, (label, array) in enumerate(zip(labels, arrays, strict=True)):
+            _checks.like(label, array, self._label("params", i), self._params[i])
         written = [Named(self._label("params", i), param, True) for i, param in enumerate(self._params)]
         written += [
             Named(f"the {name} of {self._label('params', i)}", x, True)
             for i, state in enumerate(self._state)
             for name, x in state.items()
         ]
-        _checks.disjoint(written + [Named(self._label("grads", i), x, False) for i, x in enumerate(arrays)])
-        return arrays
+        _checks.disjoint(written + [Named(label, x, False) for label, x in zip(labels, arrays, strict=True)])
+        return [g if isinstance(g, np.ndarray) else array for g, array in zip(grads, arrays, strict=True)]
 
     def _reference_step(self, grads: list[Array]) -> None:
-        started = self._started
+        started = list(self._started)
         results: list[tuple[Array, Array]] = []
         for i, (param, grad) in enumerate(zip(self._params, grads, strict=True)):
-            options = self.groups[self._structure.group_of[i]]._options
+            options = self._options[self._structure.group_of[i]]
             rule, names, taken = self._rule(options)
             states = [self._state[i][name] for name in names]
             given = {name: options[name] for name in taken}
-            new = reference.update(rule, param, states, grad, given, first=not started[i])
+            plain = np.ndarray.view(grad, np.ndarray)
+            new = reference.update(rule, param, states, plain, given, first=not started[i])
             results += zip([param, *states], new, strict=True)
             started[i] = started[i] or bool(states)
         for array, value in results:
@@ -303,11 +229,15 @@ class Optimizer(Stepper):
             (the hyperparameters, ``form`` among them) and ``params`` (a list with, for each parameter, ``name``,
             ``started``, and the arrays of its ``state``).
         """
-        groups: list[dict[str, Any]] = [{"options": dict(g._options), "params": []} for g in self.groups]
-        for i, started in enumerate(self._started):
-            state = {name: x.copy(order="K") for name, x in self._state[i].items()}
-            entry = {"name": self._structure.labels[i], "started": started, "state": state}
-            groups[self._structure.group_of[i]]["params"].append(entry)
+        groups: list[dict[str, Any]] = [{"options": dict(options), "params": []} for options in self._options]
+        self._enter()
+        try:
+            for i, started in enumerate(self._started):
+                state = {name: x.copy() for name, x in self._state[i].items()}
+                entry = {"name": self._structure.labels[i], "started": started, "state": state}
+                groups[self._structure.group_of[i]]["params"].append(entry)
+        finally:
+            self._leave()
         return {"format": FORMAT, "optimizer": type(self).__name__, "groups": groups}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
@@ -322,8 +252,8 @@ class Optimizer(Stepper):
         options, entries = self._read(state_dict)
         self._enter()
         try:
-            for i, entry in enumerate(entries):
-                self._allocate([i], tuple(name for name in self._state_names if name in entry["state"]))
+            for names in {tuple(entry["state"]) for entry in entries}:
+                self._allocate([i for i, entry in enumerate(entries) if tuple(entry["state"]) == names], names)
             self._apply(dict(enumerate(options)))
             for i, entry in enumerate(entries):
                 for name, x in self._state[i].items():
@@ -334,26 +264,31 @@ class Optimizer(Stepper):
 
     def _read(self, state_dict: Mapping[str, Any]) -> tuple[list[Options], list[dict[str, Any]]]:
         try:
-            if state_dict["format"] != FORMAT:
-                raise CheckpointError(f"state_dict has format {state_dict['format']!r}; expected {FORMAT}")
-            if state_dict["optimizer"] != type(self).__name__:
-                raise CheckpointError(f"state_dict is of {state_dict['optimizer']}; expected {type(self).__name__}")
-            saved = list(state_dict["groups"])
-            if len(saved) != len(self.groups):
-                raise CheckpointError(f"state_dict has {len(saved)} groups; expected {len(self.groups)}")
-            options = [self._read_options(i, group["options"]) for i, group in enumerate(saved)]
-            entries = [(i, entry) for i, group in enumerate(saved) for entry in group["params"]]
-            if [i for i, _ in entries] != self._structure.group_of:
-                counts = [self._structure.group_of.count(i) for i in range(len(saved))]
-                raise CheckpointError(
-                    f"state_dict has {[len(g['params']) for g in saved]} parameters in its groups; expected {counts}"
-                )
-            return options, [self._read_entry(i, entry) for i, (_, entry) in enumerate(entries)]
-        except (KeyError, TypeError, AttributeError, IndexError) as error:
+            return self._read_groups(state_dict)
+        except CheckpointError:
+            raise
+        except Exception as error:  # whatever reading something else than a state may come to
             raise CheckpointError(f"state_dict is not one of gdm's: {type(error).__name__}: {error}") from error
 
+    def _read_groups(self, state_dict: Mapping[str, Any]) -> tuple[list[Options], list[dict[str, Any]]]:
+        if type(state_dict["format"]) is not int or state_dict["format"] != FORMAT:
+            raise CheckpointError(f"state_dict has format {state_dict['format']!r}; expected {FORMAT}")
+        if state_dict["optimizer"] != type(self).__name__:
+            raise CheckpointError(f"state_dict is of {state_dict['optimizer']}; expected {type(self).__name__}")
+        saved = list(state_dict["groups"])
+        if len(saved) != len(self._options):
+            raise CheckpointError(f"state_dict has {len(saved)} groups; expected {len(self._options)}")
+        options = [self._read_options(i, group["options"]) for i, group in enumerate(saved)]
+        entries = [(i, entry) for i, group in enumerate(saved) for entry in group["params"]]
+        if [i for i, _ in entries] != self._structure.group_of:
+            counts = [self._structure.group_of.count(i) for i in range(len(saved))]
+            raise CheckpointError(
+                f"state_dict has {[len(g['params']) for g in saved]} parameters in its groups; expected {counts}"
+            )
+        return options, [self._read_entry(i, options[group], entry) for i, (group, entry) in enumerate(entries)]
+
     def _read_options(self, index: int, saved: Mapping[str, Any]) -> Options:
-        own = self.groups[index]._options
+        own = self._options[index]
         if saved.keys() != own.keys():
             raise CheckpointError(f"state_dict group {index} has options {list(saved)}; expected {list(own)}")
         if "form" in own and saved["form"] != own["form"]:
@@ -363,31 +298,32 @@ class Optimizer(Stepper):
         except (TypeError, ValueError) as error:
             raise CheckpointError(f"state_dict group {index}: {error}") from error
 
-    def _read_entry(self, i: int, entry: Mapping[str, Any]) -> dict[str, Any]:
+    def _read_entry(self, i: int, options: Options, entry: Mapping[str, Any]) -> dict[str, Any]:
         label, param = self._structure.labels[i], self._params[i]
         if entry["name"] != label:
             raise CheckpointError(f"state_dict has a parameter {entry['name']!r} where {label!r} was expected")
-        state = {}
-        for name, x in entry["state"].items():
-            if name not in self._state_names:
-                raise CheckpointError(f"state_dict has an unknown state {name!r} for params{label}")
-            array = np.asarray(x)
-            if array.dtype != param.dtype or array.shape != param.shape:
+        started, saved = _checks.flag("started", entry["started"]), dict(entry["state"])
+        if unknown := saved.keys() - set(self._state_names):
+            raise CheckpointError(f"state_dict has unknown states {sorted(unknown)} for params{label}")
+        if started and (missing := set(self._rule(options)[1]) - saved.keys()):
+            raise CheckpointError(f"state_dict lacks the states {sorted(missing)} of params{label}")
+        state = {name: np.array(saved[name]) for name in self._state_names if name in saved}
+        for name, x in state.items():
+            if x.dtype != param.dtype or x.shape != param.shape:
                 raise CheckpointError(
-                    f"the {name} of params{label} has dtype {array.dtype} and shape {array.shape}; "
+                    f"the {name} of params{label} has dtype {x.dtype} and shape {x.shape}; "
                     f"expected {param.dtype} and {param.shape}"
                 )
-            state[name] = array.copy()
-        return {"started": _checks.flag("started", entry["started"]), "state": state}
+        return {"started": started, "state": state}
 
     def __reduce__(self) -> tuple[Any, ...]:
         """What copies and pickles hold: the parameters, options and state; not the gradients that are bound."""
-        params = self._structure.unflatten(self._params)
-        options = self.groups[0]._options
+        params = self._structure.unflatten(self._given)
+        options = self._options[0]
         if self._structure.grouped:
-            params = [{"params": p, **g._options} for p, g in zip(params, self.groups, strict=True)]
+            params = [{"params": p, **o} for p, o in zip(params, self._options, strict=True)]
             options = {}
-        return _restore, (type(self), params, options, self.state_dict())
+        return _restore, (type(self), params, {**options, "threads": self.threads}, self.state_dict())
 
     def __repr__(self) -> str:
         elements = sum(param.size for param in self._params)
@@ -428,6 +364,9 @@ class SGD(Optimizer):
     form : {"torch", "classic"}, default "torch"
         Whether the learning rate scales the whole velocity when it is applied (PyTorch, optax, MLX), or each gradient
         when it enters (the textbook, Keras, scikit-learn). The same path as long as ``lr`` does not change.
+    threads : int, optional
+        How many threads a step may use, from 1 to 256; by default as many as :func:`gdm.get_num_threads` says. The
+        result does not depend on it.
 
     Attributes
     ----------
@@ -435,6 +374,8 @@ class SGD(Optimizer):
         The hyperparameters, checked when set. Setting one sets it in every group.
     form
         The form; it cannot be changed.
+    threads
+        How many threads a step may use, or None; not part of the saved state.
     groups : tuple of Group
         The groups, with the same attributes: ``opt.groups[1].lr = 0.001``.
     velocity
@@ -485,6 +426,7 @@ class SGD(Optimizer):
         decoupled_weight_decay: bool = False,
         maximize: bool = False,
         form: Literal["torch", "classic"] = "torch",
+        threads: int | None = None,
     ) -> None:
         super().__init__(
             params,
@@ -498,6 +440,7 @@ class SGD(Optimizer):
                 "maximize": maximize,
                 "form": form,
             },
+            threads,
         )
 
     @staticmethod

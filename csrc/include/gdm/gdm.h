@@ -1,15 +1,16 @@
 /* gdm: gradient descent with momentum, in place, over contiguous float buffers.
  *
  * What holds for every update function
- *   buffers    `n` contiguous elements each, aligned to their element type. No buffer may share memory with another
- * one. args       options; the first field is the size of the struct as the caller knows it, so that fields can be
+ *   buffers    `n` contiguous elements each, aligned to their element type. No two may share memory.
+ *   args       options; the first field is the size of the struct as the caller knows it, so that fields can be
  *              appended: write `gdm_sgd_args args = {.size = sizeof args, .lr = 0.1};`. A field left 0 is an option
  *              left off.
  *   result     GDM_OK, or a status that says what is wrong; then nothing has been written. n = 0 is fine and does
  *              nothing (pointers may then be NULL).
  *   numbers    every operation is rounded once, in the order the formula is written, with no fused multiply-add: the
  *              same bits on every machine. NaN, infinities and subnormals propagate as IEEE 754 says.
- *   threads    may be called from any number of threads at once on different buffers. Nothing is allocated.
+ *   threads    may be called from any number of threads at once on different buffers. Nothing is allocated, but for the
+ *              threads that share the work of large updates, at the first one (see the end).
  *
  * In the formulas g is the gradient after `maximize` (negated) and coupled decay (g + weight_decay * p).
  */
@@ -38,7 +39,8 @@ typedef enum gdm_status {
     GDM_ERR_NESTEROV,     /* nesterov with momentum 0 */
     GDM_ERR_FORM,         /* form is neither GDM_FORM_TORCH nor GDM_FORM_CLASSIC */
     GDM_ERR_ISA,          /* an instruction set that is unknown, or that this machine cannot run */
-    GDM_ERR_MEMORY        /* an allocation failed */
+    GDM_ERR_MEMORY,       /* an allocation failed */
+    GDM_ERR_THREADS       /* a number of threads that is not between 1 and GDM_MAX_THREADS */
 } gdm_status;
 
 /* One English sentence for a status; never NULL. */
@@ -110,6 +112,21 @@ const char *gdm_available_isa(size_t i);
 
 /* Uses the named one from now on, in every thread. GDM_ERR_ISA, and no change, if this machine cannot run it. */
 gdm_status gdm_set_isa(const char *name);
+
+/* ---- Threads ----------------------------------------------------------------------------------------------------
+ *
+ * Large updates are split over threads of gdm's own, which are started when first needed and sleep in between; the
+ * results do not depend on how many there are. A call from within another one, or next to one, runs alone.
+ */
+
+#define GDM_MAX_THREADS 256
+
+/* How many threads an update may use: as set, else what GDM_NUM_THREADS says, else OMP_NUM_THREADS, else as many as the
+ * CPUs that this process may use (affinity, cgroup quota). */
+int gdm_get_num_threads(void);
+
+/* Sets that, for the whole process. GDM_ERR_THREADS, and no change, unless 1 <= n <= GDM_MAX_THREADS. */
+gdm_status gdm_set_num_threads(int n);
 
 #ifdef __cplusplus
 }

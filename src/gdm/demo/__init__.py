@@ -71,7 +71,7 @@ def _one_thread() -> AbstractContextManager[object]:
     They are too small to gain from more. And the step finds the gradients in its core's cache, and the sums are rounded
     in the same order each time. Scikit-learn brings threadpoolctl.
     """
-    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+    from threadpoolctl import threadpool_limits
 
     limits: AbstractContextManager[object] = threadpool_limits(1)
     return limits

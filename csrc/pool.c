@@ -1,0 +1,238 @@
+#define _GNU_SOURCE /* pthread_setname_np */
+
+#include "pool.h"
+
+#include "gdm/gdm.h"
+
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdint.h>
+#include <time.h>
+
+/* A worker that has nothing to do looks for work so long before it sleeps: the gap between the steps of a tight loop,
+ * too short to take a core from anybody. */
+#define SPIN_NS 20000
+
+/* So many bytes must a thread have to do to be worth its while: handing out work costs 1 us to threads that look for
+ * it, and 5-10 us to threads that sleep. */
+#define SHARE_IF_AWAKE (384 << 10)
+#define SHARE_IF_ASLEEP (2 << 20)
+
+/* What a thread has still to do: tasks from front (high half) up to back (low half). On a cache line of its own. */
+struct share {
+    _Alignas(64) _Atomic uint64_t left;
+};
+
+static struct {
+    atomic_int running;    /* taken by the caller of a run */
+    _Atomic uint64_t gate; /* OPEN while there is work to begin; plus the number of workers that are at it */
+    atomic_uint epoch;     /* counts the runs, so that a worker sees that there is a new one */
+    atomic_uint awake;     /* workers that look for work without sleeping */
+    atomic_uint asleep;
+    atomic_int stop;
+
+    /* The run: written while the gate is closed and nobody is inside. */
+    task *task;
+    void *context;
+    unsigned threads;
+    struct share shares[GDM_MAX_THREADS];
+
+    unsigned workers; /* how many have been started; only the caller of a run adds to them */
+    pthread_t handles[GDM_MAX_THREADS];
+    pthread_mutex_t lock; /* for sleeping and waking */
+    pthread_cond_t wake;
+} pool = {.lock = PTHREAD_MUTEX_INITIALIZER, .wake = PTHREAD_COND_INITIALIZER};
+
+static const uint64_t OPEN = (uint64_t)1 << 32;
+
+static void pause_briefly(void) {
+#if defined __x86_64__
+    __builtin_ia32_pause();
+#elif defined __aarch64__
+    __asm__ volatile("yield");
+#endif
+}
+
+static int64_t now_ns(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
+}
+
+/* ---- a run ---------------------------------------------------------------------------------------------------- */
+
+enum end { FRONT, BACK };
+
+/* Takes one task from an end of the share; returns 0 if none is left. */
+static int take(struct share *from, enum end end, size_t *i) {
+    uint64_t old = atomic_load_explicit(&from->left, memory_order_relaxed);
+    for (;;) {
+        const uint64_t front = old >> 32, back = old & UINT32_MAX;
+        if (front >= back) return 0;
+        *i = end == FRONT ? front : back - 1;
+        const uint64_t rest = end == FRONT ? old + OPEN : old - 1;
+        if (atomic_compare_exchange_weak_explicit(&from->left, &old, rest, memory_order_relaxed, memory_order_relaxed))
+            return 1;
+    }
+}
+
+/* One thread's part in a run: its own share from the front, then the others' from the back. */
+static void work(unsigned self) {
+    size_t i;
+    while (take(&pool.shares[self], FRONT, &i)) pool.task(pool.context, i);
+    for (unsigned k = 1; k < pool.threads; k++)
+        while (take(&pool.shares[(self + k) % pool.threads], BACK, &i)) pool.task(pool.context, i);
+}
+
+/* A worker goes in only while the gate is open, so that the caller, once it has closed it, knows who is inside. */
+static int go_in(void) {
+    uint64_t gate = atomic_load_explicit(&pool.gate, memory_order_relaxed);
+    while (gate & OPEN)
+        if (atomic_compare_exchange_weak_explicit(&pool.gate, &gate, gate + 1, memory_order_acquire,
+                                                  memory_order_relaxed))
+            return 1;
+    return 0;
+}
+
+static void go_out(void) {
+    atomic_fetch_sub_explicit(&pool.gate, 1, memory_order_release);
+}
+
+/* Waits for a run that the worker has not seen; briefly awake, then asleep. */
+static void wait_for_run(unsigned seen) {
+    atomic_fetch_add(&pool.awake, 1);
+    const int64_t end = now_ns() + SPIN_NS;
+    do {
+        for (int i = 0; i < 64; i++) {
+            if (atomic_load_explicit(&pool.epoch, memory_order_acquire) != seen) {
+                atomic_fetch_sub(&pool.awake, 1);
+                return;
+            }
+            pause_briefly();
+        }
+    } while (now_ns() < end);
+    atomic_fetch_sub(&pool.awake, 1);
+
+    pthread_mutex_lock(&pool.lock);
+    atomic_fetch_add(&pool.asleep, 1); /* before the last look at epoch: see run_together */
+    while (atomic_load(&pool.epoch) == seen && !atomic_load(&pool.stop)) pthread_cond_wait(&pool.wake, &pool.lock);
+    atomic_fetch_sub(&pool.asleep, 1);
+    pthread_mutex_unlock(&pool.lock);
+}
+
+static void *worker(void *index) {
+    const unsigned self = (unsigned)(uintptr_t)index;
+    unsigned seen = 0;
+    while (!atomic_load(&pool.stop)) {
+        wait_for_run(seen);
+        seen = atomic_load_explicit(&pool.epoch, memory_order_acquire);
+        if (go_in()) {
+            if (self < pool.threads) work(self);
+            go_out();
+        }
+    }
+    return NULL;
+}
+
+static void run_together(unsigned threads, size_t count, task *run, void *context) {
+    pool.task = run;
+    pool.context = context;
+    pool.threads = threads;
+    for (unsigned t = 0; t < threads; t++) {
+        const uint64_t front = count * t / threads, back = count * (t + 1) / threads;
+        atomic_store_explicit(&pool.shares[t].left, front << 32 | back, memory_order_relaxed);
+    }
+    atomic_store_explicit(&pool.gate, OPEN, memory_order_release);
+    /* Sequentially consistent, as the worker's two: either it sees the new epoch, or we see that it sleeps. */
+    atomic_fetch_add(&pool.epoch, 1);
+    if (atomic_load(&pool.asleep)) {
+        pthread_mutex_lock(&pool.lock);
+        pthread_cond_broadcast(&pool.wake);
+        pthread_mutex_unlock(&pool.lock);
+    }
+    work(0);
+    atomic_fetch_and_explicit(&pool.gate, ~OPEN, memory_order_relaxed);
+    for (int spins = 0; atomic_load_explicit(&pool.gate, memory_order_acquire) != 0; spins++) {
+        if (spins < 10000)
+            pause_briefly();
+        else
+            sched_yield(); /* who is inside may be waiting for this very core */
+    }
+}
+
+/* ---- threads: started when first needed, none left behind ------------------------------------------------------- */
+
+static atomic_uint generation;
+
+/* In the child of a fork there are no workers, whatever the pool says. */
+static void start_anew(void) {
+    atomic_store(&pool.running, 0);
+    atomic_store(&pool.gate, 0);
+    atomic_store(&pool.epoch, 0);
+    atomic_store(&pool.awake, 0);
+    atomic_store(&pool.asleep, 0);
+    pool.workers = 0;
+    pthread_mutex_init(&pool.lock, NULL);
+    pthread_cond_init(&pool.wake, NULL);
+    atomic_fetch_add(&generation, 1);
+}
+
+unsigned gdm_generation(void) {
+    return atomic_load_explicit(&generation, memory_order_relaxed);
+}
+
+__attribute__((constructor)) static void at_load(void) {
+    pthread_atfork(NULL, NULL, start_anew);
+}
+
+/* Before exit, and before the library is unloaded. */
+__attribute__((destructor)) static void at_exit(void) {
+    atomic_store(&pool.stop, 1);
+    atomic_fetch_add(&pool.epoch, 1);
+    pthread_mutex_lock(&pool.lock);
+    pthread_cond_broadcast(&pool.wake);
+    pthread_mutex_unlock(&pool.lock);
+    for (unsigned i = 0; i < pool.workers; i++) pthread_join(pool.handles[i], NULL);
+    pool.workers = 0;
+}
+
+/* Starts workers until there are so many. Fewer, without complaint, if the system gives no more. */
+static void start_workers(unsigned wanted) {
+    sigset_t all, before;
+    pthread_attr_t attributes;
+    sigfillset(&all); /* signals are for the program's own threads */
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    pthread_attr_init(&attributes);
+    pthread_attr_setstacksize(&attributes, 256 * 1024);
+    while (pool.workers < wanted) {
+        pthread_t *handle = &pool.handles[pool.workers];
+        if (pthread_create(handle, &attributes, worker, (void *)(uintptr_t)(pool.workers + 1))) break;
+#if defined __linux__
+        pthread_setname_np(*handle, "gdm");
+#endif
+        pool.workers++;
+    }
+    pthread_attr_destroy(&attributes);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+}
+
+void gdm_pool_run(unsigned threads, size_t count, task *run, void *context) {
+    if (threads > count) threads = (unsigned)count;
+    if (threads > GDM_MAX_THREADS) threads = GDM_MAX_THREADS;
+    int free_ = 0;
+    if (threads > 1 && !atomic_load(&pool.stop) && atomic_compare_exchange_strong(&pool.running, &free_, 1)) {
+        if (pool.workers < threads - 1) start_workers(threads - 1);
+        run_together(pool.workers + 1 < threads ? pool.workers + 1 : threads, count, run, context);
+        atomic_store(&pool.running, 0);
+    } else {
+        for (size_t i = 0; i < count; i++) run(context, i);
+    }
+}
+
+unsigned gdm_pool_threads_for(size_t bytes, unsigned threads) {
+    const int awake = atomic_load_explicit(&pool.awake, memory_order_relaxed) > 0;
+    const size_t share = awake ? SHARE_IF_AWAKE : SHARE_IF_ASLEEP;
+    return bytes / share < threads ? (unsigned)(bytes / share) : threads;
+}

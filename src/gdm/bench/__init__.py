@@ -1,0 +1,1 @@
+"""Measurements of gdm among its peers."""

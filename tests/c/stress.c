@@ -1,0 +1,101 @@
+/* The pool and the plan under stress, for the sanitizers: many callers at once, nested runs, all sizes and thread counts.
+ * Prints the number of runs; exits with 1 at the first task that did not run exactly once, or wrong result. */
+#include "../../csrc/plan.h"
+#include "../../csrc/pool.h"
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <time.h>
+
+enum { CALLERS = 3, MOST = 700, ELEMENTS = 100000 };
+
+static atomic_long runs;
+
+static void fail(const char *what) {
+    fprintf(stderr, "FAILED: %s\n", what);
+    exit(1);
+}
+
+struct counts {
+    unsigned char done[MOST]; /* plain bytes: each is some task's own, and the caller's after the run */
+    int nested;
+};
+
+static void count_one(void *context, size_t i) {
+    ((struct counts *)context)->done[i]++;
+}
+
+static void count_and_nest(void *context, size_t i) {
+    struct counts inner = {{0}, 0};
+    count_one(context, i);
+    gdm_pool_run(4, 5, count_one, &inner);
+    for (size_t k = 0; k < 5; k++)
+        if (inner.done[k] != 1) fail("a task of a nested run");
+}
+
+static void one_run(unsigned *random) {
+    struct counts counts = {{0}, 0};
+    const size_t count = rand_r(random) % MOST;
+    const int nested = rand_r(random) % 8 == 0;
+    gdm_pool_run(1 + rand_r(random) % 9, count, nested ? count_and_nest : count_one, &counts);
+    for (size_t i = 0; i < MOST; i++)
+        if (counts.done[i] != (i < count)) fail("a task did not run exactly once");
+    atomic_fetch_add(&runs, 1);
+}
+
+/* A plan of four entries, one large, one empty, stepped with changing numbers of threads: what one thread gives. */
+static void one_plan(unsigned *random) {
+    static const size_t sizes[] = {ELEMENTS, 0, 7, 40000};
+    struct plan plans[2];
+    float *memory[2];
+    const gdm_momentum_args args = {.size = sizeof args, .lr = 0.1, .momentum = 0.9, .weight_decay = 0.01};
+    for (int k = 0; k < 2; k++) {
+        if (gdm_plan_init(&plans[k], 1, 4)) fail("gdm_plan_init");
+        float *next = memory[k] = malloc(3 * sizeof(float) * (ELEMENTS + 7 + 40000));
+        if (!next) fail("malloc");
+        for (size_t i = 0; i < 3 * (ELEMENTS + 7 + 40000); i++) next[i] = (float)(i % 1000) * 0.01f;
+        plans[k].groups[0].rule = RULE_momentum;
+        if (gdm_prepare_momentum(&args, &plans[k].groups[0].prepared)) fail("gdm_prepare_momentum");
+        for (int e = 0; e < 4; e++) {
+            struct entry *entry = &plans[k].entries[e];
+            entry->n = sizes[e];
+            for (int b = 0; b < 3; b++, next += sizes[e]) entry->buffers[b] = next;
+        }
+        if (gdm_plan_arrange(&plans[k])) fail("gdm_plan_arrange");
+    }
+    plans[0].threads = 1;
+    for (int step = 0; step < 3; step++)
+        for (int k = 0; k < 2; k++) {
+            if (k) plans[k].threads = 1 + rand_r(random) % 8;
+            if (gdm_plan_step(&plans[k])) fail("gdm_plan_step");
+        }
+    for (size_t i = 0; i < 3 * (ELEMENTS + 7 + 40000); i++)
+        if (memory[0][i] != memory[1][i]) fail("the result depends on the number of threads");
+    for (int k = 0; k < 2; k++) {
+        gdm_plan_free(&plans[k]);
+        free(memory[k]);
+    }
+    atomic_fetch_add(&runs, 1);
+}
+
+static void *caller(void *seed) {
+    unsigned random = (unsigned)(size_t)seed;
+    const time_t end = time(NULL) + 4;
+    while (time(NULL) < end) {
+        for (int i = 0; i < 50; i++) one_run(&random);
+        one_plan(&random);
+        /* Now and then long enough for the workers to fall asleep. */
+        if (rand_r(&random) % 4 == 0) nanosleep(&(struct timespec){0, 200000}, NULL);
+    }
+    return NULL;
+}
+
+int main(void) {
+    pthread_t threads[CALLERS];
+    for (size_t i = 0; i < CALLERS; i++) pthread_create(&threads[i], NULL, caller, (void *)(i + 1));
+    for (size_t i = 0; i < CALLERS; i++) pthread_join(threads[i], NULL);
+    printf("%ld runs\n", atomic_load(&runs));
+    return 0;
+}

@@ -1,0 +1,348 @@
+"""Threads: how many, the same bits whatever their number, forks, signals, exit."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import shutil
+import subprocess
+import sys
+import textwrap
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import gdm
+from support import DTYPES, ISAS, RULES, assert_same_bits, buffers, function, numbers, option_cases
+
+ROOT = Path(__file__).parent.parent
+LARGE = 1_000_003  # enough for several threads, and not a multiple of anything
+
+
+def python(code: str, *, timeout: float = 120, **environment: str) -> str:
+    """The output of the code in a fresh interpreter, which must end well and in time."""
+    env = {name: value for name, value in os.environ.items() if name not in ("GDM_NUM_THREADS", "OMP_NUM_THREADS")}
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)],
+        env={**env, **environment},
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+@pytest.fixture(autouse=True)
+def _restore_threads():
+    before = gdm.get_num_threads()
+    yield
+    gdm.set_num_threads(before)
+
+
+# ---- how many ----
+
+
+def test_default_number():
+    show = "import gdm; print(gdm.get_num_threads())"
+    cpus = len(os.sched_getaffinity(0))
+    assert 1 <= int(python(show)) <= cpus
+    assert python(show, GDM_NUM_THREADS="3") == "3"
+    assert python(show, OMP_NUM_THREADS="5") == "5"
+    assert python(show, OMP_NUM_THREADS="5,2") == "5"
+    assert python(show, GDM_NUM_THREADS="3", OMP_NUM_THREADS="5") == "3"
+    assert int(python(show, OMP_NUM_THREADS="many")) <= cpus
+    assert python("import os; os.sched_setaffinity(0, [min(os.sched_getaffinity(0))]); " + show) == "1"
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "two", "257", "2.0"])
+def test_wrong_environment(value):
+    done = subprocess.run(
+        [sys.executable, "-c", "import gdm"],
+        env={**os.environ, "GDM_NUM_THREADS": value},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert f"GDM_NUM_THREADS must be from 1 to 256, got '{value}'" in done.stderr
+
+
+def test_setting_the_number():
+    gdm.set_num_threads(3)
+    with gdm.threads(2):
+        assert gdm.get_num_threads() == 2
+        with gdm.threads(5):
+            assert gdm.get_num_threads() == 5
+        assert gdm.get_num_threads() == 2
+    assert gdm.get_num_threads() == 3
+    with pytest.raises(ZeroDivisionError), gdm.threads(7):
+        raise ZeroDivisionError
+    assert gdm.get_num_threads() == 3
+    optimizer = gdm.SGD(np.ones(3), threads=4)
+    assert optimizer.threads == 4
+    optimizer.threads = None
+    assert optimizer.threads is None
+
+
+@pytest.mark.parametrize(
+    "set_to", [gdm.set_num_threads, gdm.threads, lambda n: gdm.SGD(np.ones(2), threads=n)], ids=["set", "with", "SGD"]
+)
+def test_wrong_numbers(set_to):
+    before = gdm.get_num_threads()
+    for n in (0, -1, 257):
+        with pytest.raises(ValueError, match=r"must be from 1 to 256, got"):
+            set_to(n)
+    for n in (1.5, "two", [1]):
+        with pytest.raises(TypeError, match=r"must be a whole number"):
+            set_to(n)
+    assert gdm.get_num_threads() == before
+
+
+def test_threadpoolctl():
+    threadpoolctl = pytest.importorskip("threadpoolctl")
+    gdm.set_num_threads(2)
+    (info,) = [i for i in threadpoolctl.threadpool_info() if i["internal_api"] == "gdm"]
+    assert info["num_threads"] == 2
+    assert info["version"] == gdm.__version__
+    with threadpoolctl.threadpool_limits(1):
+        assert gdm.get_num_threads() == 1
+    assert gdm.get_num_threads() == 2
+    with threadpoolctl.threadpool_limits({"gdm": 1}):
+        assert gdm.get_num_threads() == 1
+
+
+@pytest.mark.parametrize("first", ["threadpoolctl", "gdm"])
+def test_threadpoolctl_in_either_order(first):
+    pytest.importorskip("threadpoolctl")
+    second = "gdm" if first == "threadpoolctl" else "threadpoolctl"
+    code = f"import {first}, {second}; print([i['internal_api'] for i in threadpoolctl.threadpool_info()])"
+    assert "'gdm'" in python(code)
+
+
+# ---- the same bits ----
+
+
+@pytest.mark.parametrize("dtype", DTYPES.values(), ids=list(DTYPES))
+@pytest.mark.parametrize("rule", list(RULES))
+def test_functions_with_any_number_of_threads(rule, dtype, isa):
+    options = option_cases(rule)[-1]
+    expected = buffers(rule, dtype, LARGE)
+    function(rule, native=False)(*expected, **options)
+    for n in range(1, 9):
+        arrays = buffers(rule, dtype, LARGE)
+        with gdm.threads(n):
+            function(rule)(*arrays, **options)
+        for after, wanted in zip(arrays, expected, strict=True):
+            assert_same_bits(after, wanted, f"{n} threads")
+
+
+SIZES = {
+    "one": [LARGE],
+    "a few": [LARGE, 0, 3, 70_000, 16_384, 16_385, 200_000],
+    "many small": [64] * 12_000,
+    "uneven": [1 + (k * 7919) % 3000 for k in range(800)],
+}
+
+
+@pytest.mark.parametrize("sizes", SIZES.values(), ids=list(SIZES))
+def test_optimizers_with_any_number_of_threads(sizes, isa):
+    """Two groups, both dtypes, the first step and later ones."""
+
+    def train(threads, backend="native"):
+        params = [numbers(np.float64 if k % 3 == 1 else np.float32, n, k) for k, n in enumerate(sizes)]
+        grads = [numbers(p.dtype, p.size, k + 1) for k, p in enumerate(params)]
+        half = len(params) // 2
+        gdm.set_backend(backend)
+        optimizer = gdm.SGD(
+            [{"params": params[:half], "weight_decay": 0.01}, {"params": params[half:]}],
+            lr=0.1,
+            momentum=0.9,
+            threads=threads,
+        )
+        optimizer.bind([grads[:half], grads[half:]])
+        for _ in range(2):
+            optimizer.step()
+        return params
+
+    expected = train(1, "reference")
+    for threads in (1, 2, 3, 8):
+        for after, wanted in zip(train(threads), expected, strict=True):
+            assert_same_bits(after, wanted, f"{threads} threads")
+
+
+def test_optimizers_side_by_side():
+    """Python threads that step at the same time: one has the pool, the others work alone."""
+    gdm.set_num_threads(4)
+    results = {}
+
+    def work(k):
+        param = np.full(LARGE, float(k), np.float32)
+        optimizer = gdm.SGD(param, lr=0.1, momentum=0.9)
+        optimizer.bind(np.full(LARGE, 0.5, np.float32))
+        for _ in range(20):
+            optimizer.step()
+        results[k] = param
+
+    threads = [threading.Thread(target=work, args=(k,)) for k in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for k, param in results.items():
+        work(k)
+        np.testing.assert_array_equal(param, results[k])
+
+
+# ---- forks, signals, exit ----
+
+WORKERS = """
+    import os, pathlib
+    import numpy as np
+    import gdm
+
+    gdm.set_num_threads(3)
+    def workers():
+        names = [(t / "comm").read_text().strip() for t in pathlib.Path("/proc/self/task").iterdir()]
+        return names.count("gdm")
+    def make(n=1 << 21):
+        optimizer = gdm.SGD(np.zeros(n, np.float32), lr=1.0)
+        optimizer.bind(np.full(n, -1.0, np.float32))
+        return optimizer
+    def steps(optimizer):
+        before = optimizer._params[0][0]
+        for _ in range(3):
+            optimizer.step()
+        assert np.all(optimizer._params[0] == before + 3)
+"""
+only_linux = pytest.mark.skipif(sys.platform != "linux", reason="NOT TESTED: threads are counted through /proc")
+
+
+@only_linux
+def test_threads_start_when_needed():
+    code = """
+    print(workers(), end=" ")
+    small = make(1000); steps(small); print(workers(), end=" ")
+    steps(make()); print(workers(), end=" ")
+    gdm.set_num_threads(5); steps(make()); print(workers())
+    """
+    assert python(textwrap.dedent(WORKERS) + textwrap.dedent(code)) == "0 0 2 4"
+
+
+@only_linux
+def test_workers_take_no_signals():
+    code = """
+    steps(make())
+    for task in pathlib.Path("/proc/self/task").iterdir():
+        status = dict(line.split(":\\t") for line in (task / "status").read_text().splitlines() if ":\\t" in line)
+        if status["Name"] == "gdm":
+            blocked = int(status["SigBlk"], 16)
+            print(all(blocked >> signal - 1 & 1 for signal in (1, 2, 3, 10, 14, 15, 17)), end=" ")
+    """
+    assert python(textwrap.dedent(WORKERS) + textwrap.dedent(code)) == "True True"
+
+
+FORKS = """
+    import sys, threading, multiprocessing
+
+    def fork_and_step(child_optimizer):
+        pid = os.fork()
+        if pid == 0:
+            code = 1
+            try:
+                steps(child_optimizer())
+                code = 0 if workers() == 2 else 2
+            finally:
+                os._exit(code)
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+    optimizer = make()
+    idle = [fork_and_step(make) for _ in range(TRIALS)]
+    steps(optimizer)
+    after_a_step = [fork_and_step(lambda: optimizer) for _ in range(TRIALS)]
+    second_thread = []
+    stop = threading.Event()
+    def keep_stepping():
+        mine = make()
+        while not stop.is_set():
+            mine.step()
+    threading.Thread(target=keep_stepping).start()
+    forker = threading.Thread(target=lambda: second_thread.extend(fork_and_step(make) for _ in range(TRIALS)))
+    forker.start(); forker.join(); stop.set()
+    steps(optimizer)
+    print(*({code: codes.count(code) for code in set(codes)} for codes in (idle, after_a_step, second_thread)))
+"""
+
+
+@only_linux
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_forks():
+    """From an idle process, after steps, and from a second thread in the middle of another's step: no child hangs."""
+    trials = 100
+    code = textwrap.dedent(WORKERS) + textwrap.dedent(FORKS).replace("TRIALS", str(trials))
+    assert python(code, timeout=300) == " ".join([f"{{0: {trials}}}"] * 3)
+
+
+def _step_in_pool(k: int) -> bool:
+    param = np.zeros(LARGE, np.float32)
+    gdm.sgd(param, np.full(LARGE, -1.0, np.float32), lr=float(k))
+    return bool(np.all(param == k))
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+def test_multiprocessing_pool():
+    gdm.set_num_threads(2)
+    assert _step_in_pool(1)
+    with multiprocessing.get_context("fork").Pool(2) as pool:
+        assert all(pool.map_async(_step_in_pool, range(1, 41)).get(timeout=120))
+
+
+@pytest.mark.parametrize("end", ["", "sys.exit()", "os._exit(0)", "os.kill(os.getpid(), 15)"])
+def test_exit(end):
+    """At once, with idle workers, and while a daemon thread is still stepping."""
+    code = f"""
+    import os, sys, threading, time
+    steps(make())
+    def forever():
+        optimizer = make()
+        while True:
+            optimizer.step()
+    threading.Thread(target=forever, daemon=True).start()
+    time.sleep(0.05)
+    print("end", flush=True)
+    {end}
+    """
+    begin = textwrap.dedent(WORKERS) + textwrap.dedent(code)
+    done = subprocess.run([sys.executable, "-c", begin], capture_output=True, text=True, timeout=30)
+    assert done.stdout.strip() == "end"
+    assert done.returncode == (-15 if "kill" in end else 0), done.stderr
+
+
+# ---- the C code under the sanitizers ----
+
+
+@pytest.mark.parametrize("sanitizer", ["thread", "address,undefined"])
+def test_stress(sanitizer, tmp_path):
+    """Many callers, nested runs, every number of threads: each task once, no race, no report."""
+    if not shutil.which("gcc"):
+        pytest.skip("NOT TESTED: the pool under sanitizers; needs gcc")
+    flags = {"avx2": ["-mavx2"], "avx512": ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl"]}
+    common = ["gcc", "-std=gnu11", "-g", "-O1", f"-fsanitize={sanitizer}", "-fno-sanitize-recover=all", "-pthread"]
+    isas = ["baseline", "avx2", "avx512"] if "avx2" in ISAS else ISAS
+    objects = []
+    sources = [ROOT / "tests/c/stress.c", *(ROOT / "csrc").glob("*.c"), *(ROOT / f"csrc/isa/{i}.c" for i in isas)]
+    for source in sources:
+        objects.append(tmp_path / f"{source.stem}.o")
+        extra = flags.get(source.stem, [])
+        subprocess.run(
+            [*common, *extra, "-I", ROOT / "csrc/include", "-c", source, "-o", objects[-1]], check=True, timeout=120
+        )
+    program = tmp_path / "stress"
+    linked = subprocess.run([*common, *objects, "-o", program], capture_output=True, text=True, timeout=120)
+    if "cannot find" in linked.stderr:
+        pytest.skip(f"NOT TESTED: the pool under -fsanitize={sanitizer}; its run-time library is not here")
+    assert linked.returncode == 0, linked.stderr
+    done = subprocess.run([program], capture_output=True, text=True, timeout=120, env={"GDM_NUM_THREADS": "4"})
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout.split()[0]) > 100
