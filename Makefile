@@ -32,8 +32,8 @@ format: $(VENV)/lint.installed  ## format everything
 	$(BIN)/ruff check --fix .
 	$(BIN)/clang-format -i $(C_FILES)
 
-bench: $(VENV)/bench.installed  ## measure, on a quiet machine
-	$(BIN)/python -m pytest bench --benchmark-only --benchmark-quiet -q -s
+bench: $(VENV)/bench.installed  ## measure against every peer, on a quiet machine: out/bench.*
+	$(BIN)/python -m pytest bench --benchmark-only --benchmark-quiet --benchmark-json=out/pytest-benchmark.json
 
 clean:  ## remove all that is generated
 	rm -rf $(VENV) .venvs build dist out

@@ -1,66 +1,46 @@
-"""Benchmarks: each times gdm among its peers, in turn in one run, asserts the results, and records all medians."""
+"""Collects what the benchmarks measured, and at the end prints the table, saves it, and draws the pictures."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from gdm.bench.peers import Limit, enter
-from gdm.bench.timing import Contestant, Timing, interleave
+from gdm.bench import Case, Result, finish, measure, report
+
+RESULTS = pytest.StashKey[list[Result]]()
+MISSING = pytest.StashKey[dict[str, str]]()
+
+
+def pytest_configure(config):
+    config.stash[RESULTS] = []
+    config.stash[MISSING] = {}
 
 
 @pytest.fixture
-def compare(benchmark, record_missing):
-    """Times peers on the same work and returns name → Timing; pytest-benchmark reports gdm's, and keeps the others."""
+def compare(benchmark, request):
+    """Measures a case. pytest-benchmark's own row is gdm's; all medians are in its extra_info."""
 
-    def run(group: str, shapes, peers, *, seconds: float = 2.0) -> dict[str, Timing]:
-        entered = enter(shapes, peers, missing=record_missing)
-        contestants: dict[str, Contestant] = {}
-        for name, peer in entered.items():
-            if isinstance(peer, Limit):
-                contestants |= {f"limit {i}": variant for i, variant in enumerate(peer.variants())}
-            else:
-                contestants[name] = peer.contestant()
-        timings = interleave(contestants, seconds=seconds)
-        limits = [timings.pop(name) for name in list(timings) if name.startswith("limit ")]
-        if limits:
-            timings["limit"] = min(limits, key=lambda timing: timing.median)
-        first, *others = timings
-        benchmark.group = group
-        benchmark.extra_info.update({name: timing.median for name, timing in timings.items()})
-        timer = contestants[first].timer()
-        repeats = max(1, int(1e-4 / timings[first].median))
-        benchmark.pedantic(lambda: timer.timeit(repeats), rounds=5)
-        print(f"\n{group}: {first} {_time(timings[first].median)}", end="")
-        print(
-            *(f", {name} {_time(timings[name].median)} ({ratio(timings, name, first):.2f}x)" for name in others), sep=""
-        )
-        return timings
+    def run(case: Case) -> Result:
+        result = measure(case, missing=request.config.stash[MISSING].setdefault)
+        request.config.stash[RESULTS].append(result)
+        benchmark.group = case.group
+        benchmark.extra_info.update(result.as_json())
+        rounds = iter(result.ours.rounds)
+        benchmark.pedantic(lambda: next(rounds), rounds=1)
+        return result
 
     return run
 
 
-@pytest.fixture
-def record_missing(request):
-    """Names each library that is not here, once a run."""
-    seen = request.config.stash.setdefault(MISSING, set())
-
-    def missing(name: str, reason: str) -> None:
-        if name not in seen:
-            seen.add(name)
-            print(f"\nNOT COMPARED: {name} ({reason})")
-
-    return missing
-
-
-MISSING = pytest.StashKey[set]()
-
-
-def ratio(timings: dict[str, Timing], name: str, base: str) -> float:
-    return timings[name].median / timings[base].median
-
-
-def _time(seconds: float) -> str:
-    for unit, scale in (("s", 1), ("ms", 1e3), ("us", 1e6)):
-        if seconds * scale >= 1:
-            return f"{seconds * scale:.3g} {unit}"
-    return f"{seconds * 1e9:.3g} ns"
+def pytest_terminal_summary(terminalreporter, config):
+    results = config.stash[RESULTS]
+    if not results:
+        return
+    out = Path("out")
+    out.mkdir(exist_ok=True)
+    lines = [report.heading(), *(f"not compared: {name} ({why})" for name, why in config.stash[MISSING].items())]
+    text = "\n".join([*lines, report.table(results)])
+    terminalreporter.write_line(text)
+    (out / "bench.txt").write_text(text + "\n")
+    finish(out, results)

@@ -15,10 +15,19 @@
  * too short to take a core from anybody. */
 #define SPIN_NS 20000
 
-/* So many bytes must a thread have to do to be worth its while: handing out work costs 1 us to threads that look for
- * it, and 5-10 us to threads that sleep. */
-#define SHARE_IF_AWAKE (384 << 10)
-#define SHARE_IF_ASLEEP (2 << 20)
+/* So many bytes must a thread have to do to be worth its while: handing out work costs some 0.3 us to threads that look
+ * for it; waking them costs 5 us, and in a virtual machine it can take 100 us until they begin (see docs/decisions.md).
+ * Where steps follow each other so closely that threads once awake stay awake, it pays from the smaller size on. */
+#define SHARE_IF_AWAKE (512 << 10)
+#define SHARE_IF_ASLEEP (4 << 20)
+#define STEPS_OF_A_LOOP 16
+
+/* When a worker that is inside keeps the caller waiting so long, somebody else has its core. The caller then works
+ * alone for a while, so that waiting costs a sixteenth at most; and, if it happens again soon after, twice as long each
+ * time. */
+#define STALL_NS 150000
+#define ALONE_PER_STALL 16
+#define LONGEST_ALONE_NS 1600000000
 
 /* What a thread has still to do: tasks from front (high half) up to back (low half). On a cache line of its own. */
 struct share {
@@ -30,8 +39,9 @@ static struct {
     _Atomic uint64_t gate; /* OPEN while there is work to begin; plus the number of workers that are at it */
     atomic_uint epoch;     /* counts the runs, so that a worker sees that there is a new one */
     atomic_uint awake;     /* workers that look for work without sleeping */
-    atomic_uint asleep;
+    atomic_int asleep;     /* some worker may be asleep; set by workers, cleared by who wakes them all */
     atomic_int stop;
+    _Atomic int64_t alone_until; /* see STALL_NS; 0: not at all */
 
     /* The run: written while the gate is closed and nobody is inside. */
     task *task;
@@ -116,9 +126,11 @@ static void wait_for_run(unsigned seen) {
     atomic_fetch_sub(&pool.awake, 1);
 
     pthread_mutex_lock(&pool.lock);
-    atomic_fetch_add(&pool.asleep, 1); /* before the last look at epoch: see run_together */
-    while (atomic_load(&pool.epoch) == seen && !atomic_load(&pool.stop)) pthread_cond_wait(&pool.wake, &pool.lock);
-    atomic_fetch_sub(&pool.asleep, 1);
+    for (;;) {
+        atomic_store(&pool.asleep, 1); /* before the last look at epoch: see run_together */
+        if (atomic_load(&pool.epoch) != seen || atomic_load(&pool.stop)) break;
+        pthread_cond_wait(&pool.wake, &pool.lock);
+    }
     pthread_mutex_unlock(&pool.lock);
 }
 
@@ -136,6 +148,30 @@ static void *worker(void *index) {
     return NULL;
 }
 
+static void work_alone_after(int64_t stall, int64_t now) {
+    static int64_t alone, until;
+    alone = now - until < alone ? 2 * alone : ALONE_PER_STALL * stall;
+    if (alone > LONGEST_ALONE_NS) alone = LONGEST_ALONE_NS;
+    until = now + alone;
+    atomic_store_explicit(&pool.alone_until, until, memory_order_relaxed);
+}
+
+static void wait_for_those_inside(void) {
+    int64_t begin = 0;
+    for (int spins = 0; atomic_load_explicit(&pool.gate, memory_order_acquire) != 0; spins++) {
+        if (spins < 1000) {
+            pause_briefly();
+        } else {
+            if (!begin) begin = now_ns();
+            sched_yield(); /* who is inside may be waiting for this very core */
+        }
+    }
+    if (begin) {
+        const int64_t now = now_ns();
+        if (now - begin > STALL_NS) work_alone_after(now - begin, now);
+    }
+}
+
 static void run_together(unsigned threads, size_t count, task *run, void *context) {
     pool.task = run;
     pool.context = context;
@@ -147,19 +183,14 @@ static void run_together(unsigned threads, size_t count, task *run, void *contex
     atomic_store_explicit(&pool.gate, OPEN, memory_order_release);
     /* Sequentially consistent, as the worker's two: either it sees the new epoch, or we see that it sleeps. */
     atomic_fetch_add(&pool.epoch, 1);
-    if (atomic_load(&pool.asleep)) {
+    if (atomic_exchange(&pool.asleep, 0)) {
         pthread_mutex_lock(&pool.lock);
         pthread_cond_broadcast(&pool.wake);
         pthread_mutex_unlock(&pool.lock);
     }
     work(0);
     atomic_fetch_and_explicit(&pool.gate, ~OPEN, memory_order_relaxed);
-    for (int spins = 0; atomic_load_explicit(&pool.gate, memory_order_acquire) != 0; spins++) {
-        if (spins < 10000)
-            pause_briefly();
-        else
-            sched_yield(); /* who is inside may be waiting for this very core */
-    }
+    wait_for_those_inside();
 }
 
 /* ---- threads: started when first needed, none left behind ------------------------------------------------------- */
@@ -173,6 +204,7 @@ static void start_anew(void) {
     atomic_store(&pool.epoch, 0);
     atomic_store(&pool.awake, 0);
     atomic_store(&pool.asleep, 0);
+    atomic_store(&pool.alone_until, 0);
     pool.workers = 0;
     pthread_mutex_init(&pool.lock, NULL);
     pthread_cond_init(&pool.wake, NULL);
@@ -231,8 +263,23 @@ void gdm_pool_run(unsigned threads, size_t count, task *run, void *context) {
     }
 }
 
+/* Whether steps have been following each other so closely for a while that workers would stay awake in between. */
+static int in_a_tight_loop(size_t bytes) {
+    static _Atomic int64_t last;
+    static atomic_uint steps;
+    const int64_t now = now_ns(), before = atomic_exchange_explicit(&last, now, memory_order_relaxed);
+    const int64_t fast_step = (int64_t)(bytes / 50); /* at 50 GB/s */
+    if (now - before < SPIN_NS + fast_step)
+        return atomic_fetch_add_explicit(&steps, 1, memory_order_relaxed) >= STEPS_OF_A_LOOP;
+    atomic_store_explicit(&steps, 0, memory_order_relaxed);
+    return 0;
+}
+
 unsigned gdm_pool_threads_for(size_t bytes, unsigned threads) {
-    const int awake = atomic_load_explicit(&pool.awake, memory_order_relaxed) > 0;
-    const size_t share = awake ? SHARE_IF_AWAKE : SHARE_IF_ASLEEP;
+    if (threads < 2 || bytes < 2 * SHARE_IF_AWAKE) return 1;
+    const int64_t until = atomic_load_explicit(&pool.alone_until, memory_order_relaxed);
+    if (until && now_ns() < until) return 1;
+    size_t share = SHARE_IF_AWAKE;
+    if (!atomic_load_explicit(&pool.awake, memory_order_relaxed) && !in_a_tight_loop(bytes)) share = SHARE_IF_ASLEEP;
     return bytes / share < threads ? (unsigned)(bytes / share) : threads;
 }

@@ -198,7 +198,7 @@ def test_optimizers_side_by_side():
 # ---- forks, signals, exit ----
 
 WORKERS = """
-    import os, pathlib
+    import os, pathlib, time
     import numpy as np
     import gdm
 
@@ -225,7 +225,11 @@ def test_threads_start_when_needed():
     print(workers(), end=" ")
     small = make(1000); steps(small); print(workers(), end=" ")
     steps(make()); print(workers(), end=" ")
-    gdm.set_num_threads(5); steps(make()); print(workers())
+    gdm.set_num_threads(5)
+    end = time.monotonic() + 20  # where threads kept a step waiting, gdm does without them for a while
+    while workers() < 4 and time.monotonic() < end:
+        steps(make())
+    print(workers())
     """
     assert python(textwrap.dedent(WORKERS) + textwrap.dedent(code)) == "0 0 2 4"
 

@@ -43,6 +43,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     demo.add_argument("--epochs", type=_positive, default=40, help="passes over the data (default: %(default)s)")
     demo.set_defaults(run=_demo)
 
+    bench = commands.add_parser(
+        "bench",
+        help="measure gdm and its peers on this machine",
+        description="Times one momentum step of gdm, the memory's limit, NumPy, and of Numba, PyTorch and optax as far "
+        "as they are installed; checks every result; prints a table of ratios and writes bench.json and pictures. "
+        "Needs a quiet machine to mean much.",
+    )
+    bench.add_argument(
+        "--out", type=Path, default=Path("out"), help="folder for what is written (default: %(default)s)"
+    )
+    bench.add_argument("--full", action="store_true", help="all cases, for some minutes; without it, under one")
+    bench.set_defaults(run=_bench)
+
     options = parser.parse_args(arguments)
     code: int = options.run(options)
     return code
@@ -70,6 +83,12 @@ def _demo(options: argparse.Namespace) -> int:
     from . import demo
 
     return demo.run(options.out, seed=options.seed, epochs=options.epochs)
+
+
+def _bench(options: argparse.Namespace) -> int:
+    from . import bench
+
+    return bench.run(options.out, full=options.full)
 
 
 def _count(text: str) -> int:

@@ -52,19 +52,16 @@ FLAGS = ("nesterov", "maximize", "decoupled_weight_decay")
 
 def real(name: str, value: object) -> float:
     """The number as a float, if it is a real number inside the domain of the option ``name``."""
-    if isinstance(value, float):
-        number = float.__float__(value)
-    elif (isinstance(value, (np.generic, np.ndarray)) and (value.ndim or value.dtype.kind not in "fiub")) or isinstance(
-        value, (str, bytes, bytearray)
-    ):
+    array_of_others = isinstance(value, (np.generic, np.ndarray)) and (value.ndim or value.dtype.kind not in "fiub")
+    if array_of_others or isinstance(value, (str, bytes, bytearray)):
         raise TypeError(f"{name} must be a real number, not {_kind(value)}")
-    else:
-        try:
-            number = float(value)  # type: ignore[arg-type]
-        except (TypeError, ValueError):
-            raise TypeError(f"{name} must be a real number, not {_kind(value)}") from None
-        except OverflowError:
-            number = math.inf
+    try:
+        # A float's own value, whatever a subclass makes of it: that is what the compiled functions see.
+        number = float.__float__(value) if isinstance(value, float) else float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        raise TypeError(f"{name} must be a real number, not {_kind(value)}") from None
+    except OverflowError:
+        number = math.inf
     if number not in REALS[name]:
         raise ValueError(f"{name} must be {REALS[name].words}, got {_show(value)}")
     return number

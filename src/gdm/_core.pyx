@@ -29,8 +29,11 @@ cdef extern from "numpy/arrayobject.h" nogil:
     bint PyArray_Check(PyObject *)
     bint PyArray_CheckExact(PyObject *)
 
-cdef extern from "Python.h":
-    PyObject *PyList_GET_ITEM(list items, Py_ssize_t i)  # borrowed
+cdef extern from *:
+    """
+    #define GDM_ITEMS(list) (((PyListObject *)(list))->ob_item)
+    """
+    PyObject **items_of "GDM_ITEMS"(PyObject *list)  # borrowed, as long as the list is not changed
 
 cdef extern from "plan.h" nogil:
     cdef enum:
@@ -521,8 +524,9 @@ cdef class Stepper:
     cdef int check_params(self) except -1:
         cdef size_t i
         cdef entry *e = self.plan.entries
+        cdef PyObject **params = items_of(<PyObject *>self.given)
         for i in range(self.plan.count):
-            if not is_unchanged(PyList_GET_ITEM(self.given, i), WRITABLE, e[i].buffers[PARAM], &e[i]):
+            if not is_unchanged(params[i], WRITABLE, e[i].buffers[PARAM], &e[i]):
                 self.stale("params", i)
         return 0
 
@@ -530,14 +534,16 @@ cdef class Stepper:
         """Whether there is one gradient for each parameter, like it, in order, and apart from what a step writes."""
         cdef size_t i
         cdef entry *e = self.plan.entries
+        cdef PyObject **params = items_of(<PyObject *>self.params)
+        cdef PyObject **items = items_of(<PyObject *>grads)
         cdef PyObject *grad
         if <size_t>len(grads) != self.plan.count:
             return False
         for i in range(self.plan.count):
-            grad = PyList_GET_ITEM(grads, i)
+            grad = items[i]
             if not (is_usable(grad, cnp.NPY_ARRAY_ALIGNED) or not exact and PyArray_Check(grad)):
                 return False
-            if not is_like(grad, PyList_GET_ITEM(self.params, i)):
+            if not is_like(grad, params[i]):
                 return False
             if data(grad) != e[i].buffers[GRAD] and gdm_plan_overlaps(&self.plan, data(grad), bytes_of(grad)):
                 return False
@@ -583,7 +589,7 @@ cdef class Stepper:
             items = self.take(grads)
             self.check_params()
             for i in range(self.plan.count):
-                self.bound_at[i] = data(PyList_GET_ITEM(items, i))
+                self.bound_at[i] = data(items_of(<PyObject *>items)[i])
             self.bound = list(items)  # a copy: the caller's list may change
         finally:
             self._leave()
@@ -616,6 +622,7 @@ cdef class Stepper:
         cdef list items
         cdef entry *e
         cdef PyObject *grad
+        cdef PyObject **arrays
         cdef c.status status
         self._enter()
         try:
@@ -623,9 +630,10 @@ cdef class Stepper:
             if items is None:
                 raise RuntimeError("no gradients: call step(grads), or bind(grads) first")
             self.check_params()
+            arrays = items_of(<PyObject *>items)
             for i in range(self.plan.count):
                 e = &self.plan.entries[i]
-                grad = PyList_GET_ITEM(items, i)
+                grad = arrays[i]
                 if grads is None and not is_unchanged(grad, cnp.NPY_ARRAY_ALIGNED, self.bound_at[i], e):
                     self.stale("grads", i)
                 e.buffers[GRAD] = data(grad)

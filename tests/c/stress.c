@@ -1,5 +1,5 @@
-/* The pool and the plan under stress, for the sanitizers: many callers at once, nested runs, all sizes and thread counts.
- * Prints the number of runs; exits with 1 at the first task that did not run exactly once, or wrong result. */
+/* The pool and the plan under stress, for the sanitizers: many callers at once, nested runs, all sizes and thread
+ * counts. Prints the number of runs; exits with 1 at the first task that did not run exactly once, or wrong result. */
 #include "../../csrc/plan.h"
 #include "../../csrc/pool.h"
 

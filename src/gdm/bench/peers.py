@@ -21,6 +21,7 @@ from .timing import Contestant
 
 LR = 1e-3
 MOMENTUM = 0.9
+STEPS = 3  # that every peer takes to be checked
 
 
 class Peer(ABC):
@@ -49,15 +50,9 @@ class Peer(ABC):
         """The parameters as they are now."""
         return self.params
 
-    def check(self) -> None:
-        """Runs three steps and compares with the reference. AssertionError if they differ."""
-        wanted = [p.copy() for p in self.results()]
-        velocity = [np.zeros_like(p) for p in wanted]
-        step = self.contestant().timer()
-        for _ in range(3):
-            step.timeit(1)
-            for p, v, g in zip(wanted, velocity, self.grads, strict=True):
-                gdm.reference.momentum(p, v, g, lr=LR, momentum=MOMENTUM)
+    def check(self, wanted: Sequence[Array]) -> None:
+        """Takes three steps and compares with what the reference comes to. AssertionError if they differ."""
+        self.contestant().timer().timeit(STEPS)
         for ours, theirs in zip(self.results(), wanted, strict=True):
             if self.exact:
                 np.testing.assert_array_equal(ours, theirs, f"{self.name} differs from the reference")
@@ -131,7 +126,7 @@ class Limit(Peer):
             found.append(self.contestant(len(found)))
         return found
 
-    def check(self) -> None:
+    def check(self, wanted: Sequence[Array]) -> None:
         """Every byte has moved: the parameters hold the velocity, the velocity the gradients."""
         for contestant in self.variants():
             for p, v, g in zip(self.params, self.velocity, self.grads, strict=True):
@@ -297,16 +292,21 @@ def enter(
     shapes: Sequence[tuple[int, ...]],
     peers: Sequence[type[Peer]] = PEERS,
     *,
-    missing: Callable[[str, str], None] = lambda name, reason: None,
+    missing: Callable[[str, str], object] = lambda name, reason: None,
 ) -> dict[str, Peer]:
     """The peers that are here, ready and checked; ``missing`` is told of the others."""
     params, grads = make_params(shapes)
     entered: dict[str, Peer] = {}
+    wanted = [p.copy() for p in params]
+    velocity = [np.zeros_like(p) for p in params]
+    for _ in range(STEPS):
+        for p, v, g in zip(wanted, velocity, grads, strict=True):
+            gdm.reference.momentum(p, v, g, lr=LR, momentum=MOMENTUM)
     for peer in peers:
         try:
             entered[peer.name] = peer(params, grads)
         except ImportError as reason:
             missing(peer.name, str(reason))
             continue
-        entered[peer.name].check()
+        entered[peer.name].check(wanted)
     return entered

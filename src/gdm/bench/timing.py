@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import gc
 import timeit
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from statistics import median
-from time import perf_counter
+from time import perf_counter, sleep
 
 
 @dataclass(frozen=True)
@@ -42,8 +42,8 @@ def interleave(
     *,
     seconds: float = 1.0,
     least: int = 7,
-    sample: float = 200e-6,
-    progress: Callable[[], None] = lambda: None,
+    sample: float = 1e-3,
+    rest: float = 0.0,
 ) -> dict[str, Timing]:
     """Times the contestants in turn: one sample of each, then the next of each.
 
@@ -56,9 +56,10 @@ def interleave(
     least : int
         How many rounds there are at least, however long they take.
     sample : float
-        How long a sample should be, in seconds: what is faster is repeated inside it.
-    progress : callable
-        Called after each round.
+        How long a sample should be, in seconds: what is faster is repeated inside it, after a quarter as many
+        repetitions that are not timed, since the others have been in the caches.
+    rest : float
+        How long to sleep before each sample, so that the threads of the one before have gone to sleep.
     """
     timers = {name: contestant.timer() for name, contestant in contestants.items()}
     repeats = {name: _repeats(timer, sample) for name, timer in timers.items()}
@@ -67,10 +68,10 @@ def interleave(
         end = perf_counter() + seconds
         while perf_counter() < end or len(next(iter(rounds.values()))) < least:
             for name, timer in timers.items():
-                # Once untimed: the others have been in the caches since.
-                timer.timeit(1)
+                if rest:
+                    sleep(rest)
+                timer.timeit(1 + repeats[name] // 4)
                 rounds[name].append(timer.timeit(repeats[name]) / repeats[name])
-            progress()
     return {name: Timing(times) for name, times in rounds.items()}
 
 

@@ -1,0 +1,192 @@
+"""The questions that are measured, and how each is."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import gdm
+
+from .peers import PEERS, Gdm, GdmFunction, GdmUnbound, Limit, Numba, NumPyOut, Optax, Peer, TorchFused, enter
+from .timing import Contestant, Timing, interleave
+from .workloads import MODELS, Shapes, elements
+
+ALL = PEERS
+LEAN = (Gdm, Limit, NumPyOut, Numba, TorchFused, Optax)
+MOVED_BYTES = 20  # an element of a float32 momentum step: param, velocity and grad read, param and velocity written
+
+
+@dataclass(frozen=True)
+class Case:
+    """One row of the report."""
+
+    group: str
+    label: str
+    shapes: Shapes
+    peers: tuple[type[Peer], ...] = ALL
+    threads: int = 1
+    seconds: float = 1.0
+    busy: bool = False  # while another process keeps the other cores busy
+    sample: float = 1e-3
+
+    @property
+    def id(self) -> str:
+        return f"{self.group}: {self.label}"
+
+    @property
+    def elements(self) -> int:
+        return elements(self.shapes)
+
+
+@dataclass
+class Result:
+    """What came out: seconds for one step of each peer."""
+
+    case: Case
+    timings: dict[str, Timing] = field(default_factory=dict)
+
+    def ratio(self, name: str) -> float:
+        """How many times gdm's time this peer takes."""
+        return self.timings[name].median / self.ours.median
+
+    @property
+    def ours(self) -> Timing:
+        return next(iter(self.timings.values()))
+
+    @property
+    def gigabytes_per_second(self) -> float:
+        return self.case.elements * MOVED_BYTES / self.ours.median * 1e-9
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "group": self.case.group,
+            "label": self.case.label,
+            "tensors": len(self.case.shapes),
+            "elements": self.case.elements,
+            "threads": self.case.threads,
+            "busy": self.case.busy,
+            "seconds": {name: timing.median for name, timing in self.timings.items()},
+            "p95": {name: timing.quantile(0.95) for name, timing in self.timings.items()},
+        }
+
+
+CALL, SMALL, SIZE, MODEL, THREADS, BUSY = (
+    "call overhead",
+    "many small tensors",
+    "one tensor",
+    "models",
+    "threads",
+    "a busy machine",
+)
+
+
+def suite(*, quick: bool = False) -> list[Case]:
+    """All cases; or, quick, those that tell most, in less than a minute."""
+    cpus = min(2, len(os.sched_getaffinity(0)))
+    everybody: tuple[type[Peer], ...] = tuple(p for p in ALL if p is not Limit)
+    cases = [Case(CALL, "1 x 64", [(64,)], (Gdm, GdmUnbound, GdmFunction, *everybody[1:]))]
+    for count in (1000,) if quick else (10, 100, 1000, 10_000, 100_000):
+        seconds = 1.0 if count < 10_000 else 4.0
+        # optax would be compiled for minutes.
+        some: tuple[type[Peer], ...] = (Gdm, GdmUnbound, *(p for p in everybody[1:] if p is not Optax or count <= 1000))
+        cases.append(Case(SMALL, f"{count} x 64", [(64,)] * count, some, seconds=seconds))
+    sizes = (10, 14, 18, 22) if quick else (4, 6, 8, 10, 12, 14, 16, 17, 18, 19, 20, 21, 22, 23, 24, 26)
+    for exponent in sizes:
+        seconds = 0.7 if exponent < 20 else 2.0 if exponent < 24 else 8.0
+        peers = ALL if exponent >= 12 else everybody
+        cases.append(Case(SIZE, f"2^{exponent}", [(1 << exponent,)], peers, seconds=seconds))
+    for name, shapes in MODELS.items():
+        if not quick or name == "MLP":
+            cases += [
+                Case(MODEL, f"{name}, {n} thread{'s' * (n > 1)}", shapes(), LEAN, n, seconds=10 if name != "MLP" else 2)
+                for n in range(1, cpus + 1)
+            ]
+    if cpus > 1:
+        for exponent in (18, 22) if quick else (*range(14, 25), 26):
+            seconds = 1.0 if exponent < 22 else 4.0
+            cases.append(Case(THREADS, f"2^{exponent}", [(1 << exponent,)], (Gdm2, Gdm, TorchFused), 2, seconds))
+        for threads in (1, 2):
+            peers = (Gdm,) if threads == 1 else (Gdm, TorchFused)
+            label = f"2^22, {threads} thread{'s' * (threads > 1)}"
+            cases.append(Case(BUSY, label, [(1 << 22,)], peers, threads, 2.0 if quick else 10.0, True, 0.0))
+    return cases
+
+
+class Gdm2(Gdm):
+    """With as many threads as the case has; Gdm beside it works alone."""
+
+    name = "gdm, 2 threads"
+
+
+def measure(
+    case: Case,
+    *,
+    missing: Callable[[str, str], object] = lambda name, reason: None,
+) -> Result:
+    """Sets up the case, checks every peer's result, and times them in turn."""
+    with ExitStack() as stack:
+        if case.busy:
+            stack.enter_context(_busy_neighbours())
+        entered = enter(case.shapes, case.peers, missing=missing)
+        stack.enter_context(_threads(case.threads))
+        if case.group == THREADS:
+            entered[Gdm.name].optimizer.threads = 1  # type: ignore[attr-defined]
+        contestants: dict[str, Contestant] = {}
+        for name, peer in entered.items():
+            if isinstance(peer, Limit):
+                contestants |= {f"limit {i}": variant for i, variant in enumerate(peer.variants())}
+            else:
+                contestants[name] = peer.contestant()
+        # OpenMP's threads look for work for some milliseconds before they sleep, on cores that others need.
+        rest = 0.01 if case.threads > 1 else 0.0
+        timings = interleave(contestants, seconds=case.seconds, sample=case.sample, rest=rest)
+    limits = [timings.pop(name) for name in list(timings) if name.startswith("limit ")]
+    if limits:
+        timings[Limit.name] = min(limits, key=lambda timing: timing.median)
+    return Result(case, timings)
+
+
+@contextmanager
+def _threads(n: int) -> Iterator[None]:
+    """Everybody may use n threads: by their own setting, and one only by one CPU for all threads of this process."""
+    cpus = os.sched_getaffinity(0)
+    torch = sys.modules.get("torch")
+    before = torch.get_num_threads() if torch else 0
+    if torch:
+        torch.set_num_threads(n)
+    if n == 1:
+        _pin({min(cpus)})
+    try:
+        with gdm.threads(n):
+            yield
+    finally:
+        _pin(cpus)
+        if torch:
+            torch.set_num_threads(before)
+
+
+def _pin(cpus: set[int]) -> None:
+    for task in os.listdir("/proc/self/task"):
+        try:
+            os.sched_setaffinity(int(task), cpus)
+        except ProcessLookupError:  # a thread that has just ended
+            continue
+
+
+@contextmanager
+def _busy_neighbours() -> Iterator[None]:
+    """A process that computes without end on every CPU but the first."""
+    others = sorted(os.sched_getaffinity(0))[1:]
+    code = "import os, sys; os.sched_setaffinity(0, [int(sys.argv[1])])\nwhile True: pass"
+    processes = [subprocess.Popen([sys.executable, "-c", code, str(cpu)]) for cpu in others]
+    try:
+        yield
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()

@@ -1,0 +1,203 @@
+"""What was measured, as a table, as JSON, and as pictures."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+import gdm
+
+from .cases import BUSY, SIZE, SMALL, Result
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+# Okabe and Ito's colours, which colour-blind people can tell apart, each with a marker of its own for grey.
+LOOKS: dict[str, dict[str, Any]] = {
+    "gdm": {"color": "#000000", "marker": "o", "linewidth": 2.2},
+    "gdm, step(grads)": {"color": "#000000", "marker": "o", "markerfacecolor": "w", "linestyle": ":"},
+    "gdm, 2 threads": {"color": "#000000", "marker": "s", "linewidth": 2.2, "linestyle": "--"},
+    "limit": {"color": "#D55E00", "linestyle": "--", "linewidth": 1.5},
+    "NumPy": {"color": "#999999", "marker": "v", "linestyle": ":"},
+    "NumPy out=": {"color": "#999999", "marker": "^"},
+    "Numba": {"color": "#009E73", "marker": "D"},
+    "torch for-loop": {"color": "#0072B2", "marker": "x", "linestyle": ":"},
+    "torch foreach": {"color": "#0072B2", "marker": "+", "linestyle": "-."},
+    "torch fused": {"color": "#0072B2", "marker": "P"},
+    "optax jit": {"color": "#CC79A7", "marker": "*"},
+}
+
+
+def machine() -> dict[str, Any]:
+    """Where this was measured, and with what."""
+    return {
+        "cpu": _cpu(),
+        "cpus": len(os.sched_getaffinity(0)),
+        "caches": dict(_caches()),
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        "gdm": f"{gdm.__version__}, {gdm.isa()}",
+        "versions": {name: _version(name) for name in ("numpy", "numba", "torch", "jax", "optax")},
+    }
+
+
+def heading() -> str:
+    """The machine in a line or two."""
+    facts = machine()
+    caches = ", ".join(f"{name} {_bytes(size)}" for name, size in facts["caches"].items())
+    versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items() if version)
+    return f"{facts['cpu']}, {facts['cpus']} CPUs, {caches}\ngdm {facts['gdm']}; Python {facts['python']}, {versions}"
+
+
+def table(results: Sequence[Result]) -> str:
+    """One line for each case: gdm's time and throughput, and how many times as long each peer takes."""
+    peers = list(dict.fromkeys(name for result in results for name in result.timings if name not in ("gdm", "limit")))
+    peers = [name for name in peers if not name.startswith("gdm")]
+    head = f"{'':32}{'gdm':>9} {'GB/s':>6} {'limit':>6}" + "".join(f"{name:>16}" for name in peers)
+    lines = [head, "-" * len(head)]
+    group = ""
+    for result in results:
+        if result.case.group != group:
+            group = result.case.group
+            lines.append(group)
+        for name, timing in result.timings.items():
+            if name.startswith("gdm") and timing is not result.ours:
+                lines.append(f"  {name:<30}{_seconds(timing.median):>9}")
+        row = f"  {_row_name(result):<30}{_seconds(result.ours.median):>9} {result.gigabytes_per_second:>6.1f}"
+        row += f" {_limit(result):>6}"
+        lines.append(row + "".join(f"{_ratio(result, name):>16}" for name in peers).rstrip())
+        if result.case.busy:
+            p95 = ", ".join(f"{name} {_seconds(timing.quantile(0.95))}" for name, timing in result.timings.items())
+            lines.append(f"    p95: {p95}")
+    return "\n".join(lines)
+
+
+def _row_name(result: Result) -> str:
+    first = next(iter(result.timings))
+    return result.case.label if first == "gdm" else f"{result.case.label}, {first.removeprefix('gdm, ')}"
+
+
+def _limit(result: Result) -> str:
+    return f"{100 * result.ratio('limit'):.0f}%" if "limit" in result.timings else ""
+
+
+def _ratio(result: Result, name: str) -> str:
+    if name not in result.timings:
+        return ""
+    ratio = result.ratio(name)
+    return f"{ratio:.0f}x" if ratio >= 20 else f"{ratio:.1f}x" if ratio >= 3 else f"{ratio:.2f}x"
+
+
+def save(path: Path, results: Sequence[Result]) -> None:
+    """Writes machine and results as JSON."""
+    path.write_text(json.dumps({"machine": machine(), "results": [r.as_json() for r in results]}, indent=1) + "\n")
+
+
+def draw(folder: Path, results: Sequence[Result]) -> list[Path]:
+    """Draws what there are results for: throughput against size, time against the number of tensors, a busy machine."""
+    drawings = {
+        "throughput.png": (_draw_throughput, [r for r in results if r.case.group == SIZE]),
+        "tensors.png": (_draw_tensors, [r for r in results if r.case.group == SMALL]),
+        "busy.png": (_draw_busy, [r for r in results if r.case.group == BUSY]),
+    }
+    from matplotlib.figure import Figure
+
+    paths = []
+    for name, (drawing, some) in drawings.items():
+        if len(some) > 1:
+            figure = Figure(figsize=(8.0, 4.6), dpi=110, layout="constrained")
+            drawing(figure.subplots(), some)
+            figure.savefig(folder / name)
+            paths.append(folder / name)
+    return paths
+
+
+def _draw_throughput(axes: Axes, results: Sequence[Result]) -> None:
+    for name in _names(results):
+        points = [(r.case.elements, r.timings[name].median) for r in results if name in r.timings]
+        axes.plot([n for n, _ in points], [n * 20e-9 / t for n, t in points], label=name, markersize=5, **LOOKS[name])
+    axes.set_xscale("log", base=2)
+    axes.set_yscale("log")
+    axes.set(
+        xlabel="elements of one float32 tensor", ylabel="bytes moved (GB/s)", title="One momentum step, one thread"
+    )
+    top = axes.get_ylim()[1]
+    for name, size in _caches():
+        if axes.get_xlim()[0] < size / 12 < axes.get_xlim()[1]:
+            axes.axvline(size / 12, color="0.7", linewidth=0.8, zorder=0)
+            axes.annotate(f"{name} full", (size / 12, top), rotation=90, va="top", ha="right", color="0.4", fontsize=8)
+    axes.grid(color="0.92")
+    axes.legend(fontsize=8, ncols=2)
+
+
+def _draw_tensors(axes: Axes, results: Sequence[Result]) -> None:
+    for name in _names(results):
+        points = [(len(r.case.shapes), r.timings[name].median * 1e6) for r in results if name in r.timings]
+        axes.plot([n for n, _ in points], [t for _, t in points], label=name, markersize=5, **LOOKS[name])
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.set(
+        xlabel="tensors of 64 float32 elements", ylabel="time of a step (µs)", title="Many small tensors, one thread"
+    )
+    axes.grid(color="0.92")
+    axes.legend(fontsize=8, ncols=2)
+
+
+def _draw_busy(axes: Axes, results: Sequence[Result]) -> None:
+    bars = [
+        (f"{name}\n{r.case.threads} thread{'s' * (r.case.threads > 1)}", t.median * 1e3, t.quantile(0.95) * 1e3)
+        for r in results
+        for name, t in r.timings.items()
+    ]
+    places = np.arange(len(bars))
+    axes.bar(places - 0.2, [b[1] for b in bars], 0.4, label="median", color="0.75", edgecolor="k")
+    axes.bar(places + 0.2, [b[2] for b in bars], 0.4, label="95th percentile", color="0.4", edgecolor="k")
+    axes.set_xticks(places, [b[0] for b in bars])
+    axes.set(ylabel="time of a step (ms)", title="4 M elements while another process keeps the other core busy")
+    axes.legend()
+
+
+def _names(results: Sequence[Result]) -> list[str]:
+    found = dict.fromkeys(name for result in results for name in result.timings)
+    return [name for name in LOOKS if name in found]
+
+
+def _caches() -> Iterable[tuple[str, int]]:
+    """The data caches of the first CPU, in bytes, from the kernel's tables; nothing where there are none."""
+    for index in sorted(Path("/sys/devices/system/cpu/cpu0/cache").glob("index*")):
+        if (index / "type").read_text().strip() != "Instruction":
+            size = (index / "size").read_text().strip()
+            yield f"L{(index / 'level').read_text().strip()}", int(size[:-1]) * {"K": 1024, "M": 1 << 20}[size[-1]]
+
+
+def _cpu() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or "unknown CPU"
+
+
+def _version(name: str) -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return ""
+
+
+def _bytes(size: int) -> str:
+    return f"{size >> 20} MiB" if size >= 1 << 20 else f"{size >> 10} KiB"
+
+
+def _seconds(seconds: float) -> str:
+    for unit, scale in (("s", 1.0), ("ms", 1e3), ("us", 1e6)):
+        if seconds * scale >= 1:
+            return f"{seconds * scale:.3g} {unit}"
+    return f"{seconds * 1e9:.3g} ns"
