@@ -8,9 +8,13 @@ import json
 import mmap
 import os
 import platform
+import subprocess
+import sys
+import textwrap
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 import gdm
 from gdm import _checks
@@ -110,6 +114,53 @@ def bits(x: np.ndarray) -> np.ndarray:
 def assert_same_bits(actual, expected, message: str = "") -> None:
     assert actual.dtype == expected.dtype
     np.testing.assert_array_equal(bits(actual), bits(expected), err_msg=message)
+
+
+def python(code: str, *, timeout: float = 120, **environment: str) -> str:
+    """The output of the code in a fresh interpreter, which must end well and in time; gdm is there as it is here."""
+    without = "import sys, warnings; sys.modules['gdm._core'] = None; warnings.simplefilter('ignore')\n"
+    env = {name: value for name, value in os.environ.items() if name not in ("GDM_NUM_THREADS", "OMP_NUM_THREADS")}
+    done = subprocess.run(
+        [sys.executable, "-c", (without if native is None else "") + textwrap.dedent(code)],
+        env={**env, **environment},
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+    )
+    assert done.returncode == 0, f"exit status {done.returncode}: {done.stderr}"
+    return done.stdout.strip()
+
+
+# Code of a user's that runs while gdm looks at an argument: ``act()`` is to do what one should not. For python().
+HOOKS = """
+    import array
+    import numpy as np
+    import gdm
+
+    N = 1_000_000  # memory that is given back when it shrinks
+
+    class ByClass(array.array):  # isinstance() looks at this attribute
+        @property
+        def __class__(self):
+            act()
+            return array.array
+
+    class ByBuffer:  # from Python 3.12 on
+        def __buffer__(self, flags):
+            act()
+            return memoryview(np.ones(N))
+
+    def hook(how):
+        return ByClass("d", bytes(8 * N)) if how == "class" else ByBuffer()
+
+    def attempt(call, *args, **options):
+        try:
+            call(*args, **options)
+        except Exception as error:
+            print(type(error).__name__, error)
+"""
+NEEDS_BUFFER = pytest.mark.skipif(sys.version_info < (3, 12), reason="__buffer__ came with Python 3.12")
+every_hook = pytest.mark.parametrize("how", ["class", pytest.param("buffer", marks=NEEDS_BUFFER)])
 
 
 class Guarded:

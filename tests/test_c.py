@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import platform
 import shutil
 import subprocess
@@ -15,6 +16,7 @@ import gdm
 from support import RULES
 
 ROOT = Path(__file__).parent.parent
+BITS = ROOT / "tests/c/bits.c"
 STRICT = ["-Wall", "-Wextra", "-Wpedantic", "-Werror"]
 X86 = {"avx2": ["-mavx2"], "avx512": ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl"]}
 ARCHITECTURE = {"x86_64": ["baseline", *X86], "aarch64": ["baseline", "neon"]}.get(platform.machine(), ["baseline"])
@@ -162,6 +164,62 @@ def test_bad_buffers(library):
     assert momentum(library, None, None, None, 0, args) == "GDM_OK"
 
 
+def test_alignment_is_the_elements(library):
+    """Four bytes off is fine for float and wrong for double."""
+    memory = np.zeros(3 * 128 + 8, np.uint8)
+    start = -memory.ctypes.data % 8 + 4
+    v, g = np.zeros(16), np.ones(16)
+    assert momentum(library, memory[start:], v, g, 16, good_args(), "f64") == "GDM_ERR_ALIGNMENT"
+    assert momentum(library, v, memory[start:], g, 16, good_args(), "f64") == "GDM_ERR_ALIGNMENT"
+    assert momentum(library, v, g, memory[start:], 16, good_args(), "f64") == "GDM_ERR_ALIGNMENT"
+    assert not memory.any()
+    assert not v.any()
+    assert momentum(library, memory[start:], v, g, 16, good_args()) == "GDM_OK"
+
+
+@pytest.mark.parametrize(("suffix", "itemsize"), [("f32", 4), ("f64", 8)])
+def test_the_ends_of_the_address_space(library, suffix, itemsize):
+    """Lengths up to half of it, and no buffer that wraps around."""
+    call, args = getattr(library, f"gdm_momentum_{suffix}"), good_args()
+    buffers = [x.ctypes.data for x in arrays(np.float64)]
+
+    def status(pointers, n):
+        return status_names()[call(*map(ctypes.c_void_p, pointers), ctypes.c_size_t(n), ctypes.byref(args))]
+
+    most = (2**64 - 1) // 2 // itemsize
+    assert status(buffers, most) == "GDM_ERR_OVERLAP"  # a length that may be; but not of three buffers so close
+    for n in (most + 1, 2**64 // itemsize - 1, 2**64 // itemsize, 2**64 // itemsize + 1, 2**64 - 1):
+        assert status(buffers, n) == "GDM_ERR_LENGTH"
+    param, _, grad = buffers
+    wrapping = 2**64 - 8 * itemsize
+    for n in (9, 100):
+        # The NULL is found later, and keeps a library without this check from writing there.
+        assert status([wrapping, None, grad], n) == "GDM_ERR_LENGTH"
+        assert status([param, None, wrapping], n) == "GDM_ERR_LENGTH"
+
+
+def test_structs_of_absurd_sizes(library):
+    """A size that no version will have is a mistake, and is not read to its end."""
+    p, v, g = arrays()
+    memory = ctypes.create_string_buffer(8192)
+    args = MomentumArgs.from_buffer(memory)
+    args.lr = 0.1
+    for size, status in [(4096, "GDM_OK"), (4097, "GDM_ERR_STRUCT_SIZE"), (2**64 - 1, "GDM_ERR_STRUCT_SIZE")]:
+        args.size = size
+        assert momentum(library, p, v, g, 100, args) == status
+
+
+def test_numbers_of_threads(library):
+    before = library.gdm_get_num_threads()
+    assert 1 <= before <= 256
+    for n in (3, 1, 256):
+        assert library.gdm_set_num_threads(n) == 0
+        for wrong in (0, -1, 257, -(2**31), 2**31 - 1):
+            assert status_names()[library.gdm_set_num_threads(wrong)] == "GDM_ERR_THREADS"
+            assert library.gdm_get_num_threads() == n
+    assert library.gdm_set_num_threads(before) == 0
+
+
 def test_structs_of_other_versions(library):
     """An older caller's shorter struct works, the missing fields off; a newer one's as long as it asks nothing new."""
     expected, q, g = arrays()
@@ -191,6 +249,51 @@ def test_queries(library):
     for isa in available:
         assert library.gdm_set_isa(isa.encode()) == 0
         assert library.gdm_isa().decode() == isa
+
+
+CROSS, QEMU = "aarch64-linux-gnu-gcc", "qemu-aarch64"
+
+
+@pytest.fixture(scope="module")
+def arm_program(tmp_path_factory):
+    """tests/c/bits.c and the core for aarch64."""
+    if not (shutil.which(CROSS) and shutil.which(QEMU)):
+        pytest.skip(
+            f"NOT TESTED: the same bits on aarch64; needs {CROSS} and {QEMU} "
+            "(Debian: gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user)"
+        )
+    program = tmp_path_factory.mktemp("arm") / "bits"
+    sources = [*(ROOT / "csrc").glob("*.c"), ROOT / "csrc/isa/baseline.c", ROOT / "csrc/isa/neon.c", BITS]
+    flags = ["-std=c11", "-O3", "-ffp-contract=off", *STRICT, "-I", ROOT / "csrc/include", "-static", "-pthread"]
+    subprocess.run([CROSS, *flags, *sources, "-o", program], check=True)
+    return program
+
+
+def bits_of(*command, isa: str) -> list[str]:
+    """What tests/c/bits.c prints, on this instruction set: how many updates, and the hash of their results."""
+    done = subprocess.run(
+        command, env={**os.environ, "GDM_ISA": isa}, capture_output=True, text=True, timeout=300, check=True
+    )
+    found, *result = done.stdout.split()
+    assert found == isa
+    return result
+
+
+def test_the_same_bits_on_every_machine(library, arm_program, tmp_path):
+    """Every rule and option, over all small sizes: on aarch64 what they are here, on every instruction set."""
+    here = tmp_path / "bits"
+    flags = ["-std=c11", "-O2", "-ffp-contract=off", *STRICT, "-I", ROOT / "csrc/include"]
+    subprocess.run(["gcc", *flags, BITS, library._name, "-o", here], check=True)
+    updates, expected = bits_of(QEMU, arm_program, isa="neon")
+    assert int(updates) > 100_000
+    assert bits_of(QEMU, arm_program, isa="baseline") == [updates, expected]
+    for isa in gdm.available_isas():
+        assert bits_of(here, isa=isa) == [updates, expected]
+
+
+def test_neon_is_chosen(arm_program):
+    done = subprocess.run([QEMU, arm_program], env={"PATH": os.environ["PATH"]}, capture_output=True, text=True)
+    assert done.stdout.split()[0] == "neon"
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import array
+import re
 import threading
+from textwrap import dedent
 
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import gdm
-from support import RULES, bits, function
+from support import HOOKS, RULES, bits, every_hook, function, python
 
 N = 8
 
@@ -34,6 +36,12 @@ def misaligned(x):
     return np.frombuffer(bytearray(x.nbytes + 1), np.uint8)[1:].view(x.dtype)
 
 
+def released(x):
+    view = memoryview(x)
+    view.release()
+    return view
+
+
 # What to put in an argument's place, and what is raised.
 BAD_BUFFERS = {
     "a list": (lambda x: x.tolist(), TypeError, "must be a NumPy array .* not list"),
@@ -51,6 +59,8 @@ BAD_BUFFERS = {
     "a column": (lambda x: np.stack([x, x], axis=1)[:, 0], ValueError, "is not contiguous"),
     "broadcast": (lambda x: np.broadcast_to(x.dtype.type(1), x.shape), ValueError, "is not contiguous"),
     "misaligned": (misaligned, ValueError, "is misaligned"),
+    "masked": (np.ma.MaskedArray, TypeError, "is a masked array"),
+    "released": (released, TypeError, "must be a NumPy array .* not memoryview"),
 }
 READ_ONLY = {"read-only": (read_only, ValueError, "is read-only")}
 # Of an argument that is not param.
@@ -82,11 +92,13 @@ NUMBER_CASES = [
     for name, domain in RULES[rule]["reals"].items()
     for value in BAD_NUMBERS[domain]
 ]
+NOT_NUMBERS = ["0.1", b"0.1", None, 1j, [0.1], np.array([0.1, 0.2]), np.array([0.1])]
+NOT_NUMBERS += [np.array("0.1"), np.str_("0.1"), np.complex128(0.1), np.timedelta64(1, "s")]
 NUMBER_TYPES = [
     pytest.param(rule, name, value, id=f"{rule}-{name}-{type(value).__name__}")
     for rule in RULES
     for name in RULES[rule]["reals"]
-    for value in ("0.1", b"0.1", None, 1j, [0.1], np.array([0.1, 0.2]), np.array([0.1]))
+    for value in NOT_NUMBERS
 ]
 
 
@@ -138,6 +150,30 @@ def test_numbers_of_other_types(backend, value):
     param, grad = np.ones(3), np.ones(3)
     gdm.sgd(param, grad, lr=value)
     np.testing.assert_array_equal(param, 1 - float(value))
+
+
+@pytest.mark.parametrize("rule", list(RULES))
+def test_a_number_of_very_many_digits(backend, rule):
+    """More than Python is ready to print."""
+    for name in RULES[rule]["reals"]:
+        refused(rule, good(rule), ValueError, f"^{name} must be .* very many digits", **{name: 10**5000})
+
+
+class Odd(float):
+    """Not the number that float() makes of it."""
+
+    def __float__(self):
+        return 7.0
+
+
+def test_a_float_is_its_own_value(backend):
+    param = np.ones(3)
+    gdm.sgd(param, np.ones(3), lr=Odd(0.5))
+    np.testing.assert_array_equal(param, 0.5)
+    optimizer = gdm.SGD(param, lr=Odd(0.5))
+    optimizer.step(np.ones(3))
+    np.testing.assert_array_equal(param, 0.0)
+    assert optimizer.lr == 0.5
 
 
 @pytest.mark.parametrize(("rule", "name"), [(rule, name) for rule in RULES for name in RULES[rule]["flags"]])
@@ -219,6 +255,57 @@ def test_subclasses(backend, tmp_path):
     param = np.memmap(tmp_path / "param", np.float32, "w+", shape=(N,))
     gdm.sgd(param, np.ones(N, np.float32), lr=1.0)
     assert np.all(param == -1)
+
+
+class NoUfuncs(np.ndarray):
+    __array_ufunc__ = None
+
+
+class NoItems(np.ndarray):
+    def __getitem__(self, key):
+        raise ZeroDivisionError
+
+    def __setitem__(self, key, value):
+        raise ZeroDivisionError
+
+    def view(self, *args):
+        raise ZeroDivisionError
+
+
+@pytest.mark.parametrize("subclass", [NoUfuncs, NoItems])
+@pytest.mark.parametrize("rule", list(RULES))
+def test_subclasses_are_plain_memory(backend, rule, subclass):
+    """Whatever they override, in any argument's place; in an optimizer too."""
+    expected = good(rule)
+    function(rule, native=False)(*expected.values(), lr=0.1)
+    for name in expected:
+        arguments = good(rule)
+        function(rule)(*{**arguments, name: arguments[name].view(subclass)}.values(), lr=0.1)
+        for after, wanted in zip(arguments.values(), expected.values(), strict=True):
+            np.testing.assert_array_equal(bits(after), bits(wanted))
+    params, grad = [good(rule)["param"] for _ in range(2)], good(rule)["grad"]
+    for param, cls in zip(params, (np.ndarray, subclass), strict=True):
+        optimizer = gdm.SGD([param.view(cls)], lr=0.1, momentum=0.9)
+        optimizer.step([grad.view(cls)])
+        optimizer.bind([grad.view(cls)])
+        optimizer.step()
+    np.testing.assert_array_equal(bits(params[1]), bits(params[0]))
+
+
+@every_hook
+@pytest.mark.parametrize("name", ["param", "velocity"])
+def test_code_that_runs_during_a_call(backend, how, name):
+    """A gradient that moves another argument while it is looked at: an error, and no crash."""
+    code = f"""
+    param, velocity = np.zeros(N), np.zeros(N)
+    def act():
+        {name}.resize(1, refcheck=False)
+    attempt(gdm.momentum, param, velocity, hook({how!r}), lr=0.1)
+    print(param[0], velocity[0])
+    """
+    refused, values = python(dedent(HOOKS) + dedent(code), GDM_BACKEND=backend).splitlines()
+    assert re.fullmatch(r"ValueError (velocity|grad) has shape \(.*\), but param has \(.*\)", refused)
+    assert values == "0.0 0.0"
 
 
 @pytest.mark.parametrize("rule", list(RULES))

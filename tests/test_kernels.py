@@ -122,6 +122,19 @@ def test_options_off_leave_no_trace(rule, dtype, options, isa):
     np.testing.assert_array_equal(bits(arrays[0]), before)
 
 
+@every_rule
+def test_derived_numbers_are_rounded_once_each(rule):
+    """``1 - lr * weight_decay``: two roundings, as in Python. A compiler with FMA would like to make them one."""
+    rng = np.random.default_rng(0)
+    for lr, weight_decay in rng.uniform(0, 1, (1000, 2)).tolist():
+        arrays = [np.ones(1), *(np.zeros(1) for _ in RULES[rule]["states"]), np.zeros(1)]
+        options = {"lr": lr, "weight_decay": weight_decay, "decoupled_weight_decay": True}
+        expected = reference(rule, arrays, options)
+        function(rule)(*arrays, **options)
+        assert_same_bits(arrays[0], expected[0], f"lr = {lr!r}, weight_decay = {weight_decay!r}")
+        assert arrays[0][0] == 1.0 - lr * weight_decay
+
+
 @every_dtype
 @every_rule
 def test_guard_pages(rule, dtype, isa):

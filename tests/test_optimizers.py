@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import copy
+import gc
 import pickle
 import sys
 import threading
+import weakref
+from textwrap import dedent
 
 import numpy as np
 import pytest
 
 import gdm
-from support import DTYPES, assert_same_bits, describe, numbers, option_cases
+from support import DTYPES, HOOKS, assert_same_bits, describe, every_hook, numbers, option_cases, python
 
 
 def three(dtype=np.float32):
@@ -75,6 +78,32 @@ def test_structures(backend):
         for x, start, v in zip((a, b, c), before, velocity, strict=False):
             np.testing.assert_array_equal(x, start - 1)
             np.testing.assert_array_equal(v, np.ones_like(v))
+
+
+class Items(list):
+    """A list that is none of the compiled module's."""
+
+
+@pytest.mark.parametrize("kind", [list, Items, tuple, iter, lambda xs: (x for x in xs)])
+def test_kinds_of_sequences(backend, kind):
+    params = three()
+    expected = [x - np.ones_like(x) for x in params]
+    optimizer = gdm.SGD(kind(params), lr=1.0)
+    optimizer.step(kind([np.ones_like(x) for x in params]))
+    for x, wanted in zip(params, expected, strict=True):
+        assert_same_bits(x, wanted)
+
+
+def test_errors_of_iterators_are_passed_on(backend):
+    """A TypeError that the user's generator raises is not taken for one of ours."""
+
+    def broken():
+        yield np.ones(3)
+        raise TypeError("the generator's own")
+
+    for call in (gdm.SGD, gdm.SGD([np.ones(3)]).step, gdm.SGD([np.ones(3)]).bind):
+        with pytest.raises(TypeError, match="the generator's own"):
+            call(broken())
 
 
 def test_empty_is_fine(backend):
@@ -165,6 +194,37 @@ def test_constructor_is_checked():
         gdm.SGD(3)
 
 
+def test_errors_of_groups_are_located(backend):
+    a, b, _ = three()
+    with pytest.raises(ValueError, match=r"^group 1: lr must be finite"):
+        gdm.SGD([{"params": a}, {"params": b, "lr": -1.0}])
+    optimizer = gdm.SGD([{"params": a}, {"params": b}])
+    with pytest.raises(ValueError, match=r"^group 1: lr must be finite"):
+        optimizer.groups[1].lr = -1.0
+    with pytest.raises(TypeError, match=r"^group 1: lr must be a real number"):
+        optimizer.groups[1].lr = "fast"
+
+
+def test_groups_can_be_copied(backend):
+    """To the same group of the same optimizer."""
+    optimizer = gdm.SGD([{"params": np.ones(2)}, {"params": np.ones(2)}], lr=0.5)
+    copied = copy.copy(optimizer.groups[1])
+    copied.lr = 0.25
+    assert (optimizer.groups[0].lr, optimizer.groups[1].lr) == (0.5, 0.25)
+
+
+def test_momentum_switched_on_later_begins_undampened(backend):
+    """Steps without momentum do not count as the velocity's first."""
+    param, grad = np.ones(4), np.array([2.0, -3.0, 0.5, -0.0])
+    optimizer = gdm.SGD(param, lr=0.1, dampening=0.6)
+    optimizer.step(np.ones(4))
+    optimizer.momentum = 0.9
+    optimizer.step(grad)
+    assert_same_bits(optimizer.velocity, grad)
+    optimizer.step(np.ones(4))
+    np.testing.assert_allclose(optimizer.velocity, 0.9 * grad + 0.4)
+
+
 def test_momentum_can_be_switched_on_and_off(backend):
     """Without momentum there is no velocity; a later one starts with the gradient."""
     param = np.ones(4)
@@ -181,6 +241,13 @@ def test_momentum_can_be_switched_on_and_off(backend):
 
 # ---- the contract for many buffers: the bad one comes last ----
 
+
+def released(x):
+    view = memoryview(x)
+    view.release()
+    return view
+
+
 BAD_PARAMS = {
     "list": (lambda x: x.tolist(), TypeError, r"^params\[2\] must be a NumPy array"),
     "integers": (lambda x: x.astype(int), TypeError, r"^params\[2\] has dtype int64"),
@@ -191,6 +258,8 @@ BAD_PARAMS = {
         ValueError,
         r"^params\[2\] is misaligned",
     ),
+    "masked": (np.ma.MaskedArray, TypeError, r"^params\[2\] is a masked array"),
+    "released": (released, TypeError, r"^params\[2\] must be a NumPy array .* not memoryview"),
     "read-only": (lambda x: np.frombuffer(x.tobytes(), x.dtype), ValueError, r"^params\[2\] is read-only"),
 }
 BAD_GRADS = {
@@ -259,6 +328,67 @@ def test_shared_memory(backend, started):
     with pytest.raises(gdm.OverlapError, match=r"params\[1\] and grads\[0\]"):
         optimizer.step([memory[2 * n - 1 : 3 * n - 1], np.ones(n, np.float32)])
     optimizer.step([memory[2 * n : 3 * n], memory[2 * n : 3 * n]])  # gradients may share memory
+
+
+@pytest.mark.parametrize("dtype", DTYPES.values(), ids=list(DTYPES))
+def test_overlap_by_brute_force(backend, dtype):
+    """A gradient for each of twelve parameters at every place in the memory they lie in."""
+    memory = numbers(dtype, 100, 1)
+    before = memory.copy()
+    spans, end = [], 5
+    for n, gap in [(1, 0), (9, 1), (2, 0), (6, 3), (1, 1), (1, 0), (12, 0), (3, 7), (4, 2), (1, 12), (7, 0), (2, 9)]:
+        spans.append((end, n))
+        end += n + gap
+    spans = spans[::2] + spans[::-2]  # not in the order of their addresses
+    owner = np.full(memory.size, -1)
+    for k, (start, n) in enumerate(spans):
+        owner[start : start + n] = k
+    optimizer = gdm.SGD([memory[start : start + n] for start, n in spans], lr=0.0)
+    apart = [np.ones(n, dtype) for _, n in spans]
+    outcomes = set()
+    for k, (_, n) in enumerate(spans):
+        for start in range(memory.size - n + 1):
+            grads = [*apart[:k], memory[start : start + n], *apart[k + 1 :]]
+            shared = set(owner[start : start + n]) - {-1}
+            outcomes.add(bool(shared))
+            if shared:
+                with pytest.raises(gdm.OverlapError) as caught:
+                    optimizer.step(grads)
+                assert any(f"params[{i}] and grads[{k}]" in str(caught.value) or
+                           f"grads[{k}] and params[{i}]" in str(caught.value) for i in shared)  # fmt: skip
+            else:
+                optimizer.step(grads)
+    assert outcomes == {False, True}
+    assert_same_bits(memory, before)
+
+
+def test_the_end_of_a_parameter_is_protected(backend):
+    """Lengths in bytes are those of the dtype, also where dtypes are mixed."""
+    memory = np.zeros(32)
+    optimizer = gdm.SGD([np.ones(8, np.float32), memory[:8], memory[8:9]], lr=0.1)
+    for start, shared in [(7, True), (4, True), (9, False), (16, False)]:
+        grads = [np.ones(8, np.float32), memory[start : start + 8], np.ones(1)]
+        if shared:
+            with pytest.raises(gdm.OverlapError, match=r"params\[1\] and grads\[1\]"):
+                optimizer.step(grads)
+        else:
+            optimizer.step(grads)
+    with pytest.raises(gdm.OverlapError, match=r"params\[1\] and grads\[0\]"):
+        optimizer.step([memory[7:11].view(np.float32), np.ones(8), np.ones(1)])
+
+
+def test_gradients_may_share_memory(backend):
+    """With each other, whole and in part; and one of length 0 lies nowhere."""
+    a, b, memory = np.zeros(8), np.zeros(8), np.arange(1.0, 13.0)
+    memory.flags.writeable = False
+    optimizer = gdm.SGD([a, b, np.zeros(0)], lr=1.0)
+    optimizer.step([memory[:8], memory[:8], a[3:3]])
+    optimizer.step([memory[:8], memory[4:], memory[2:2]])
+    optimizer.bind([memory[4:], memory[:8], b[:0]])
+    optimizer.step()
+    optimizer.step([memoryview(memory[4:]), memoryview(memory[:8]), memoryview(a[3:3])])  # checked in Python
+    np.testing.assert_array_equal(a, -2 * (memory[:8] + memory[4:]))
+    np.testing.assert_array_equal(b, -(3 * memory[:8] + memory[4:]))
 
 
 def test_wrong_structures(backend):
@@ -351,6 +481,170 @@ def test_arrays_that_change_in_place(backend, change):
     assert [x.tobytes() for x in params] == before
 
 
+IN_PLACE = {
+    "byte order": (lambda x: setattr(x, "dtype", x.dtype.newbyteorder()), (2, 3), True),
+    "memory order": (lambda x: setattr(x, "strides", (8, 16)), (2, 3), True),
+    "flat": (lambda x: setattr(x, "shape", (6,)), (2, 3), True),
+    "square": (lambda x: setattr(x, "shape", (2, 3)), (6,), True),
+    "transposed": (lambda x: setattr(x, "shape", (3, 2)), (2, 3), False),
+    "a row": (lambda x: setattr(x, "shape", (1, 6)), (6,), False),
+    "a column": (lambda x: setattr(x, "shape", (6, 1)), (6,), False),
+    "one more axis": (lambda x: setattr(x, "shape", (2, 1, 3)), (2, 3), False),
+}
+
+
+@pytest.mark.parametrize("which", ["param", "grad"])
+@pytest.mark.parametrize("what", IN_PLACE)
+@pytest.mark.filterwarnings("ignore:Setting the")
+def test_layouts_that_change_in_place(backend, which, what):
+    """What means the same memory in the same order goes on; anything else is found before a byte is written."""
+    change, shape, stale = IN_PLACE[what]
+    runs = []
+    for changed in (False, True):
+        params, grads = ([numbers(np.float64, 6, k).reshape(shape) for k in ks] for ks in ((1, 2), (3, 4)))
+        optimizer = gdm.SGD(params, lr=0.1, momentum=0.9)
+        optimizer.bind(grads)
+        optimizer.step()
+        if changed:
+            change({"param": params, "grad": grads}[which][1])
+        views = [*optimizer._params, *optimizer.velocity]  # the memory as it was
+        before = [x.tobytes() for x in views]
+        try:
+            optimizer.step()
+        except gdm.StaleBufferError as error:
+            assert f"{which}s[1] has moved" in str(error)  # noqa: PT017
+            runs.append(before)
+        finally:
+            after = [x.tobytes() for x in views]
+        if len(runs) == changed:
+            runs.append(after)
+        assert (runs[-1] == before) == (after == before) == (stale and changed)
+    assert stale or runs[0] == runs[1]
+
+
+@pytest.mark.parametrize("which", ["param", "grad"])
+def test_the_same_length_elsewhere(backend, which):
+    """All that has changed is the address, as it may when an array is resized away and back."""
+    params, grads = three(), three()
+    optimizer = gdm.SGD(params, lr=0.1)
+    optimizer.bind(grads)
+    moved = {"param": params, "grad": grads}[which][2]
+    address, state = moved.ctypes.data, moved.__reduce__()[2]
+    moved.__setstate__((1, (0,), moved.dtype, False, b""))
+    taken = [np.empty(33, np.float32) for _ in range(20)]  # one of them gets what has been freed
+    moved.__setstate__(state)
+    assert address in [x.ctypes.data for x in taken]
+    assert moved.ctypes.data != address
+    before = [x.tobytes() for x in params]
+    with pytest.raises(gdm.StaleBufferError, match=rf"^{which}s\[2\] has moved"):
+        optimizer.step()
+    assert [x.tobytes() for x in params] == before
+
+
+MOVES = {
+    "params": ("params['a'].resize(1, refcheck=False)", "StaleBufferError params['a'] has moved, been resized, or"),
+    "grads": ("grads['a'].resize(1, refcheck=False)", "ValueError grads['a'] has shape (1,), but params['a'] has"),
+}
+IN_A_MAPPING = """
+    class Grads(dict):
+        def __getitem__(self, key):
+            if key == "b":
+                act()
+            return dict.__getitem__(self, key)
+"""
+SETUP = """
+    params, grads = ({key: np.zeros(N) for key in "ab"} for _ in range(2))
+    optimizer = gdm.SGD(params, lr=1.0, momentum=0.5)
+    optimizer.bind(grads)
+"""
+
+
+@pytest.mark.parametrize("call", ["step", "bind"])
+@pytest.mark.parametrize("what", MOVES)
+def test_a_mapping_that_moves_arrays(backend, what, call):
+    act, message = MOVES[what]
+    code = f"""
+    def act():
+        {act}
+    attempt(optimizer.{call}, Grads({{key: grads[key] for key in "ab"}}))
+    print(*(x[0] for x in params.values()))
+    """
+    refused, values = python("".join(map(dedent, (HOOKS, IN_A_MAPPING, SETUP, code))), GDM_BACKEND=backend).splitlines()
+    assert refused.startswith(message)
+    assert values == "0.0 0.0"
+
+
+@every_hook
+@pytest.mark.parametrize("call", ["step", "bind"])
+@pytest.mark.parametrize("what", MOVES)
+def test_a_gradient_that_moves_arrays(backend, what, call, how):
+    act, message = MOVES[what]
+    code = f"""
+    def act():
+        {act}
+    attempt(optimizer.{call}, {{"a": grads["a"], "b": hook({how!r})}})
+    print(*(x[0] for x in params.values()))
+    """
+    refused, values = python("".join(map(dedent, (HOOKS, SETUP, code))), GDM_BACKEND=backend).splitlines()
+    assert refused.startswith(message)
+    assert values == "0.0 0.0"
+
+
+@every_hook
+@pytest.mark.parametrize("place", [0, 1])
+def test_a_gradient_that_shortens_the_list(backend, place, how):
+    code = f"""
+    params = [np.zeros(N) for _ in range(2)]
+    grads = [np.ones(N) for _ in range(2)]
+    grads[{place}] = hook({how!r})
+    act = grads.clear
+    optimizer = gdm.SGD(params, lr=1.0)
+    attempt(optimizer.step, grads)
+    print(*(np.all(x == x[0]) and x[0] in (0, -1) for x in params))
+    """
+    *refused, whole = python(dedent(HOOKS) + dedent(code), GDM_BACKEND=backend).splitlines()
+    assert all(line.startswith(("ValueError", "StaleBufferError")) for line in refused)
+    assert whole == "True True"
+
+
+INITIALISED_TWICE = """
+    import numpy as np, gdm
+    param = np.zeros(1_000_000)
+    optimizer = gdm.SGD([param], lr=1.0, momentum=0.5)
+    optimizer.bind([np.ones(1_000_000)])
+    optimizer.step()
+    try:
+        optimizer.__init__([np.zeros(3)], momentum=0.1)
+    except RuntimeError as error:
+        print(error)
+    optimizer.step()
+    print(np.all(param == -2.5), optimizer.momentum, optimizer.velocity[0][0])
+"""
+
+
+def test_initialised_twice(backend):
+    """Refused, and the optimizer goes on as it was."""
+    told, state = python(INITIALISED_TWICE, GDM_BACKEND=backend).splitlines()
+    assert told == "an optimizer cannot be initialised twice"
+    assert state == "True 0.5 1.5"
+
+
+def test_freed_at_once(backend):
+    """No cycles: the arrays of a model do not wait for the garbage collector."""
+    gc.disable()
+    try:
+        optimizer = gdm.SGD([{"params": three()}], lr=0.1, momentum=0.9)
+        optimizer.bind([three()])
+        optimizer.step()
+        optimizer.load_state_dict(optimizer.state_dict())
+        assert optimizer.groups[0].lr == optimizer.lr
+        gone = weakref.ref(optimizer)
+        del optimizer
+        assert gone() is None
+    finally:
+        gc.enable()
+
+
 def test_bound_list_is_the_optimizers_own(backend):
     """What becomes of the caller's list does not matter."""
     param, grads = np.ones(3), [np.ones(3)]
@@ -396,6 +690,102 @@ def test_two_threads_at_once():
         sys.setswitchinterval(switch)
     assert refused
     np.testing.assert_array_equal(param, len(done))
+
+
+def _untorn_state(optimizer):
+    velocity = optimizer.state_dict()["groups"][0]["params"][0]["state"]["velocity"]
+    assert np.all(velocity == velocity[0])
+
+
+WHILE_STEPPING = {
+    "state_dict": _untorn_state,
+    "lr": lambda o: setattr(o, "lr", 0.5),
+    "lr of a group": lambda o: setattr(o.groups[0], "lr", 0.5),
+    "bind": lambda o: o.bind([np.ones_like(o._params[0])]),
+    "copy": copy.deepcopy,
+}
+
+
+@pytest.mark.parametrize("what", WHILE_STEPPING)
+def test_in_the_middle_of_a_step(backend, what):
+    """Another thread is told, or comes between two steps; it neither sees nor makes half a step."""
+    optimizer = gdm.SGD([np.zeros(1_000_000, np.float32)], lr=1.0, momentum=0.999)
+    optimizer.bind([np.ones(1_000_000, np.float32)])
+    stop, refused = threading.Event(), 0
+
+    def work():
+        while not stop.is_set():
+            try:
+                optimizer.step()
+            except RuntimeError as error:
+                assert "already in the middle of a step" in str(error)  # noqa: PT017
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    try:
+        for _ in range(1000):
+            try:
+                WHILE_STEPPING[what](optimizer)
+            except RuntimeError as error:
+                assert "already in the middle of a step" in str(error)  # noqa: PT017
+                refused += 1
+            if refused == 3:
+                break
+    finally:
+        stop.set()
+        thread.join()
+    assert refused == 3
+
+
+def test_native_step_outlives_the_callers_list():
+    """Cleared by another thread while the interpreter is released: the gradients live until the step is done."""
+    code = """
+    import sys, threading
+    import numpy as np, gdm
+    sys.setswitchinterval(1)
+    n, done = 5_000_000, 0  # more than malloc would keep
+    param = np.zeros(n)
+    optimizer = gdm.SGD([param], lr=1.0)
+    for _ in range(5):
+        grads, go = [np.full(n, -1.0)], threading.Event()
+        other = threading.Thread(target=lambda: go.wait() and grads.clear())
+        other.start()
+        go.set()
+        try:
+            optimizer.step(grads)
+            done += 1
+        except ValueError:  # cleared too early
+            pass
+        other.join()
+        assert not grads
+    print(done > 0 and np.all(param == done))
+    """
+    assert python(code) == "True"
+
+
+def test_a_failed_step_marks_nothing_as_started(monkeypatch):
+    """The reference, with an error in its second parameter: a later first step is still a first one."""
+    gdm.set_backend("reference")
+    update, calls = gdm.reference.update, []
+
+    def failing(*args, **options):
+        calls.append(1)
+        if len(calls) == 2:
+            raise MemoryError
+        return update(*args, **options)
+
+    params = three()
+    optimizer = gdm.SGD(params, lr=0.1, momentum=0.9, dampening=0.5)
+    before = [x.tobytes() for x in (*params, *optimizer.velocity)]
+    with monkeypatch.context() as patch:
+        patch.setattr(gdm.reference, "update", failing)
+        with pytest.raises(MemoryError):
+            optimizer.step(three())
+    assert [x.tobytes() for x in (*params, *optimizer.velocity)] == before
+    assert not any(entry["started"] for entry in optimizer.state_dict()["groups"][0]["params"])
+    optimizer.step(three())
+    for velocity, grad in zip(optimizer.velocity, three(), strict=True):
+        assert_same_bits(velocity, grad)
 
 
 # ---- state ----
@@ -449,6 +839,34 @@ def test_state_is_a_copy(backend):
     np.testing.assert_array_equal(optimizer.velocity, 7)
 
 
+def test_state_without_velocities(backend):
+    """Loaded into an optimizer that has some: they begin anew."""
+    params, grads = three(), three()
+    plain = gdm.SGD(three(), lr=0.1, dampening=0.5)
+    plain.step(grads)
+    optimizer = gdm.SGD(params, lr=0.1, momentum=0.9, dampening=0.5)
+    optimizer.step(grads)
+    optimizer.load_state_dict(plain.state_dict())
+    assert optimizer.momentum == 0.0
+    for velocity in optimizer.velocity:
+        np.testing.assert_array_equal(velocity, 0.0)
+    optimizer.momentum = 0.9
+    optimizer.step(grads)
+    for velocity, grad in zip(optimizer.velocity, grads, strict=True):
+        assert_same_bits(velocity, grad)
+
+
+def test_state_made_of_the_live_velocities(backend):
+    """Swapped between two parameters: all is read before anything is written."""
+    optimizer = gdm.SGD([np.ones(3), np.ones(3)], lr=0.1, momentum=0.9)
+    optimizer.step([np.full(3, 2.0), np.full(3, 5.0)])
+    saved = optimizer.state_dict()
+    for entry, velocity in zip(saved["groups"][0]["params"], reversed(optimizer.velocity), strict=True):
+        entry["state"]["velocity"] = velocity
+    optimizer.load_state_dict(saved)
+    np.testing.assert_array_equal(optimizer.velocity, [[5.0] * 3, [2.0] * 3])
+
+
 def _edit(path, value):
     def edit(saved):
         place = saved
@@ -480,6 +898,11 @@ BAD_STATES = {
     "dtype": (_edit([*LAST, "state", "velocity"], np.zeros(33)), r"velocity of params\[2\] has dtype float64"),
     "state": (_edit([*LAST, "state", "speed"], np.zeros(33)), r"unknown states \['speed'\]"),
     "started": (_edit([*LAST, "started"], "yes"), "not one of gdm's"),
+    "missing": (_edit([*LAST, "state"], {}), r"lacks the states \['velocity'\] of params\[2\]"),
+    "ragged": (_edit([*LAST, "state", "velocity"], [[1.0, 2.0], [3.0]]), "not one of gdm's"),
+    "format as an array": (_edit(["format"], np.array([1, 1])), "has format array"),
+    "format as text": (_edit(["format"], "1"), "has format '1'; expected 1"),
+    "name as an array": (_edit([*LAST, "name"], np.array(["[2]", "[2]"])), "not one of gdm's"),
     "params": (_edit(["groups", 0, "params"], 3), "not one of gdm's"),
 }
 

@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import re
 import tomllib
 from pathlib import Path, PurePath
+
+import pytest
 
 import gdm
 
 ROOT = Path(__file__).parent.parent
 
 
+def is_editable() -> bool:
+    told = importlib.metadata.distribution("gdm").read_text("direct_url.json")
+    return bool(json.loads(told or "{}").get("dir_info", {}).get("editable"))
+
+
 def test_contents():
+    if is_editable():
+        pytest.skip("NOT TESTED: what is installed; an editable install has the sources instead")
     files = [PurePath(str(f)) for f in importlib.metadata.files("gdm") or []]
     package = {str(f.relative_to("gdm")) for f in files if f.parts[0] == "gdm" and f.suffix != ".pyc"}
     modules = {str(f.relative_to(ROOT / "src/gdm")) for f in (ROOT / "src/gdm").rglob("*.py")}

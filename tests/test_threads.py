@@ -15,24 +15,10 @@ import numpy as np
 import pytest
 
 import gdm
-from support import DTYPES, ISAS, RULES, assert_same_bits, buffers, function, numbers, option_cases
+from support import DTYPES, ISAS, RULES, assert_same_bits, buffers, function, numbers, option_cases, python
 
 ROOT = Path(__file__).parent.parent
 LARGE = 1_000_003  # enough for several threads, and not a multiple of anything
-
-
-def python(code: str, *, timeout: float = 120, **environment: str) -> str:
-    """The output of the code in a fresh interpreter, which must end well and in time."""
-    env = {name: value for name, value in os.environ.items() if name not in ("GDM_NUM_THREADS", "OMP_NUM_THREADS")}
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code)],
-        env={**env, **environment},
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout.strip()
 
 
 @pytest.fixture(autouse=True)

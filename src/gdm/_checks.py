@@ -206,5 +206,5 @@ def _show(x: object) -> str:
     try:
         text = repr(x)
     except ValueError:  # an int of more digits than Python prints
-        return f"a {type(x).__name__} of very many digits"
+        return "a number of very many digits"
     return text if len(text) <= 80 else text[:77] + "..."

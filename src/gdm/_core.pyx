@@ -425,7 +425,7 @@ cdef class Stepper:
         cdef size_t i
         cdef entry *e
         if self.params is not None:
-            raise RuntimeError("an optimizer cannot be initialised twice")
+            raise RuntimeError("there is a table already")
         if gdm_plan_init(&self.plan, group_count, <size_t>len(params)) != c.OK:
             raise MemoryError
         self.given = given

@@ -43,6 +43,9 @@ class Group:
     def __setattr__(self, name: str, value: Any) -> None:
         self._optimizer._set_options({self._index: {name: value}})
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Group, (self._optimizer, self._index)
+
     def __dir__(self) -> list[str]:
         return [*super().__dir__(), *self._optimizer._options[self._index]]
 
@@ -80,6 +83,8 @@ class Optimizer(Stepper):
     _state_names: tuple[str, ...]  # all that a rule of this class may have, in the rule's order
 
     def __init__(self, params: Any, defaults: Options, threads: int | None) -> None:
+        if hasattr(self, "_structure"):
+            raise RuntimeError("an optimizer cannot be initialised twice")
         structure = Structure(params)
         self._structure = structure
         options = [self._checked(i, defaults, given) for i, given in enumerate(structure.group_options)]
@@ -209,7 +214,9 @@ class Optimizer(Stepper):
             rule, names, taken = self._rule(options)
             states = [self._state[i][name] for name in names]
             given = {name: options[name] for name in taken}
-            plain = np.ndarray.view(grad, np.ndarray)
+            # The gradient's memory in the parameter's layout: a bound array may have been given another shape since.
+            layout: Literal["C", "F"] = "C" if param.flags.c_contiguous else "F"
+            plain = np.ndarray.view(grad, np.ndarray).ravel(order="K").reshape(param.shape, order=layout)
             new = reference.update(rule, param, states, plain, given, first=not started[i])
             results += zip([param, *states], new, strict=True)
             started[i] = started[i] or bool(states)
