@@ -22,12 +22,14 @@
 #define SHARE_IF_ASLEEP (4 << 20)
 #define STEPS_OF_A_LOOP 16
 
-/* When a worker that is inside keeps the caller waiting so long, somebody else has its core. The caller then works
- * alone for a while, so that waiting costs a sixteenth at most; and, if it happens again soon after, twice as long each
- * time. */
+/* When a worker that is inside keeps the caller waiting so long, somebody else has its core. Then the pool is left
+ * alone for so many steps and 16 times as long as the wait was, so that neither the mean nor the 95th percentile of a
+ * step's time suffers; twice as long each time that it happens again before so many runs have gone well. */
 #define STALL_NS 150000
-#define ALONE_PER_STALL 16
-#define LONGEST_ALONE_NS 1600000000
+#define STEPS_ALONE 32
+#define TIMES_ALONE 16
+#define GOOD_RUNS 64
+#define MOST_DOUBLINGS 5
 
 /* What a thread has still to do: tasks from front (high half) up to back (low half). On a cache line of its own. */
 struct share {
@@ -42,6 +44,7 @@ static struct {
     atomic_int asleep;     /* some worker may be asleep; set by workers, cleared by who wakes them all */
     atomic_int stop;
     _Atomic int64_t alone_until; /* see STALL_NS; 0: not at all */
+    atomic_int steps_alone;
 
     /* The run: written while the gate is closed and nobody is inside. */
     task *task;
@@ -148,12 +151,27 @@ static void *worker(void *index) {
     return NULL;
 }
 
-static void work_alone_after(int64_t stall, int64_t now) {
-    static int64_t alone, until;
-    alone = now - until < alone ? 2 * alone : ALONE_PER_STALL * stall;
-    if (alone > LONGEST_ALONE_NS) alone = LONGEST_ALONE_NS;
-    until = now + alone;
-    atomic_store_explicit(&pool.alone_until, until, memory_order_relaxed);
+/* Notes how long the caller of the run had to wait. */
+static void judge(int64_t waited, int64_t now) {
+    static int doublings, good_runs = GOOD_RUNS;
+    if (waited < STALL_NS) {
+        good_runs += good_runs < GOOD_RUNS;
+        return;
+    }
+    doublings = good_runs >= GOOD_RUNS ? 0 : doublings < MOST_DOUBLINGS ? doublings + 1 : doublings;
+    good_runs = 0;
+    atomic_store_explicit(&pool.steps_alone, STEPS_ALONE << doublings, memory_order_relaxed);
+    atomic_store_explicit(&pool.alone_until, now + (TIMES_ALONE * waited << doublings), memory_order_relaxed);
+}
+
+/* Whether the next step had better do without the pool. */
+static int is_left_alone(void) {
+    const int64_t until = atomic_load_explicit(&pool.alone_until, memory_order_relaxed);
+    if (!until) return 0;
+    const int steps = atomic_fetch_sub_explicit(&pool.steps_alone, 1, memory_order_relaxed);
+    if (steps > 0 || now_ns() < until) return 1;
+    atomic_store_explicit(&pool.alone_until, 0, memory_order_relaxed);
+    return 0;
 }
 
 static void wait_for_those_inside(void) {
@@ -166,10 +184,8 @@ static void wait_for_those_inside(void) {
             sched_yield(); /* who is inside may be waiting for this very core */
         }
     }
-    if (begin) {
-        const int64_t now = now_ns();
-        if (now - begin > STALL_NS) work_alone_after(now - begin, now);
-    }
+    const int64_t now = begin ? now_ns() : 0;
+    judge(now - begin, now);
 }
 
 static void run_together(unsigned threads, size_t count, task *run, void *context) {
@@ -277,8 +293,7 @@ static int in_a_tight_loop(size_t bytes) {
 
 unsigned gdm_pool_threads_for(size_t bytes, unsigned threads) {
     if (threads < 2 || bytes < 2 * SHARE_IF_AWAKE) return 1;
-    const int64_t until = atomic_load_explicit(&pool.alone_until, memory_order_relaxed);
-    if (until && now_ns() < until) return 1;
+    if (is_left_alone()) return 1;
     size_t share = SHARE_IF_AWAKE;
     if (!atomic_load_explicit(&pool.awake, memory_order_relaxed) && !in_a_tight_loop(bytes)) share = SHARE_IF_ASLEEP;
     return bytes / share < threads ? (unsigned)(bytes / share) : threads;

@@ -109,7 +109,9 @@ def suite(*, quick: bool = False) -> list[Case]:
     if cpus > 1:
         for exponent in (18, 22) if quick else (*range(14, 25), 26):
             seconds = 1.0 if exponent < 22 else 4.0
-            cases.append(Case(THREADS, f"2^{exponent}", [(1 << exponent,)], (Gdm2, Gdm, TorchFused), 2, seconds))
+            cases.append(
+                Case(THREADS, f"2^{exponent}", [(1 << exponent,)], (Gdm2, Gdm, TorchFused), 2, seconds, sample=0.02)
+            )
         for threads in (1, 2):
             peers = (Gdm,) if threads == 1 else (Gdm, TorchFused)
             label = f"2^22, {threads} thread{'s' * (threads > 1)}"
@@ -136,12 +138,7 @@ def measure(
         stack.enter_context(_threads(case.threads))
         if case.group == THREADS:
             entered[Gdm.name].optimizer.threads = 1  # type: ignore[attr-defined]
-        contestants: dict[str, Contestant] = {}
-        for name, peer in entered.items():
-            if isinstance(peer, Limit):
-                contestants |= {f"limit {i}": variant for i, variant in enumerate(peer.variants())}
-            else:
-                contestants[name] = peer.contestant()
+        contestants = _in_turn(entered)
         # OpenMP's threads look for work for some milliseconds before they sleep, on cores that others need.
         rest = 0.01 if case.threads > 1 else 0.0
         timings = interleave(contestants, seconds=case.seconds, sample=case.sample, rest=rest)
@@ -149,6 +146,20 @@ def measure(
     if limits:
         timings[Limit.name] = min(limits, key=lambda timing: timing.median)
     return Result(case, timings)
+
+
+def _in_turn(entered: dict[str, Peer]) -> dict[str, Contestant]:
+    """The peers, and after each one variant of the limit: in a row, the variants would find their caches warm."""
+    limit = entered.get(Limit.name)
+    variants = limit.variants() if isinstance(limit, Limit) else []
+    contestants: dict[str, Contestant] = {}
+    for i, peer in enumerate(peer for peer in entered.values() if peer is not limit):
+        contestants[peer.name] = peer.contestant()
+        if i < len(variants):
+            contestants[f"limit {i}"] = variants[i]
+    for i in range(len(entered) - 1, len(variants)):
+        contestants[f"limit {i}"] = variants[i]
+    return contestants
 
 
 @contextmanager

@@ -56,8 +56,8 @@ def interleave(
     least : int
         How many rounds there are at least, however long they take.
     sample : float
-        How long a sample should be, in seconds: what is faster is repeated inside it, after a quarter as many
-        repetitions that are not timed, since the others have been in the caches.
+        How long a sample should be, in seconds: what is faster is repeated inside it, after as many repetitions that
+        are not timed, since the others have been in the caches.
     rest : float
         How long to sleep before each sample, so that the threads of the one before have gone to sleep.
     """
@@ -70,7 +70,7 @@ def interleave(
             for name, timer in timers.items():
                 if rest:
                     sleep(rest)
-                timer.timeit(1 + repeats[name] // 4)
+                timer.timeit(repeats[name])
                 rounds[name].append(timer.timeit(repeats[name]) / repeats[name])
     return {name: Timing(times) for name, times in rounds.items()}
 
