@@ -88,15 +88,14 @@ struct whole {
     kernel *kernel;
     void *const *buffers;
     const void *coefs;
-    size_t count, n, itemsize;
+    size_t count, n, itemsize, head; /* head: the elements before the parameter's first whole cache line */
 };
 
 static void run_piece(void *context, size_t i) {
     const struct whole *whole = context;
-    const size_t first = i * PIECE, rest = whole->n - first;
-    void *buffers[MAX_BUFFERS];
-    for (size_t k = 0; k < whole->count; k++) buffers[k] = (char *)whole->buffers[k] + first * whole->itemsize;
-    whole->kernel(buffers, rest < PIECE ? rest : PIECE, whole->coefs);
+    const size_t first = i ? whole->head + i * PIECE : 0, last = whole->head + (i + 1) * PIECE;
+    run_range(whole->kernel, whole->buffers, whole->count, whole->itemsize, first, last < whole->n ? last : whole->n,
+              whole->coefs);
 }
 
 gdm_status gdm_run(enum rule rule, enum dtype dtype, void *const *buffers, size_t n, const struct prepared *prepared) {
@@ -110,12 +109,13 @@ gdm_status gdm_run(enum rule rule, enum dtype dtype, void *const *buffers, size_
     if (n >= 2 * PIECE) {
         const unsigned threads = gdm_pool_threads_for(n * itemsize * count, (unsigned)gdm_get_num_threads());
         if (threads > 1) {
-            struct whole whole = {kernel, buffers, &prepared->coefs, count, n, itemsize};
-            gdm_pool_run(threads, (n + PIECE - 1) / PIECE, run_piece, &whole);
+            const size_t head = before_line(buffers[PARAM], itemsize);
+            struct whole whole = {kernel, buffers, &prepared->coefs, count, n, itemsize, head};
+            gdm_pool_run(threads, (n - head + PIECE - 1) / PIECE, run_piece, &whole);
             return GDM_OK;
         }
     }
-    kernel(buffers, n, &prepared->coefs);
+    run_range(kernel, buffers, count, itemsize, 0, n, &prepared->coefs);
     return GDM_OK;
 }
 

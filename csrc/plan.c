@@ -44,9 +44,10 @@ static gdm_status cut(struct plan *plan) {
     pieces[k++] = (struct piece){0, 0};
     for (size_t i = 0; i < plan->count; i++) {
         size_t element = 0;
+        const size_t head = before_line(plan->entries[i].buffers[PARAM], itemsize(&plan->entries[i]));
         while (plan->entries[i].n - element > room) {
-            /* Whole cache lines, as seen from the beginning of the array; a piece is never cut to less than half. */
-            element = (element + room) / 64 * 64;
+            /* Whole cache lines of the parameter; a piece is never cut to less than half. */
+            element = element + room < head ? element : head + (element + room - head) / 64 * 64;
             pieces[k++] = (struct piece){i, element};
             room = PIECE;
         }
@@ -95,11 +96,8 @@ struct walk {
 static void run(const struct walk *walk, const struct entry *entry, size_t first, size_t last) {
     const struct group *group = &walk->plan->groups[entry->group];
     const unsigned variant = group->prepared.variant | (entry->started ? 0 : group->prepared.first);
-    kernel *const kernel = walk->isa->kernels[group->rule][entry->dtype][variant];
-    void *buffers[MAX_BUFFERS];
-    for (unsigned k = 0; k < STATE + gdm_rules[group->rule].states; k++)
-        buffers[k] = (char *)entry->buffers[k] + first * itemsize(entry);
-    kernel(buffers, last - first, &group->prepared.coefs);
+    run_range(walk->isa->kernels[group->rule][entry->dtype][variant], entry->buffers,
+              STATE + gdm_rules[group->rule].states, itemsize(entry), first, last, &group->prepared.coefs);
 }
 
 static void run_piece(void *context, size_t i) {
@@ -120,11 +118,8 @@ gdm_status gdm_plan_step(struct plan *plan) {
     if (threads > 1)
         gdm_pool_run(threads, plan->piece_count, run_piece, (void *)&walk);
     else
-        for (const struct entry *entry = plan->entries, *end = entry + plan->count; entry < end; entry++) {
-            const struct group *group = &plan->groups[entry->group];
-            const unsigned variant = group->prepared.variant | (entry->started ? 0 : group->prepared.first);
-            walk.isa->kernels[group->rule][entry->dtype][variant](entry->buffers, entry->n, &group->prepared.coefs);
-        }
+        for (const struct entry *entry = plan->entries, *end = entry + plan->count; entry < end; entry++)
+            run(&walk, entry, 0, entry->n);
     if (plan->fresh) {
         for (struct entry *entry = plan->entries, *end = entry + plan->count; entry < end; entry++)
             entry->started |= gdm_rules[plan->groups[entry->group].rule].states > 0;

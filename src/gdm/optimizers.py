@@ -165,18 +165,22 @@ class Optimizer(Stepper):
     def _allocate(self, indices: list[int], names: tuple[str, ...]) -> None:
         """Gives these parameters the states they lack: zeros, in one piece of memory, each on cache lines of its own.
 
+        A state lies in its lines as its parameter does, so that the kernels meet both at the beginning of a line.
         Arrays that do not own their memory cannot be resized, so that the step need not check whether they were.
         """
         wanted = [(i, name) for i in indices for name in names if name not in self._state[i]]
         if not wanted:
             return
         line = 64
-        sizes = [-(-self._params[i].nbytes // line) * line for i, _ in wanted]
+        places = [_checks.address(self._params[i]) % line for i, _ in wanted]
+        sizes = [
+            -(-(place + self._params[i].nbytes) // line) * line for (i, _), place in zip(wanted, places, strict=True)
+        ]
         slab = np.zeros(sum(sizes) + line, dtype=np.uint8)
         start = -_checks.address(slab) % line
-        for (i, name), size in zip(wanted, sizes, strict=True):
+        for (i, name), place, size in zip(wanted, places, sizes, strict=True):
             param = self._params[i]
-            flat = slab[start : start + param.nbytes].view(param.dtype)
+            flat = slab[start + place : start + place + param.nbytes].view(param.dtype)
             self._state[i][name] = flat.reshape(param.shape, order="C" if param.flags.c_contiguous else "F")
             start += size
         for i in {i for i, _ in wanted}:
