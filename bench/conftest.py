@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from gdm.bench import Case, Result, finish, measure, report
+from gdm.bench import NOT_COMPARED, Case, Result, finish, measure, report
 
 RESULTS = pytest.StashKey[list[Result]]()
 MISSING = pytest.StashKey[dict[str, str]]()
@@ -14,7 +14,7 @@ MISSING = pytest.StashKey[dict[str, str]]()
 
 def pytest_configure(config):
     config.stash[RESULTS] = []
-    config.stash[MISSING] = {}
+    config.stash[MISSING] = dict(NOT_COMPARED)
 
 
 @pytest.fixture

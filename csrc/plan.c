@@ -93,11 +93,15 @@ struct walk {
     const struct isa *isa;
 };
 
-static void run(const struct walk *walk, const struct entry *entry, size_t first, size_t last) {
+static inline void run(const struct walk *walk, const struct entry *entry, size_t first, size_t last) {
     const struct group *group = &walk->plan->groups[entry->group];
     const unsigned variant = group->prepared.variant | (entry->started ? 0 : group->prepared.first);
-    run_range(walk->isa->kernels[group->rule][entry->dtype][variant], entry->buffers,
-              STATE + gdm_rules[group->rule].states, itemsize(entry), first, last, &group->prepared.coefs);
+    kernel *const kernel = walk->isa->kernels[group->rule][entry->dtype][variant];
+    if (!first && last < WORTH_ALIGNING) /* what run_range does, too, but many small arrays notice the way there */
+        kernel(entry->buffers, last, &group->prepared.coefs);
+    else
+        run_range(kernel, entry->buffers, STATE + gdm_rules[group->rule].states, itemsize(entry), first, last,
+                  &group->prepared.coefs);
 }
 
 static void run_piece(void *context, size_t i) {

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 from . import report
-from .cases import Case, Result, measure, suite
+from .cases import NOT_COMPARED, Case, Result, measure, suite
 
 
 def run(out: Path, *, full: bool = False) -> int:
@@ -27,7 +27,7 @@ def run(out: Path, *, full: bool = False) -> int:
     """
     out.mkdir(parents=True, exist_ok=True)
     print(report.heading())
-    missing: dict[str, str] = {}
+    missing = dict(NOT_COMPARED)
     results = []
     cases = suite(quick=not full)
     begin = time.monotonic()
@@ -62,4 +62,4 @@ def _say(text: str) -> None:
     print(f"{text.rstrip():<70}", end=end or "\n", file=sys.stderr, flush=True)
 
 
-__all__ = ["Case", "Result", "finish", "measure", "run", "suite"]
+__all__ = ["NOT_COMPARED", "Case", "Result", "finish", "measure", "run", "suite"]

@@ -21,6 +21,10 @@ LEAN = (Gdm, Limit, NumPyOut, Numba, TorchFused, Optax)
 MOVED_BYTES = 20  # an element of a float32 momentum step: param, velocity and grad read, param and velocity written
 
 
+# Who is not asked, and why; the report says so.
+NOT_COMPARED = {"thinc": "its SGD has no momentum", "DeepSpeed": "has no SGD for the CPU, only Adam, Adagrad and Lion"}
+
+
 @dataclass(frozen=True)
 class Case:
     """One row of the report."""
