@@ -33,6 +33,7 @@ format: $(VENV)/lint.installed  ## format everything
 	$(BIN)/clang-format -i $(C_FILES)
 
 bench: $(VENV)/bench.installed  ## measure against every peer, on a quiet machine: out/bench.*
+	@mkdir -p out
 	$(BIN)/python -m pytest bench --benchmark-only --benchmark-quiet --benchmark-json=out/pytest-benchmark.json
 
 clean:  ## remove all that is generated

@@ -91,7 +91,7 @@ CALL, SMALL, SIZE, MODEL, THREADS, BUSY = (
 
 def suite(*, quick: bool = False) -> list[Case]:
     """All cases; or, quick, those that tell most, in less than a minute."""
-    cpus = min(2, len(os.sched_getaffinity(0)))
+    threads = min(2, len(_cpus()))
     everybody: tuple[type[Peer], ...] = tuple(p for p in ALL if p is not Limit)
     cases = [Case(CALL, "1 x 64", [(64,)], (Gdm, GdmUnbound, GdmFunction, *everybody[1:]))]
     for count in (1000,) if quick else (10, 100, 1000, 10_000, 100_000):
@@ -108,18 +108,18 @@ def suite(*, quick: bool = False) -> list[Case]:
         if not quick or name == "MLP":
             cases += [
                 Case(MODEL, f"{name}, {n} thread{'s' * (n > 1)}", shapes(), LEAN, n, seconds=10 if name != "MLP" else 2)
-                for n in range(1, cpus + 1)
+                for n in range(1, threads + 1)
             ]
-    if cpus > 1:
+    if threads > 1:
         for exponent in (18, 22) if quick else (*range(14, 25), 26):
             seconds = 1.0 if exponent < 22 else 4.0
             cases.append(
                 Case(THREADS, f"2^{exponent}", [(1 << exponent,)], (Gdm2, Gdm, TorchFused), 2, seconds, sample=0.02)
             )
-        for threads in (1, 2):
-            peers = (Gdm,) if threads == 1 else (Gdm, TorchFused)
-            label = f"2^22, {threads} thread{'s' * (threads > 1)}"
-            cases.append(Case(BUSY, label, [(1 << 22,)], peers, threads, 2.0 if quick else 10.0, True, 0.0))
+        for n in (1, 2):
+            peers = (Gdm,) if n == 1 else (Gdm, TorchFused)
+            label = f"2^22, {n} thread{'s' * (n > 1)}"
+            cases.append(Case(BUSY, label, [(1 << 22,)], peers, n, 2.0 if quick else 10.0, True, 0.0))
     return cases
 
 
@@ -169,7 +169,7 @@ def _in_turn(entered: dict[str, Peer]) -> dict[str, Contestant]:
 @contextmanager
 def _threads(n: int) -> Iterator[None]:
     """Everybody may use n threads: by their own setting, and one only by one CPU for all threads of this process."""
-    cpus = os.sched_getaffinity(0)
+    cpus = _cpus()
     torch = sys.modules.get("torch")
     before = torch.get_num_threads() if torch else 0
     if torch:
@@ -185,7 +185,13 @@ def _threads(n: int) -> Iterator[None]:
             torch.set_num_threads(before)
 
 
+def _cpus() -> set[int]:
+    return os.sched_getaffinity(0) if sys.platform == "linux" else set(range(os.cpu_count() or 1))
+
+
 def _pin(cpus: set[int]) -> None:
+    if sys.platform != "linux":
+        return
     for task in os.listdir("/proc/self/task"):
         try:
             os.sched_setaffinity(int(task), cpus)
@@ -196,8 +202,9 @@ def _pin(cpus: set[int]) -> None:
 @contextmanager
 def _busy_neighbours() -> Iterator[None]:
     """A process that computes without end on every CPU but the first."""
-    others = sorted(os.sched_getaffinity(0))[1:]
-    code = "import os, sys; os.sched_setaffinity(0, [int(sys.argv[1])])\nwhile True: pass"
+    others = sorted(_cpus())[1:]
+    pin = "import os, sys; os.sched_setaffinity(0, [int(sys.argv[1])])\n" if sys.platform == "linux" else ""
+    code = pin + "while True: pass"
     processes = [subprocess.Popen([sys.executable, "-c", code, str(cpu)]) for cpu in others]
     try:
         yield

@@ -38,7 +38,7 @@ def machine() -> dict[str, Any]:
     """Where this was measured, and with what."""
     return {
         "cpu": _cpu(),
-        "cpus": len(os.sched_getaffinity(0)),
+        "cpus": os.cpu_count(),
         "caches": dict(_caches()),
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
@@ -127,11 +127,12 @@ def _draw_throughput(axes: Axes, results: Sequence[Result]) -> None:
     axes.set(
         xlabel="elements of one float32 tensor", ylabel="bytes moved (GB/s)", title="One momentum step, one thread"
     )
-    top = axes.get_ylim()[1]
+    bottom = axes.get_ylim()[0]
     for name, size in _caches():
         if axes.get_xlim()[0] < size / 12 < axes.get_xlim()[1]:
             axes.axvline(size / 12, color="0.7", linewidth=0.8, zorder=0)
-            axes.annotate(f"{name} full", (size / 12, top), rotation=90, va="top", ha="right", color="0.4", fontsize=8)
+            place = (size / 12, bottom)
+            axes.annotate(f"{name} full", place, rotation=90, va="bottom", ha="right", color="0.4", fontsize=8)
     axes.grid(color="0.92")
     axes.legend(fontsize=8, ncols=2)
 

@@ -1,0 +1,125 @@
+"""The benchmarks measure what they say: the right shapes, checked results, a limit that moves every byte."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+
+from gdm import bench
+from gdm.bench import cases, peers, report, workloads
+from gdm.bench.timing import Contestant, Timing, interleave
+
+
+@pytest.mark.parametrize(
+    ("model", "tensors", "elements"),
+    [("MLP", 6, 535_818), ("ResNet-50", 161, 25_557_032), ("GPT-2 small", 148, 124_439_808)],
+)
+def test_models(model, tensors, elements):
+    """As many tensors and elements as the published models have."""
+    shapes = workloads.MODELS[model]()
+    assert len(shapes) == tensors
+    assert workloads.elements(shapes) == elements
+
+
+def test_interleaving():
+    """One sample of each in turn, after as many untimed; fast statements repeated, slow ones not."""
+    order = []
+    names = {"a": order.append, "b": lambda _: [order.append(2), sum(range(200_000))]}
+    timings = interleave(
+        {"a": Contestant("f(1)", {"f": names["a"]}), "b": Contestant("f(2)", {"f": names["b"]})}, seconds=0, least=3
+    )
+    assert [len(t.rounds) for t in timings.values()] == [3, 3]
+    assert 0 < timings["a"].median < timings["b"].median
+    changes = [x for x, y in zip(order, [*order[1:], 0], strict=True) if x != y]
+    assert changes[-6:] == [1, 2, 1, 2, 1, 2]
+
+
+def test_quantiles():
+    timing = Timing([5.0, 1.0, 2.0, 4.0, 3.0])
+    assert timing.median == 3.0
+    assert timing.quantile(0.0) == 1.0
+    assert timing.quantile(0.95) == 5.0
+
+
+@pytest.mark.parametrize("peer", [peers.Gdm, peers.GdmUnbound, peers.GdmFunction, peers.NumPyNaive, peers.NumPyOut])
+def test_peers_step_right(peer):
+    assert set(peers.enter([(64,), (3, 5)], [peer])) == {peer.name}
+
+
+@pytest.mark.parametrize("wrong", ["lr", "lazy"])
+def test_a_wrong_result_is_not_timed(wrong, monkeypatch):
+    """A peer that steps wrongly, or not at all, is found."""
+
+    class Wrong(peers.NumPyOut):
+        def contestant(self):
+            if wrong == "lazy":
+                return Contestant("pass", {})
+            monkeypatch.setattr(peers, "LR", 2e-3)
+            return super().contestant()
+
+    with pytest.raises(AssertionError, match="NumPy out= differs from the reference"):
+        peers.enter([(64,)], [Wrong])
+
+
+def test_the_limit_moves_every_byte(monkeypatch):
+    entered = peers.enter([(100_003,)], [peers.Limit])
+    assert len(entered["limit"].variants()) >= 4
+    monkeypatch.setattr(peers.Limit, "contestant", lambda self, variant=0: Contestant("pass", {}))
+    with pytest.raises(AssertionError):
+        peers.enter([(100_003,)], [peers.Limit])
+
+
+def test_missing_peers_are_named():
+    class Absent(peers.Peer):
+        name = "absent"
+
+        def prepare(self):
+            raise ImportError("No module named 'absent'")
+
+        def contestant(self):
+            raise NotImplementedError
+
+    told = {}
+    assert peers.enter([(8,)], [Absent, peers.Gdm], missing=told.__setitem__).keys() == {"gdm"}
+    assert told == {"absent": "No module named 'absent'"}
+
+
+def test_suite():
+    """Full and quick ask the same groups of questions; gdm comes first in each, and no name twice."""
+    full, quick = bench.suite(), bench.suite(quick=True)
+    assert {case.group for case in full} == {case.group for case in quick}
+    assert len({case.id for case in full}) == len(full)
+    assert all(case.peers[0].name.startswith("gdm") for case in full)
+
+
+def _small(group, label, shapes, **more):
+    some = (peers.Gdm, peers.Limit, peers.NumPyOut)
+    return bench.measure(bench.Case(group, label, shapes, some, seconds=0.01, **more))
+
+
+def test_measure_and_report(tmp_path):
+    """From measuring to table, JSON and pictures, on small cases."""
+    results = [
+        _small(cases.SIZE, "2^16", [(1 << 16,)]),
+        _small(cases.SIZE, "2^18", [(1 << 18,)]),
+        _small(cases.SMALL, "10 x 64", [(64,)] * 10),
+        _small(cases.SMALL, "100 x 64", [(64,)] * 100),
+        _small(cases.BUSY, "1 thread", [(1 << 16,)], busy=True),
+        _small(cases.BUSY, "2 threads", [(1 << 16,)], busy=True, threads=2),
+    ]
+    for result in results:
+        assert set(result.timings) == {"gdm", "NumPy out=", "limit"}
+        assert all(timing.median > 0 for timing in result.timings.values())
+        assert math.isclose(result.gigabytes_per_second, result.case.elements * 20e-9 / result.ours.median)
+    text = report.table(results)
+    assert "2^16" in text
+    assert "p95: gdm" in text
+    bench.finish(tmp_path, results)
+    saved = json.loads((tmp_path / "bench.json").read_text())
+    assert saved["results"][0]["seconds"]["gdm"] == results[0].ours.median
+    assert saved["machine"]["versions"]["numpy"] == np.__version__
+    for name in ("throughput", "tensors", "busy"):
+        assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
