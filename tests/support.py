@@ -116,7 +116,7 @@ def assert_same_bits(actual, expected, message: str = "") -> None:
     np.testing.assert_array_equal(bits(actual), bits(expected), err_msg=message)
 
 
-def python(code: str, *, timeout: float = 120, **environment: str) -> str:
+def python(code: str, *, timeout: float = 300, **environment: str) -> str:
     """The output of the code in a fresh interpreter, which must end well and in time; gdm is there as it is here."""
     without = "import sys, warnings; sys.modules['gdm._core'] = None; warnings.simplefilter('ignore')\n"
     env = {name: value for name, value in os.environ.items() if name not in ("GDM_NUM_THREADS", "OMP_NUM_THREADS")}

@@ -49,5 +49,5 @@ def test_wrong_arguments(capsys, arguments, message):
 
 
 def test_as_a_module():
-    done = subprocess.run([sys.executable, "-m", "gdm", "--version"], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-m", "gdm", "--version"], capture_output=True, text=True, timeout=180)
     assert done.stdout == f"gdm {gdm.__version__}\n"

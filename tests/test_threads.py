@@ -50,7 +50,7 @@ def test_wrong_environment(value):
         env={**os.environ, "GDM_NUM_THREADS": value},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=180,
     )
     assert f"GDM_NUM_THREADS must be from 1 to 256, got '{value}'" in done.stderr
 
@@ -285,7 +285,7 @@ def test_multiprocessing_pool():
     gdm.set_num_threads(2)
     assert _step_in_pool(1)
     with multiprocessing.get_context("fork").Pool(2) as pool:
-        assert all(pool.map_async(_step_in_pool, range(1, 41)).get(timeout=120))
+        assert all(pool.map_async(_step_in_pool, range(1, 41)).get(timeout=300))
 
 
 @pytest.mark.parametrize("end", ["", "sys.exit()", "os._exit(0)", "os.kill(os.getpid(), 15)"])
@@ -304,7 +304,7 @@ def test_exit(end):
     {end}
     """
     begin = textwrap.dedent(WORKERS) + textwrap.dedent(code)
-    done = subprocess.run([sys.executable, "-c", begin], capture_output=True, text=True, timeout=30)
+    done = subprocess.run([sys.executable, "-c", begin], capture_output=True, text=True, timeout=180)
     assert done.stdout.strip() == "end"
     assert done.returncode == (-15 if "kill" in end else 0), done.stderr
 
@@ -329,10 +329,10 @@ def test_stress(sanitizer, tmp_path):
             [*common, *extra, "-I", ROOT / "csrc/include", "-c", source, "-o", objects[-1]], check=True, timeout=120
         )
     program = tmp_path / "stress"
-    linked = subprocess.run([*common, *objects, "-o", program], capture_output=True, text=True, timeout=120)
+    linked = subprocess.run([*common, *objects, "-o", program], capture_output=True, text=True, timeout=300)
     if "cannot find" in linked.stderr:
         pytest.skip(f"NOT TESTED: the pool under -fsanitize={sanitizer}; its run-time library is not here")
     assert linked.returncode == 0, linked.stderr
-    done = subprocess.run([program], capture_output=True, text=True, timeout=120, env={"GDM_NUM_THREADS": "4"})
+    done = subprocess.run([program], capture_output=True, text=True, timeout=300, env={"GDM_NUM_THREADS": "4"})
     assert done.returncode == 0, done.stderr
     assert int(done.stdout.split()[0]) > 100
