@@ -76,8 +76,8 @@ gdm_status gdm_plan_arrange(struct plan *plan) {
 
 int gdm_plan_overlaps(const struct plan *plan, const void *start, size_t bytes) {
     const uintptr_t first = (uintptr_t)start, last = first + bytes;
-    size_t low = 0,
-           high = plan->written_count; /* the spans below `low` end before `first`, from `high` on they do not */
+    /* The spans below low end before `first`; those from high on do not. */
+    size_t low = 0, high = plan->written_count;
     while (low < high) {
         const size_t middle = low + (high - low) / 2;
         if (plan->written[middle].end <= first)
@@ -96,12 +96,8 @@ struct walk {
 static inline void run(const struct walk *walk, const struct entry *entry, size_t first, size_t last) {
     const struct group *group = &walk->plan->groups[entry->group];
     const unsigned variant = group->prepared.variant | (entry->started ? 0 : group->prepared.first);
-    kernel *const kernel = walk->isa->kernels[group->rule][entry->dtype][variant];
-    if (!first && last < WORTH_ALIGNING) /* what run_range does, too, but many small arrays notice the way there */
-        kernel(entry->buffers, last, &group->prepared.coefs);
-    else
-        run_range(kernel, entry->buffers, STATE + gdm_rules[group->rule].states, itemsize(entry), first, last,
-                  &group->prepared.coefs);
+    run_range(walk->isa->kernels[group->rule][entry->dtype][variant], entry->buffers,
+              STATE + gdm_rules[group->rule].states, itemsize(entry), first, last, &group->prepared.coefs);
 }
 
 static void run_piece(void *context, size_t i) {

@@ -16,7 +16,7 @@
 #define SPIN_NS 20000
 
 /* So many bytes must a thread have to do to be worth its while: handing out work costs some 0.3 us to threads that look
- * for it; waking them costs 5 us, and in a virtual machine it can take 100 us until they begin (see docs/decisions.md).
+ * for it; waking them costs 11 us, and it can take much longer until they begin (see docs/decisions.md).
  * Where steps follow each other so closely that threads once awake stay awake, it pays from the smaller size on. */
 #define SHARE_IF_AWAKE (512 << 10)
 #define SHARE_IF_ASLEEP (4 << 20)

@@ -11,6 +11,7 @@ import platform
 import subprocess
 import sys
 import textwrap
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -161,6 +162,15 @@ HOOKS = """
 """
 NEEDS_BUFFER = pytest.mark.skipif(sys.version_info < (3, 12), reason="__buffer__ came with Python 3.12")
 every_hook = pytest.mark.parametrize("how", ["class", pytest.param("buffer", marks=NEEDS_BUFFER)])
+
+
+def at_once(work, count: int) -> None:
+    """work(0), work(1), ... in threads of their own."""
+    threads = [threading.Thread(target=work, args=(k,)) for k in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
 
 
 class Guarded:

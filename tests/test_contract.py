@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import array
 import re
-import threading
 from textwrap import dedent
 
 import numpy as np
@@ -13,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import gdm
-from support import HOOKS, RULES, bits, every_hook, function, python
+from support import HOOKS, RULES, at_once, bits, every_hook, function, python
 
 N = 8
 
@@ -364,11 +363,7 @@ def test_calls_from_many_threads():
             gdm.momentum(param, velocity, grad, lr=0.1)
         results[k] = param
 
-    threads = [threading.Thread(target=work, args=(k,)) for k in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    at_once(work, 4)
     for k, param in results.items():
         work(k)
         np.testing.assert_array_equal(param, results[k])

@@ -8,14 +8,13 @@ import shutil
 import subprocess
 import sys
 import textwrap
-import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import gdm
-from support import DTYPES, ISAS, RULES, assert_same_bits, buffers, function, numbers, option_cases, python
+from support import DTYPES, ISAS, RULES, assert_same_bits, at_once, buffers, function, numbers, option_cases, python
 
 ROOT = Path(__file__).parent.parent
 LARGE = 1_000_003  # enough for several threads, and not a multiple of anything
@@ -171,11 +170,7 @@ def test_optimizers_side_by_side():
             optimizer.step()
         results[k] = param
 
-    threads = [threading.Thread(target=work, args=(k,)) for k in range(3)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    at_once(work, 3)
     for k, param in results.items():
         work(k)
         np.testing.assert_array_equal(param, results[k])

@@ -92,8 +92,8 @@ cdef extern from *:
     const char *GDM_FLAGS  # defined by the build
 
 cdef enum:
-    # From so many elements on a call lets other threads run. Handing the interpreter over and back costs some 50 ns,
-    # which is below 5 % of what this many elements cost.
+    # From so many elements on, some microseconds' work, a call lets other threads run: handing the interpreter over and
+    # back is little against that.
     GIL_THRESHOLD = 32768
     WRITABLE = cnp.NPY_ARRAY_ALIGNED | cnp.NPY_ARRAY_WRITEABLE
     IN_ORDER = cnp.NPY_ARRAY_C_CONTIGUOUS | cnp.NPY_ARRAY_F_CONTIGUOUS

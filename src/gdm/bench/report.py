@@ -13,7 +13,7 @@ import numpy as np
 
 import gdm
 
-from .cases import BUSY, SIZE, SMALL, Result
+from .cases import BUSY, MOVED_BYTES, SIZE, SMALL, Result
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -57,8 +57,8 @@ def heading() -> str:
 
 def table(results: Sequence[Result]) -> str:
     """One line for each case: gdm's time and throughput, and how many times as long each peer takes."""
-    peers = list(dict.fromkeys(name for result in results for name in result.timings if name not in ("gdm", "limit")))
-    peers = [name for name in peers if not name.startswith("gdm")]
+    names = dict.fromkeys(name for result in results for name in result.timings)
+    peers = [name for name in names if name != "limit" and not name.startswith("gdm")]
     head = f"{'':32}{'gdm':>9} {'GB/s':>6} {'limit':>6}" + "".join(f"{name:>16}" for name in peers)
     lines = [head, "-" * len(head)]
     group = ""
@@ -121,7 +121,13 @@ def draw(folder: Path, results: Sequence[Result]) -> list[Path]:
 def _draw_throughput(axes: Axes, results: Sequence[Result]) -> None:
     for name in _names(results):
         points = [(r.case.elements, r.timings[name].median) for r in results if name in r.timings]
-        axes.plot([n for n, _ in points], [n * 20e-9 / t for n, t in points], label=name, markersize=5, **LOOKS[name])
+        axes.plot(
+            [n for n, _ in points],
+            [n * MOVED_BYTES * 1e-9 / t for n, t in points],
+            label=name,
+            markersize=5,
+            **LOOKS[name],
+        )
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
     axes.set(
