@@ -3,8 +3,39 @@
 #include "pool.h"
 
 #include <float.h>
-#include <stdint.h>
+#include <math.h>
 #include <string.h>
+
+/* ---- the rules' host parts -------------------------------------------------------------------------------------- */
+
+/* What a rule's file is written in here: the coefficients that every rule has, and whether the decay is coupled. */
+#define COMMON(args, rate, decoupled)                                                                                  \
+    .lr = (rate), .weight_decay = (args)->weight_decay, .sign = (args)->maximize ? -1.0 : 1.0,                         \
+    .keep = (decoupled) ? 1.0 - (args)->lr * (args)->weight_decay : 1.0,                                               \
+    .shrink = (decoupled) ? (args)->lr * (args)->weight_decay : 0.0
+#define COUPLES(args, decoupled) ((args)->weight_decay != 0 && !(decoupled) ? COUPLED : 0)
+
+/* Powers by multiplication alone, in a fixed order: libraries' pow() differ between machines. */
+static double power(double base, uint64_t exponent) {
+    double result = 1.0;
+    for (; exponent; exponent >>= 1) {
+        if (exponent & 1) result = result * base;
+        base = base * base;
+    }
+    return result;
+}
+
+/* 0.96^x for x >= 0: e^y with y = x log(0.96), by its series where |y| is small, and squared as often as it was halved.
+ */
+static double power_of_096(double x) {
+    double y = x * -0.040821994520255166, sum = 1.0;
+    int halved = 0;
+    if (y < -745.0) return 0.0;
+    for (; y < -0.125; halved++) y = y * 0.5;
+    for (int k = 12; k >= 1; k--) sum = 1.0 + sum * y / k;
+    for (; halved; halved--) sum = sum * sum;
+    return sum;
+}
 
 #define GDM_PREPARE
 #define GDM_RULE_FILES
@@ -12,74 +43,107 @@
 #undef GDM_RULE_FILES
 #undef GDM_PREPARE
 
-/* NaN is in no domain. */
-static inline int not_negative(double x) {
-    return x >= 0 && x <= DBL_MAX;
-}
+/* ---- options ---------------------------------------------------------------------------------------------------- */
 
-static inline int below_one(double x) {
-    return x >= 0 && x < 1;
-}
+/* For each kind of option its type in the argument struct, and whether a value is legal. NaN never is. */
+#define TYPE_not_negative double
+#define TYPE_below_one double
+#define TYPE_up_to_one double
+#define TYPE_betas const double *
+#define TYPE_flag int
+#define TYPE_form int
+#define TYPE_factors const void *
+#define TYPE_count uint64_t
+#define TYPE_product const double *
+#define LEGAL_not_negative(x) ((x) >= 0 && (x) <= DBL_MAX)
+#define LEGAL_below_one(x) ((x) >= 0 && (x) < 1)
+#define LEGAL_up_to_one(x) ((x) >= 0 && (x) <= 1)
+#define LEGAL_betas(x) (LEGAL_below_one((x)[0]) && LEGAL_below_one((x)[1]))
+#define LEGAL_flag(x) ((void)(x), 1)
+#define LEGAL_form(x) ((x) == GDM_FORM_TORCH || (x) == GDM_FORM_CLASSIC)
+#define LEGAL_factors(x) ((void)(x), 1)
+#define LEGAL_count(x) ((x) >= 1)
+#define LEGAL_product(x) ((x) && *(x) > 0 && *(x) <= 1)
 
-static inline int up_to_one(double x) {
-    return x >= 0 && x <= 1;
-}
+#define GDM_OPTION(name, kind, status, must, meaning)                                                                  \
+    static inline gdm_status check_##name(TYPE_##kind x) {                                                             \
+        return LEGAL_##kind(x) ? GDM_OK : (gdm_status)status;                                                          \
+    }                                                                                                                  \
+    enum { KIND_##name = kind };
+#include "kernels.def"
 
-/* Copies a caller's args struct whose size differs from ours: fields that an older caller does not know are 0 (off);
- * fields that we do not know must be 0. */
+/* Copies a caller's args struct: fields that an older caller does not know are 0 (off); fields that we do not know must
+ * be 0. */
 static gdm_status translate(void *out, size_t size, const void *args) {
     size_t callers;
+    if (!args) return GDM_ERR_NULL;
     memcpy(&callers, args, sizeof callers);
     if (callers < sizeof callers + sizeof(double) || callers > 4096) return GDM_ERR_STRUCT_SIZE;
     for (size_t i = size; i < callers; i++)
         if (((const unsigned char *)args)[i]) return GDM_ERR_STRUCT_SIZE;
     memset(out, 0, size);
     memcpy(out, args, callers < size ? callers : size);
+    memcpy(out, &size, sizeof size);
     return GDM_OK;
 }
 
-#define CHECK_REAL(name, domain, status)                                                                               \
-    if (!domain(args->name)) return status;
-#define CHECK_FLAG(name)
+#define CHECK(rule, name)                                                                                              \
+    if ((status = check_##name(args->name))) return status;
+#define USED(name) out->used |= 1u << k++;
+#define USED_WITH(name, option) out->used |= (unsigned)(args->option != 0) << k++;
 #define GDM_RULE(rule, states, switches)                                                                               \
-    gdm_status gdm_prepare_##rule(const gdm_##rule##_args *args, struct prepared *out) {                               \
-        gdm_##rule##_args own;                                                                                         \
-        if (!args) return GDM_ERR_NULL;                                                                                \
-        if (args->size != sizeof own) {                                                                                \
-            gdm_status status = translate(&own, sizeof own, args);                                                     \
-            if (status) return status;                                                                                 \
-            args = &own;                                                                                               \
-        }                                                                                                              \
-        GDM_OPTIONS_##rule(CHECK_REAL, CHECK_FLAG) return prepare_##rule(args, out);                                   \
+    static inline gdm_status check_and_prepare_##rule(const gdm_##rule##_args *args, struct prepared *out) {           \
+        gdm_status status;                                                                                             \
+        unsigned k = 0;                                                                                                \
+        GDM_OPTIONS_##rule(CHECK, rule);                                                                               \
+        out->variant = args->lr_scale ? SCALED : 0;                                                                    \
+        out->first = out->used = 0;                                                                                    \
+        out->scale = args->lr_scale;                                                                                   \
+        out->mu_product = NULL;                                                                                        \
+        GDM_STATES_##rule(USED, USED_WITH);                                                                            \
+        (void)k;                                                                                                       \
+        return prepare_##rule(args, out);                                                                              \
+    }                                                                                                                  \
+    static gdm_status read_##rule(const void *args, union args *out) {                                                 \
+        return translate(&out->rule, sizeof out->rule, args);                                                          \
+    }                                                                                                                  \
+    static gdm_status prepare_any_##rule(const union args *args, struct prepared *out) {                               \
+        return check_and_prepare_##rule(&args->rule, out);                                                             \
     }
 #include "kernels.def"
 
-#define NAME(name) #name " "
-#define REAL_NAME(name, domain, status) #name ":" #domain " "
+#define OPTION_INFO(rule, name) {#name, (enum kind)KIND_##name, offsetof(gdm_##rule##_args, name)},
 #define GDM_RULE(rule, states, switches)                                                                               \
-    [RULE_##rule] = {#rule,                                                                                            \
-                     states,                                                                                           \
-                     switches,                                                                                         \
-                     "" GDM_STATES_##rule(NAME),                                                                       \
-                     "" GDM_OPTIONS_##rule(REAL_NAME, NOTHING),                                                        \
-                     "" GDM_OPTIONS_##rule(NOTHING, NAME)},
-#define NOTHING(...)
+    static const struct option_info rule##_options[] = {GDM_OPTIONS_##rule(OPTION_INFO, rule){NULL, flag, 0}};
+#include "kernels.def"
+
+#define STATE_INFO(name) {#name, NULL},
+#define OPTIONAL_INFO(name, option) {#name, #option},
+#define GDM_RULE(rule, states, switches)                                                                               \
+    [RULE_##rule] = {#rule,          states,                                                                           \
+                     switches,       {GDM_STATES_##rule(STATE_INFO, OPTIONAL_INFO){NULL, NULL}},                       \
+                     rule##_options, sizeof(gdm_##rule##_args),                                                        \
+                     read_##rule,    prepare_any_##rule},
 const struct rule_info gdm_rules[RULES] = {
 #include "kernels.def"
 };
 
-static inline gdm_status check_buffers(void *const *buffers, size_t count, size_t n, size_t itemsize) {
-    if (n > SIZE_MAX / 2 / itemsize) return GDM_ERR_LENGTH;
-    const size_t bytes = n * itemsize;
-    for (size_t i = 0; i < count; i++) {
-        const uintptr_t start = (uintptr_t)buffers[i];
-        if (!start) return GDM_ERR_NULL;
-        if (start % itemsize) return GDM_ERR_ALIGNMENT;
-        if (start > UINTPTR_MAX - bytes) return GDM_ERR_LENGTH;
-        for (size_t j = 0; j < i; j++) {
-            const uintptr_t other = (uintptr_t)buffers[j];
-            if (start < other + bytes && other < start + bytes) return GDM_ERR_OVERLAP;
-        }
+/* ---- one update ------------------------------------------------------------------------------------------------- */
+
+static inline int overlap(const void *a, const void *b, size_t bytes) {
+    return (uintptr_t)a < (uintptr_t)b + bytes && (uintptr_t)b < (uintptr_t)a + bytes;
+}
+
+/* Each buffer by itself, and those that are written (the parameter, the states in use) against all before them. */
+static inline gdm_status check_buffers(void *const *buffers, size_t states, unsigned used, size_t n, size_t itemsize) {
+    static const unsigned char order[MAX_BUFFERS] = {GRAD, SCALE, PARAM, STATE, STATE + 1, STATE + 2};
+    for (size_t i = 0; i < STATE + states; i++) {
+        void *const buffer = buffers[order[i]];
+        if (order[i] == SCALE ? !buffer : i >= STATE && !(used >> (i - STATE) & 1)) continue;
+        const gdm_status status = check_buffer(buffer, n, itemsize);
+        if (status) return status;
+        for (size_t j = 0; i >= SCALE && j < i; j++)
+            if (buffers[order[j]] && overlap(buffer, buffers[order[j]], n * itemsize)) return GDM_ERR_OVERLAP;
     }
     return GDM_OK;
 }
@@ -88,73 +152,100 @@ struct whole {
     kernel *kernel;
     void *const *buffers;
     const void *coefs;
-    size_t count, n, itemsize, head; /* head: the elements before the parameter's first whole cache line */
+    size_t n, itemsize, head; /* head: the elements before the parameter's first whole cache line */
 };
 
 static void run_piece(void *context, size_t i) {
     const struct whole *whole = context;
     const size_t first = i ? whole->head + i * PIECE : 0, last = whole->head + (i + 1) * PIECE;
-    run_range(whole->kernel, whole->buffers, whole->count, whole->itemsize, first, last < whole->n ? last : whole->n,
-              whole->coefs);
+    run_range(whole->kernel, whole->buffers, whole->itemsize, first, last < whole->n ? last : whole->n, whole->coefs);
 }
 
-gdm_status gdm_run(enum rule rule, enum dtype dtype, void *const *buffers, size_t n, const struct prepared *prepared) {
+static inline gdm_status run_checked(enum rule rule, enum dtype dtype, size_t states, void *const *given, size_t n,
+                                     const struct prepared *prepared) {
     const struct isa *isa = gdm_active_isa();
+    const size_t itemsize = size_of(dtype);
+    void *buffers[MAX_BUFFERS] = {given[PARAM], given[GRAD], (void *)prepared->scale};
+    size_t count = STATE - !prepared->scale;
     if (!isa) return GDM_ERR_ISA;
-    if (!n) return GDM_OK;
-    const size_t count = STATE + gdm_rules[rule].states, itemsize = dtype == F32 ? sizeof(float) : sizeof(double);
-    const gdm_status status = check_buffers(buffers, count, n, itemsize);
-    if (status) return status;
-    kernel *const kernel = isa->kernels[rule][dtype][prepared->variant];
-    if (n >= 2 * PIECE) {
-        const unsigned threads = gdm_pool_threads_for(n * itemsize * count, (unsigned)gdm_get_num_threads());
+    for (size_t k = 0; k < states; k++)
+        if (prepared->used >> k & 1) {
+            buffers[STATE + k] = given[STATE + k];
+            count++;
+        }
+    if (n) {
+        const gdm_status status = check_buffers(buffers, states, prepared->used, n, itemsize);
+        if (status) return status;
+        kernel *const kernel = isa->kernels[rule][dtype][prepared->variant];
+        unsigned threads = 1;
+        if (n >= 2 * PIECE) threads = gdm_pool_threads_for(n * itemsize * count, (unsigned)gdm_get_num_threads());
         if (threads > 1) {
             const size_t head = before_line(buffers[PARAM], itemsize);
-            struct whole whole = {kernel, buffers, &prepared->coefs, count, n, itemsize, head};
+            struct whole whole = {kernel, buffers, &prepared->coefs, n, itemsize, head};
             gdm_pool_run(threads, (n - head + PIECE - 1) / PIECE, run_piece, &whole);
-            return GDM_OK;
+        } else {
+            run_range(kernel, buffers, itemsize, 0, n, &prepared->coefs);
         }
     }
-    run_range(kernel, buffers, count, itemsize, 0, n, &prepared->coefs);
+    if (prepared->mu_product) *prepared->mu_product = prepared->product;
     return GDM_OK;
 }
 
-#define STATE_F32(name) float *name,
-#define STATE_F64(name) double *name,
+gdm_status gdm_run(enum rule rule, enum dtype dtype, void *const *buffers, size_t n, const struct prepared *prepared) {
+    return run_checked(rule, dtype, gdm_rules[rule].states, buffers, n, prepared);
+}
+
+#define PARAMETER_f32(name) float *name,
+#define PARAMETER_f64(name) double *name,
+#define OPTIONAL_f32(name, option) float *name,
+#define OPTIONAL_f64(name, option) double *name,
 #define POINTER(name) name,
-#define DEFINE(rule, suffix, type, dtype, STATE)                                                                       \
-    gdm_status gdm_##rule##_##suffix(type *param, GDM_STATES_##rule(STATE) const type *grad, size_t n,                 \
-                                     const gdm_##rule##_args *args) {                                                  \
-        void *const buffers[] = {param, (void *)grad, GDM_STATES_##rule(POINTER)};                                     \
+#define OPTIONAL_POINTER(name, option) name,
+#define DEFINE(rule, states, suffix, type, dtype)                                                                      \
+    gdm_status gdm_##rule##_##suffix(type *param,                                                                      \
+                                     GDM_STATES_##rule(PARAMETER_##suffix, OPTIONAL_##suffix) const type *grad,        \
+                                     size_t n, const gdm_##rule##_args *args) {                                        \
+        void *const buffers[] = {param, (void *)grad, NULL, GDM_STATES_##rule(POINTER, OPTIONAL_POINTER)};             \
         struct prepared prepared;                                                                                      \
-        const gdm_status status = gdm_prepare_##rule(args, &prepared);                                                 \
-        return status ? status : gdm_run(RULE_##rule, dtype, buffers, n, &prepared);                                   \
+        union args own;                                                                                                \
+        gdm_status status = GDM_OK;                                                                                    \
+        if (!args || args->size != sizeof *args) {                                                                     \
+            status = read_##rule(args, &own);                                                                          \
+            args = &own.rule;                                                                                          \
+        }                                                                                                              \
+        if (!status) status = check_and_prepare_##rule(args, &prepared);                                               \
+        return status ? status : run_checked(RULE_##rule, dtype, states, buffers, n, &prepared);                       \
     }
-#define GDM_RULE(rule, states, switches)                                                                               \
-    DEFINE(rule, f32, float, F32, STATE_F32) DEFINE(rule, f64, double, F64, STATE_F64)
+#define GDM_RULE(rule, states, switches) DEFINE(rule, states, f32, float, F32) DEFINE(rule, states, f64, double, F64)
 #include "kernels.def"
+
+/* ---- the library ------------------------------------------------------------------------------------------------ */
 
 const char *gdm_version(void) {
     return GDM_VERSION;
 }
 
+unsigned gdm_abi(void) {
+    return GDM_ABI;
+}
+
 const char *gdm_strerror(gdm_status status) {
-    switch (status) {
+    switch ((int)status) {
     case GDM_OK: return "success";
-    case GDM_ERR_NULL: return "a buffer or the argument struct is NULL";
+    case GDM_ERR_NULL: return "a buffer, the argument struct or a plan is NULL";
     case GDM_ERR_STRUCT_SIZE: return "the size field of the argument struct is wrong, or unknown fields are set";
     case GDM_ERR_LENGTH: return "the buffers would not fit into the address space";
     case GDM_ERR_ALIGNMENT: return "a buffer is not aligned to its element type";
     case GDM_ERR_OVERLAP: return "two buffers share memory";
-    case GDM_ERR_LR: return "lr must be finite and not negative";
-    case GDM_ERR_WEIGHT_DECAY: return "weight_decay must be finite and not negative";
-    case GDM_ERR_MOMENTUM: return "momentum must be in [0, 1)";
-    case GDM_ERR_DAMPENING: return "dampening must be in [0, 1], and 0 with nesterov or the classic form";
-    case GDM_ERR_NESTEROV: return "nesterov needs momentum > 0";
-    case GDM_ERR_FORM: return "form must be GDM_FORM_TORCH or GDM_FORM_CLASSIC";
     case GDM_ERR_ISA: return "unknown instruction set, or one that this machine cannot run";
     case GDM_ERR_MEMORY: return "out of memory";
     case GDM_ERR_THREADS: return "the number of threads must be between 1 and 256";
+    case GDM_ERR_INDEX: return "there is no such rule, dtype, group, or buffer in the plan";
+    case GDM_ERR_IMPORT: return "gdm_import() has not been called, or has failed";
+    default: break;
     }
+#define GDM_OPTION(name, kind, number, must, meaning)                                                                  \
+    if (number && (int)status == number) return #name " " must;
+#include "kernels.def"
     return "unknown status";
 }

@@ -4,10 +4,8 @@
 
 #include "core.h"
 
-#include <stdint.h>
-
 struct entry {
-    void *buffers[MAX_BUFFERS]; /* PARAM, GRAD, STATE... */
+    void *buffers[MAX_BUFFERS]; /* PARAM, GRAD, SCALE, STATE... */
     size_t n;
     unsigned group;
     unsigned char dtype;   /* an enum dtype */
@@ -17,6 +15,10 @@ struct entry {
 
 struct group {
     enum rule rule;
+    int counts;      /* its options depend on the step, so that each one prepares anew */
+    uint64_t steps;  /* that have been made */
+    double product;  /* NAdam's, of the momenta of those */
+    union args args; /* without the pointers in it */
     struct prepared prepared;
 };
 
@@ -31,31 +33,33 @@ struct piece {
     size_t entry, element;
 };
 
-struct plan {
+struct gdm_plan {
     struct group *groups;
-    size_t group_count;
+    size_t group_count, group_room;
     struct entry *entries;
-    size_t count;
-    struct span *written; /* what steps write to, sorted, disjoint */
+    size_t count, room;
+    struct span *written; /* what steps write to, sorted */
     size_t written_count;
     struct piece *pieces; /* and one more, behind the last */
-    size_t piece_count;
+    size_t piece_count, piece_room;
+    size_t elements;
     size_t bytes;     /* that a step walks */
     unsigned threads; /* that a step may use; 0: gdm_get_num_threads */
     int fresh;        /* some entry may not have been started */
+    int changed;      /* since gdm_plan_arrange */
 };
 
-/* Room for so many groups and entries, all zero; GDM_ERR_MEMORY leaves an empty plan. */
-gdm_status gdm_plan_init(struct plan *plan, size_t groups, size_t entries);
-void gdm_plan_free(struct plan *plan);
-
-/* Takes in what has been set of the entries: to be called before the first step, and when states have been added. */
-gdm_status gdm_plan_arrange(struct plan *plan);
+/* Takes in what has been set of the entries: to be called before the first step, and when entries or states have been
+ * added. GDM_ERR_OVERLAP if two of the written buffers share memory. */
+gdm_status gdm_plan_arrange(gdm_plan *plan);
 
 /* Whether a step writes to any of these bytes. */
-int gdm_plan_overlaps(const struct plan *plan, const void *start, size_t bytes);
+int gdm_plan_overlaps(const gdm_plan *plan, const void *start, size_t bytes);
 
-/* Runs each group's rule over its entries and marks them started. The pointers are trusted. */
-gdm_status gdm_plan_step(struct plan *plan);
+/* Sets a group's rule and options as gdm_plan_set_args does its options. */
+gdm_status gdm_plan_configure(struct group *group, enum rule rule, const union args *args);
+
+/* gdm_plan_step without its checks of the buffers: runs each group's rule over its entries and marks them started. */
+gdm_status gdm_plan_run(gdm_plan *plan);
 
 #endif

@@ -2,8 +2,6 @@
 
 #include "pool.h"
 
-#include "gdm/gdm.h"
-
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
@@ -47,7 +45,7 @@ static struct {
     atomic_int steps_alone;
 
     /* The run: written while the gate is closed and nobody is inside. */
-    task *task;
+    gdm_task *task;
     void *context;
     unsigned threads;
     struct share shares[GDM_MAX_THREADS];
@@ -188,7 +186,7 @@ static void wait_for_those_inside(void) {
     judge(now - begin, now);
 }
 
-static void run_together(unsigned threads, size_t count, task *run, void *context) {
+static void run_together(unsigned threads, size_t count, gdm_task *run, void *context) {
     pool.task = run;
     pool.context = context;
     pool.threads = threads;
@@ -266,7 +264,19 @@ static void start_workers(unsigned wanted) {
     pthread_sigmask(SIG_SETMASK, &before, NULL);
 }
 
-void gdm_pool_run(unsigned threads, size_t count, task *run, void *context) {
+static gdm_parallel_for *hosts_way;
+static void *host;
+
+void gdm_set_parallel_for(gdm_parallel_for *parallel_for, void *handed_on) {
+    hosts_way = parallel_for;
+    host = handed_on;
+}
+
+void gdm_pool_run(unsigned threads, size_t count, gdm_task *run, void *context) {
+    if (hosts_way) {
+        hosts_way(host, count, run, context);
+        return;
+    }
     if (threads > count) threads = (unsigned)count;
     if (threads > GDM_MAX_THREADS) threads = GDM_MAX_THREADS;
     int free_ = 0;
@@ -293,6 +303,7 @@ static int in_a_tight_loop(size_t bytes) {
 
 unsigned gdm_pool_threads_for(size_t bytes, unsigned threads) {
     if (threads < 2 || bytes < 2 * SHARE_IF_AWAKE) return 1;
+    if (hosts_way) return threads; /* what its threads cost is for the host to know */
     if (is_left_alone()) return 1;
     size_t share = SHARE_IF_AWAKE;
     if (!atomic_load_explicit(&pool.awake, memory_order_relaxed) && !in_a_tight_loop(bytes)) share = SHARE_IF_ASLEEP;

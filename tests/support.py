@@ -38,7 +38,8 @@ def isas_of_this_cpu() -> list[str]:
 ISAS = isas_of_this_cpu()
 
 # For every option a value for each way the arithmetic can go. An option without an entry here fails every test.
-VALUES = {
+# lr_scale stands for whether there is one.
+VALUES: dict[str, list] = {
     "lr": [0.0123],
     "momentum": [0.87, 0.0],
     "dampening": [0.0, 0.3],
@@ -47,20 +48,53 @@ VALUES = {
     "maximize": [False, True],
     "decoupled_weight_decay": [False, True],
     "form": ["torch", "classic"],
+    "lr_scale": [False, True],
+    "step": [3, 1, 1000],
+    "eps": [1e-6, 0.0, 1.0],
+    "betas": [(0.9, 0.999), (0.0, 0.0), (0.5, 0.25)],
+    "alpha": [0.99, 0.0],
+    "centered": [False, True],
+    "amsgrad": [False, True],
+    "lr_decay": [0.0, 0.1],
+    "momentum_decay": [0.004, 0.0, 100.0],
 }
+# These change numbers, and not which kernel runs: each case has one of their values, in turn.
+IN_TURN = ("maximize", "step", "eps", "betas", "alpha", "lr_decay", "momentum_decay")
+
+
+def has(rule: str, option: str) -> bool:
+    return option in RULES[rule]["options"]
 
 
 def option_cases(rule: str) -> list[dict]:
-    """Every combination of the rule's options that is legal."""
-    names = [*RULES[rule]["reals"], *RULES[rule]["flags"]]
+    """Every combination of the rule's options that is legal, but for those taken in turn."""
+    names = [name for name in RULES[rule]["options"] if name != "mu_product"]
+    crossed = [name for name in names if name not in IN_TURN]
     cases = []
-    for values in itertools.product(*(VALUES[name] for name in names)):
-        options = dict(zip(names, values, strict=True))
+    for values in itertools.product(*(VALUES[name] for name in crossed)):
+        chosen = dict(zip(crossed, values, strict=True))
+        for k, name in enumerate(IN_TURN):
+            if name in names:
+                chosen[name] = VALUES[name][(len(cases) // (k + 1)) % len(VALUES[name])]
+        scaled = chosen.pop("lr_scale")
         try:
-            cases.append(_checks.options(options))
+            cases.append(
+                {**_checks.options({name: chosen[name] for name in names if name in chosen}), "lr_scale": scaled}
+            )
         except ValueError:
             continue
     return cases
+
+
+def plain(rule: str) -> dict:
+    """The options that must be given."""
+    return {"lr": 0.1, **({"step": 2} if has(rule, "step") else {})}
+
+
+def full(rule: str) -> dict:
+    """Options with which every buffer is in use that can be."""
+    switches = {needs for needs in RULES[rule]["states"].values() if needs}
+    return {**plain(rule), **{name: 0.9 if name == "momentum" else True for name in switches}, "lr_scale": True}
 
 
 def describe(options: dict) -> str:
@@ -73,9 +107,27 @@ def function(rule: str, *, native: bool = True):
     return getattr(gdm if native else gdm.reference, rule)
 
 
-def in_call_order(rule: str, param, grad, states) -> tuple:
-    """The positional arguments of the rule's function."""
-    return (param, *states, grad)
+def names(rule: str, options: dict) -> list[str]:
+    """The buffers of a call with these options: those that are positional, in order, then the others."""
+    states = RULES[rule]["states"]
+    optional = [name for name, needs in states.items() if needs and options.get(needs)]
+    always = [name for name, needs in states.items() if not needs]
+    return ["param", *always, "grad", *optional, *(["lr_scale"] if options.get("lr_scale") else [])]
+
+
+def call(rule: str, arrays: dict, options: dict, *, native: bool = True) -> None:
+    """An update of these buffers."""
+    given = {name: value for name, value in options.items() if name != "lr_scale"}
+    if has(rule, "mu_product"):
+        given = {"mu_product": np.array([0.7]), **given}
+    function(rule, native=native)(**arrays, **given)
+
+
+def expected(rule: str, arrays: dict, options: dict) -> dict:
+    """The buffers after one update by the reference; those given are left alone."""
+    copies = {name: x.copy() for name, x in arrays.items()}
+    call(rule, copies, options, native=False)
+    return copies
 
 
 def numbers(dtype, n: int, seed: int) -> np.ndarray:
@@ -84,9 +136,14 @@ def numbers(dtype, n: int, seed: int) -> np.ndarray:
     return (rng.standard_normal(n) * 10.0 ** rng.integers(-3, 4, n)).astype(dtype)
 
 
-def buffers(rule: str, dtype, n: int, seed: int = 0) -> list[np.ndarray]:
-    """param, states..., grad: the positional arguments of the rule's function."""
-    return [numbers(dtype, n, 100 * seed + k) for k in range(2 + len(RULES[rule]["states"]))]
+def buffers(rule: str, options: dict, dtype, n: int, seed: int = 0) -> dict[str, np.ndarray]:
+    """The buffers of a call, by name. What is a sum of squares is not negative."""
+    arrays = {name: numbers(dtype, n, 100 * seed + k) for k, name in enumerate(names(rule, options))}
+    for name in arrays.keys() & {"state_sum", "square_avg", "exp_avg_sq", "max_exp_avg_sq", "lr_scale"}:
+        np.abs(arrays[name], out=arrays[name])
+    if "grad_avg" in arrays:
+        arrays["grad_avg"] *= np.float32(0.001)
+    return arrays
 
 
 def special_values(dtype) -> np.ndarray:
@@ -112,9 +169,14 @@ def bits(x: np.ndarray) -> np.ndarray:
     return x.view(f"u{x.itemsize}")
 
 
-def assert_same_bits(actual, expected, message: str = "") -> None:
-    assert actual.dtype == expected.dtype
-    np.testing.assert_array_equal(bits(actual), bits(expected), err_msg=message)
+def assert_same_bits(actual, wanted, message: str = "") -> None:
+    assert actual.dtype == wanted.dtype
+    np.testing.assert_array_equal(bits(actual), bits(wanted), err_msg=message)
+
+
+def assert_all_same_bits(actual: dict, wanted: dict, message: str = "") -> None:
+    for name, x in actual.items():
+        assert_same_bits(x, wanted[name], f"{name} {message}")
 
 
 def python(code: str, *, timeout: float = 300, **environment: str) -> str:

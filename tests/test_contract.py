@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import array
+import itertools
 import re
 from textwrap import dedent
 
@@ -12,17 +13,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import gdm
-from support import HOOKS, RULES, at_once, bits, every_hook, function, python
+from support import HOOKS, RULES, at_once, bits, call, every_hook, expected, full, function, has, names, plain, python
 
 N = 8
 
 
 def good(rule, dtype=np.float32):
-    """param, states..., grad: fresh, separate, all in order."""
-    return {
-        name: np.arange(1, N + 1, dtype=dtype) * (k + 1)
-        for k, name in enumerate(["param", *RULES[rule]["states"], "grad"])
-    }
+    """All buffers that can be in use: fresh, separate, all in order."""
+    return {name: np.arange(1, N + 1, dtype=dtype) * (k + 1) for k, name in enumerate(names(rule, full(rule)))}
+
+
+def reals(rule):
+    """The options that are a number, and the numbers they may be."""
+    return {name: kind for name, kind in RULES[rule]["options"].items() if kind in BAD_NUMBERS}
+
+
+def flags(rule):
+    return [name for name, kind in RULES[rule]["options"].items() if kind in ("flag", "form")]
 
 
 def read_only(x):
@@ -44,7 +51,6 @@ def released(x):
 # What to put in an argument's place, and what is raised.
 BAD_BUFFERS = {
     "a list": (lambda x: x.tolist(), TypeError, "must be a NumPy array .* not list"),
-    "None": (lambda x: None, TypeError, "must be a NumPy array .* not NoneType"),
     "text": (lambda x: "abc", TypeError, "must be a NumPy array .* not str"),
     "bytes": (lambda x: bytes(N), TypeError, "has dtype uint8; expected float32 or float64"),
     "integers": (lambda x: x.astype(np.int32), TypeError, "has dtype int32"),
@@ -75,7 +81,7 @@ BUFFER_CASES = [
     for name in good(rule)
     for what, case in {
         **BAD_BUFFERS,
-        **({} if name == "grad" else READ_ONLY),
+        **({} if name in ("grad", "lr_scale") else READ_ONLY),
         **({} if name == "param" else NOT_LIKE),
     }.items()
 ]
@@ -88,7 +94,7 @@ BAD_NUMBERS = {
 NUMBER_CASES = [
     pytest.param(rule, name, value, id=f"{rule}-{name}-{str(value)[:8]}")
     for rule in RULES
-    for name, domain in RULES[rule]["reals"].items()
+    for name, domain in reals(rule).items()
     for value in BAD_NUMBERS[domain]
 ]
 NOT_NUMBERS = ["0.1", b"0.1", None, 1j, [0.1], np.array([0.1, 0.2]), np.array([0.1])]
@@ -96,7 +102,7 @@ NOT_NUMBERS += [np.array("0.1"), np.str_("0.1"), np.complex128(0.1), np.timedelt
 NUMBER_TYPES = [
     pytest.param(rule, name, value, id=f"{rule}-{name}-{type(value).__name__}")
     for rule in RULES
-    for name in RULES[rule]["reals"]
+    for name in reals(rule)
     for value in NOT_NUMBERS
 ]
 
@@ -105,7 +111,7 @@ def refused(rule, arguments, error, match, **options):
     """Calls the function and checks that nothing changed."""
     before = {name: np.array(x, copy=True) for name, x in arguments.items() if isinstance(x, np.ndarray)}
     with pytest.raises(error, match=match) as caught:
-        function(rule)(*arguments.values(), **{"lr": 0.1, **options})
+        call(rule, arguments, {**full(rule), **options})
     for name, x in before.items():
         assert arguments[name].tobytes() == x.tobytes(), name
     return caught
@@ -154,7 +160,7 @@ def test_numbers_of_other_types(backend, value):
 @pytest.mark.parametrize("rule", list(RULES))
 def test_a_number_of_very_many_digits(backend, rule):
     """More than Python is ready to print."""
-    for name in RULES[rule]["reals"]:
+    for name in reals(rule):
         refused(rule, good(rule), ValueError, f"^{name} must be .* very many digits", **{name: 10**5000})
 
 
@@ -175,7 +181,7 @@ def test_a_float_is_its_own_value(backend):
     assert optimizer.lr == 0.5
 
 
-@pytest.mark.parametrize(("rule", "name"), [(rule, name) for rule in RULES for name in RULES[rule]["flags"]])
+@pytest.mark.parametrize(("rule", "name"), [(rule, name) for rule in RULES for name in flags(rule)])
 def test_flags(backend, rule, name):
     if name == "form":
         for value in ("Torch", "", 0, None, ["torch"]):
@@ -183,8 +189,8 @@ def test_flags(backend, rule, name):
     else:
         for value in ("yes", None, 0.0, np.ones(2)):
             refused(rule, good(rule), TypeError, f"^{name} must be True or False", **{name: value})
-        function(rule)(*good(rule).values(), lr=0.1, **{name: np.True_})
-        function(rule)(*good(rule).values(), lr=0.1, **{name: 1})
+        call(rule, good(rule), {**full(rule), **({"momentum": 0.9} if has(rule, "momentum") else {}), name: np.True_})
+        call(rule, good(rule), {**full(rule), **({"momentum": 0.9} if has(rule, "momentum") else {}), name: 1})
 
 
 def test_options_that_do_not_go_together(backend):
@@ -199,14 +205,14 @@ def test_options_that_do_not_go_together(backend):
 @pytest.mark.parametrize("rule", list(RULES))
 def test_form_may_be_any_equal_string(backend, rule):
     """The fast path compares by identity; an equal string made at run time must work too."""
-    if "form" in RULES[rule]["flags"]:
-        function(rule)(*good(rule).values(), lr=0.1, form="".join(["clas", "sic"]))
+    if "form" in flags(rule):
+        call(rule, good(rule), {**full(rule), "form": "".join(["clas", "sic"])})
 
 
 @pytest.mark.parametrize("overlap", [0, 1, N - 1])
 @pytest.mark.parametrize(
     ("rule", "one", "other"),
-    [(r, a, b) for r in RULES for a in good(r) for b in good(r) if list(good(r)).index(a) < list(good(r)).index(b)],
+    [(r, *pair) for r in RULES for pair in itertools.combinations(good(r), 2) if pair != ("grad", "lr_scale")],
 )
 def test_shared_memory(backend, rule, one, other, overlap):
     """The same array twice, and arrays that share one element, from either side."""
@@ -220,11 +226,21 @@ def test_shared_memory(backend, rule, one, other, overlap):
 
 
 @pytest.mark.parametrize("rule", list(RULES))
+def test_what_is_only_read_may_be_shared(backend, rule):
+    arguments, others = good(rule), good(rule)
+    arguments["lr_scale"] = arguments["grad"]
+    others["lr_scale"] = others["grad"].copy()
+    for each in (arguments, others):
+        call(rule, each, full(rule))
+    np.testing.assert_array_equal(arguments["param"], others["param"])
+
+
+@pytest.mark.parametrize("rule", list(RULES))
 def test_neighbours_are_fine(backend, rule):
     """Buffers that touch do not overlap."""
-    names = list(good(rule))
-    memory = np.ones(len(names) * N, np.float32)
-    function(rule)(*(memory[k * N : (k + 1) * N] for k in range(len(names))), lr=0.1)
+    called = names(rule, full(rule))
+    memory = np.ones(len(called) * N, np.float32)
+    call(rule, {name: memory[k * N : (k + 1) * N] for k, name in enumerate(called)}, full(rule))
 
 
 @pytest.mark.parametrize("rule", list(RULES))
@@ -237,16 +253,14 @@ def test_memory_orders(backend, rule):
 @pytest.mark.parametrize("rule", list(RULES))
 def test_other_buffers(backend, rule):
     """Whatever has the buffer protocol works, in place."""
-    arrays = list(good(rule).values())
-    expected = [x.copy() for x in arrays]
-    function(rule, native=False)(*expected, lr=0.1)
-    others = [array.array("f", x.tolist()) for x in arrays]
-    function(rule)(*others, lr=0.1)
-    for other, wanted in zip(others, expected, strict=True):
-        np.testing.assert_array_equal(bits(np.array(other, np.float32)), bits(wanted))
-    views = [memoryview(x.copy()) for x in arrays]
-    function(rule)(*views, lr=0.1)
-    np.testing.assert_array_equal(np.asarray(views[0]), expected[0])
+    wanted = expected(rule, good(rule), full(rule))
+    others = {name: array.array("f", x.tolist()) for name, x in good(rule).items()}
+    call(rule, others, full(rule))
+    for name, other in others.items():
+        np.testing.assert_array_equal(bits(np.array(other, np.float32)), bits(wanted[name]))
+    views = {name: memoryview(x) for name, x in good(rule).items()}
+    call(rule, views, full(rule))
+    np.testing.assert_array_equal(np.asarray(views["param"]), wanted["param"])
 
 
 def test_subclasses(backend, tmp_path):
@@ -275,13 +289,12 @@ class NoItems(np.ndarray):
 @pytest.mark.parametrize("rule", list(RULES))
 def test_subclasses_are_plain_memory(backend, rule, subclass):
     """Whatever they override, in any argument's place; in an optimizer too."""
-    expected = good(rule)
-    function(rule, native=False)(*expected.values(), lr=0.1)
-    for name in expected:
+    wanted = expected(rule, good(rule), full(rule))
+    for name in wanted:
         arguments = good(rule)
-        function(rule)(*{**arguments, name: arguments[name].view(subclass)}.values(), lr=0.1)
-        for after, wanted in zip(arguments.values(), expected.values(), strict=True):
-            np.testing.assert_array_equal(bits(after), bits(wanted))
+        call(rule, {**arguments, name: arguments[name].view(subclass)}, full(rule))
+        for other, x in arguments.items():
+            np.testing.assert_array_equal(bits(x), bits(wanted[other]))
     params, grad = [good(rule)["param"] for _ in range(2)], good(rule)["grad"]
     for param, cls in zip(params, (np.ndarray, subclass), strict=True):
         optimizer = gdm.SGD([param.view(cls)], lr=0.1, momentum=0.9)
@@ -309,13 +322,70 @@ def test_code_that_runs_during_a_call(backend, how, name):
 
 @pytest.mark.parametrize("rule", list(RULES))
 def test_wrong_call(backend, rule):
-    arguments = good(rule)
-    with pytest.raises(TypeError, match="lr"):
-        function(rule)(*arguments.values())
+    arguments = {name: x for name, x in good(rule).items() if name in names(rule, plain(rule))}
+    options = {**plain(rule), **({"mu_product": np.ones(1)} if has(rule, "mu_product") else {})}
+    required = "step" if has(rule, "step") else "lr" if rule in ("sgd", "momentum") else "grad"
+    given = {**arguments, **options}
+    with pytest.raises(TypeError, match=required):
+        function(rule)(**{name: x for name, x in given.items() if name != required})
     with pytest.raises(TypeError, match="rate"):
-        function(rule)(*arguments.values(), lr=0.1, rate=1)
+        function(rule)(**given, rate=1)
     with pytest.raises(TypeError, match="positional"):
-        function(rule)(*arguments.values(), 0.1)
+        function(rule)(*arguments.values(), 0.1, **options)
+    with pytest.raises(TypeError, match="multiple values for argument 'param'"):
+        function(rule)(*arguments.values(), **options, param=arguments["param"])
+
+
+@pytest.mark.parametrize(
+    ("rule", "name"), [(rule, n) for rule in RULES for n, needs in RULES[rule]["states"].items() if needs]
+)
+def test_states_that_only_some_options_need(backend, rule, name):
+    """Missing where they are needed, or there where they would be left as they are."""
+    arguments, needs = good(rule), RULES[rule]["states"][name]
+    missing = {other: x for other, x in arguments.items() if other != name}
+    refused(rule, missing, ValueError, f"^{name} is needed with {needs}=(True|0.9), got None")
+    refused(rule, arguments, ValueError, f"^{name} is only used with {needs}, which is (False|0.0)", **{needs: 0})
+
+
+@pytest.mark.parametrize("rule", [rule for rule in RULES if has(rule, "betas")])
+def test_betas(backend, rule):
+    for value in (0.9, None, (0.9,), (0.9, 0.9, 0.9), "ab", {0.9, 0.5}):
+        refused(rule, good(rule), TypeError, "^betas must be a pair of real numbers", betas=value)
+    for k in (0, 1):
+        for value, error in [(1.0, ValueError), (-0.1, ValueError), (np.nan, ValueError), ("0.9", TypeError)]:
+            betas = [0.5, 0.5]
+            betas[k] = value
+            refused(rule, good(rule), error, rf"^betas\[{k}\] must be", betas=betas)
+    for betas in ([0.5, 0.25], (np.float32(0.5), 0.25), (0.5, np.float64(0.25))):
+        arguments, others = good(rule), good(rule)
+        call(rule, arguments, {**full(rule), "betas": betas})
+        call(rule, others, {**full(rule), "betas": (0.5, 0.25)})
+        np.testing.assert_array_equal(arguments["param"], others["param"])
+
+
+@pytest.mark.parametrize("rule", [rule for rule in RULES if has(rule, "step")])
+def test_step(backend, rule):
+    for value in (0.5, None, "1", 1.0):
+        refused(rule, good(rule), TypeError, "^step must be a whole number", step=value)
+    for value in (0, -1, 2**63, -(2**70)):
+        refused(rule, good(rule), ValueError, "^step must be from 1 to", step=value)
+    for value in (np.int64(3), np.uint8(3)):
+        call(rule, good(rule), {**full(rule), "step": value})
+
+
+def test_mu_product(backend):
+    for value, error, message in [
+        (0.5, TypeError, "must be a NumPy array"),
+        (None, TypeError, "must be a NumPy array"),
+        (np.ones(1, np.float32), ValueError, "must be one float64"),
+        (np.ones(2), ValueError, "must be one float64"),
+        (read_only(np.ones(1)), ValueError, "is read-only"),
+        *((np.array([x]), ValueError, r"must be in \(0, 1\]") for x in (0.0, -0.1, 1.1, np.nan)),
+    ]:
+        refused("nadam", good("nadam"), error, f"^mu_product {message}", mu_product=value)
+    arguments = good("nadam", np.float64)
+    arguments["param"][2] = 0.5
+    refused("nadam", arguments, gdm.OverlapError, "share memory", mu_product=arguments["param"][2:3])
 
 
 @st.composite
@@ -325,28 +395,28 @@ def maybe_bad_calls(draw):
     for name in draw(st.lists(st.sampled_from(list(arguments)), max_size=2, unique=True)):
         make = draw(st.sampled_from([case[0] for case in {**BAD_BUFFERS, **READ_ONLY, **NOT_LIKE}.values()]))
         arguments[name] = make(arguments[name])
-    options = {"lr": 0.1}
-    for name in draw(st.lists(st.sampled_from(list(RULES[rule]["reals"])), max_size=2, unique=True)):
+    options = full(rule)
+    for name in draw(st.lists(st.sampled_from(list(reals(rule))), max_size=2, unique=True)):
         options[name] = draw(st.sampled_from([0.0, 0.5, 1.0, -1.0, np.nan, np.inf, None, "x", 0, 1]))
-    for name in draw(st.lists(st.sampled_from(RULES[rule]["flags"]), max_size=2, unique=True)):
+    for name in draw(st.lists(st.sampled_from(flags(rule) or ["maximize"]), max_size=2, unique=True)):
         options[name] = draw(st.sampled_from([True, False, 1, None, "torch", "classic"]))
     return rule, arguments, options
 
 
 @settings(max_examples=600, deadline=None)
 @given(maybe_bad_calls())
-def test_native_and_reference_agree(call):
+def test_native_and_reference_agree(given_call):
     """The same exception in the same words from both, or the same bits."""
-    rule, arguments, options = call
+    rule, arguments, options = given_call
     outcomes = []
     for native in (True, False):
-        arrays = [x.copy() if isinstance(x, np.ndarray) and x.flags.forc else x for x in arguments.values()]
-        for x, given_ in zip(arrays, arguments.values(), strict=True):
-            if isinstance(x, np.ndarray) and not given_.flags.writeable:
+        arrays = {name: x.copy() if isinstance(x, np.ndarray) and x.flags.forc else x for name, x in arguments.items()}
+        for name, x in arrays.items():
+            if isinstance(x, np.ndarray) and not arguments[name].flags.writeable:
                 x.flags.writeable = False
         try:
-            function(rule, native=native)(*arrays, **options)
-            outcomes.append([x.tobytes() for x in arrays])
+            call(rule, arrays, options, native=native)
+            outcomes.append([x.tobytes() for x in arrays.values()])
         except (TypeError, ValueError) as error:
             outcomes.append((type(error), str(error)))
     assert outcomes[0] == outcomes[1]

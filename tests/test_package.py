@@ -40,7 +40,7 @@ def test_dependencies():
 
 def test_versions_agree():
     assert importlib.metadata.version("gdm") == gdm.__version__
-    assert f'#define GDM_VERSION "{gdm.__version__}"' in (ROOT / "csrc/include/gdm/gdm.h").read_text()
+    assert f'#define GDM_VERSION "{gdm.__version__}"' in Path(gdm.get_include(), "gdm/gdm.h").read_text()
     assert f"## {gdm.__version__}" in (ROOT / "CHANGELOG.md").read_text()
     pyproject = tomllib.loads((ROOT / "pyproject.toml").read_text())
     assert pyproject["project"]["license"] == "BSD-3-Clause"

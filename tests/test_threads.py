@@ -14,7 +14,21 @@ import numpy as np
 import pytest
 
 import gdm
-from support import DTYPES, ISAS, RULES, assert_same_bits, at_once, buffers, function, numbers, option_cases, python
+from support import (
+    DTYPES,
+    ISAS,
+    RULES,
+    assert_all_same_bits,
+    assert_same_bits,
+    at_once,
+    buffers,
+    call,
+    expected,
+    full,
+    numbers,
+    python,
+)
+from test_c import SOURCES
 
 ROOT = Path(__file__).parent.parent
 LARGE = 1_000_003  # enough for several threads, and not a multiple of anything
@@ -112,15 +126,14 @@ def test_threadpoolctl_in_either_order(first):
 @pytest.mark.parametrize("dtype", DTYPES.values(), ids=list(DTYPES))
 @pytest.mark.parametrize("rule", list(RULES))
 def test_functions_with_any_number_of_threads(rule, dtype, isa):
-    options = option_cases(rule)[-1]
-    expected = buffers(rule, dtype, LARGE)
-    function(rule, native=False)(*expected, **options)
+    options = full(rule)
+    arrays = buffers(rule, options, dtype, LARGE)
+    wanted = expected(rule, arrays, options)
     for n in range(1, 9):
-        arrays = buffers(rule, dtype, LARGE)
+        copies = {name: x.copy() for name, x in arrays.items()}
         with gdm.threads(n):
-            function(rule)(*arrays, **options)
-        for after, wanted in zip(arrays, expected, strict=True):
-            assert_same_bits(after, wanted, f"{n} threads")
+            call(rule, copies, options)
+        assert_all_same_bits(copies, wanted, f"{n} threads")
 
 
 SIZES = {
@@ -313,15 +326,24 @@ def test_stress(sanitizer, tmp_path):
     if not shutil.which("gcc"):
         pytest.skip("NOT TESTED: the pool under sanitizers; needs gcc")
     flags = {"avx2": ["-mavx2"], "avx512": ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl"]}
-    common = ["gcc", "-std=gnu11", "-g", "-O1", f"-fsanitize={sanitizer}", "-fno-sanitize-recover=all", "-pthread"]
+    common = [
+        "gcc",
+        "-std=gnu11",
+        "-g",
+        "-O1",
+        f"-fsanitize={sanitizer}",
+        "-fno-math-errno",
+        "-fno-sanitize-recover=all",
+        "-pthread",
+    ]
     isas = ["baseline", "avx2", "avx512"] if "avx2" in ISAS else ISAS
     objects = []
-    sources = [ROOT / "tests/c/stress.c", *(ROOT / "csrc").glob("*.c"), *(ROOT / f"csrc/isa/{i}.c" for i in isas)]
+    sources = [ROOT / "tests/c/stress.c", *SOURCES, *(ROOT / f"csrc/isa/{i}.c" for i in isas)]
     for source in sources:
         objects.append(tmp_path / f"{source.stem}.o")
         extra = flags.get(source.stem, [])
         subprocess.run(
-            [*common, *extra, "-I", ROOT / "csrc/include", "-c", source, "-o", objects[-1]], check=True, timeout=120
+            [*common, *extra, "-I", gdm.get_include(), "-c", source, "-o", objects[-1]], check=True, timeout=120
         )
     program = tmp_path / "stress"
     linked = subprocess.run([*common, *objects, "-o", program], capture_output=True, text=True, timeout=300)

@@ -2,41 +2,68 @@
 
     gdm.sgd(param, grad, lr=0.1)                     one update
     gdm.momentum(param, velocity, grad, lr=0.1)      the same with momentum
-    gdm.SGD(params, lr=0.1, momentum=0.9)            an optimizer: .step(grads)
+    gdm.SGD(params, lr=0.1, momentum=0.9)            an optimizer: .step(grads); Adagrad ... Lion likewise
+    gdm.schedules.cosine(0.1, steps=1000)            a learning rate for each step
 
 The formulas are written out in :mod:`gdm.reference`, in NumPy; the compiled kernels give the same bits.
 """
 
+from typing import TYPE_CHECKING, Any
+
 from . import reference
 from ._backend import (
+    adagrad,
+    adam,
     available_isas,
     backend,
+    c_functions,
     get_num_threads,
     isa,
+    lion,
     momentum,
+    nadam,
+    rmsprop,
     set_backend,
     set_isa,
     set_num_threads,
     sgd,
     threads,
 )
+from ._embedding import get_cmake_dir, get_include
 from .errors import CheckpointError, OverlapError, StaleBufferError
-from .optimizers import SGD
+from .optimizers import SGD, Adagrad, Adam, AdamW, Lion, NAdam, RMSprop
+
+if TYPE_CHECKING:
+    from . import schedules
 
 __version__ = "0.1.0"
 
 __all__ = [
     "SGD",
+    "Adagrad",
+    "Adam",
+    "AdamW",
     "CheckpointError",
+    "Lion",
+    "NAdam",
     "OverlapError",
+    "RMSprop",
     "StaleBufferError",
+    "adagrad",
+    "adam",
     "available_isas",
     "backend",
+    "c_functions",
+    "get_cmake_dir",
     "get_include",
     "get_num_threads",
     "isa",
+    "lion",
     "momentum",
+    "nadam",
     "reference",
+    "rmsprop",
+    "schedules",
     "set_backend",
     "set_isa",
     "set_num_threads",
@@ -45,11 +72,12 @@ __all__ = [
 ]
 
 
-def get_include() -> str:
-    """The folder to add to a C compiler's include path, for ``#include <gdm/gdm.h>``."""
-    from importlib.resources import files
+def __getattr__(name: str) -> Any:
+    if name == "schedules":  # on use: what it needs takes longer to import than all the rest
+        from importlib import import_module
 
-    return str(files("gdm") / "include")
+        return import_module(".schedules", __name__)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def _register_threads() -> None:

@@ -6,14 +6,21 @@ import argparse
 import os
 import platform
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 
 import gdm
 
-from . import _backend
+from . import _backend, _embedding
+
+_CONFIG = {
+    "cflags": "the compiler's options",
+    "libs": "the linker's options",
+    "cmakedir": "the folder for gdm_DIR",
+    "version": "the version",
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -56,6 +63,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     bench.add_argument("--full", action="store_true", help="all cases, for some minutes; without it, under one")
     bench.set_defaults(run=_bench)
 
+    config = commands.add_parser(
+        "config",
+        help="how to compile and link against the C library",
+        description="Prints what a C compiler or CMake needs to know, in the order asked for.",
+    )
+    for option, text in _CONFIG.items():
+        config.add_argument(f"--{option}", action="append_const", dest="asked", const=option, help=text)
+    config.set_defaults(run=lambda options: _config(options.asked or config.error("say which: see --help")))
+
     options = parser.parse_args(arguments)
     code: int = options.run(options)
     return code
@@ -76,6 +92,17 @@ def _info() -> int:
     }
     for name, value in rows.items():
         print(f"{name:9} {value}")
+    return 0
+
+
+def _config(asked: Sequence[str]) -> int:
+    values: dict[str, Callable[[], str]] = {
+        "cflags": lambda: f"-I{gdm.get_include()}",
+        "libs": _embedding.get_libraries,
+        "cmakedir": gdm.get_cmake_dir,
+        "version": lambda: gdm.__version__,
+    }
+    print(" ".join(values[name]() for name in asked))
     return 0
 
 

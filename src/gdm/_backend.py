@@ -11,12 +11,18 @@ from . import _checks
 
 __all__ = [
     "Stepper",
+    "adagrad",
+    "adam",
     "available_isas",
     "backend",
+    "c_functions",
     "get_num_threads",
     "isa",
+    "lion",
     "momentum",
+    "nadam",
     "native",
+    "rmsprop",
     "set_backend",
     "set_isa",
     "set_num_threads",
@@ -141,6 +147,33 @@ class threads:
         set_num_threads(self._before)
 
 
+def c_functions() -> dict[str, tuple[int, str]]:
+    """The functions of the C library inside this package, for ctypes, cffi, Numba and their like.
+
+    Returns
+    -------
+    dict
+        The name of each function of ``gdm/gdm.h``, with its address in this process and its C prototype. The addresses
+        hold as long as the process.
+
+    Raises
+    ------
+    RuntimeError
+        Where the compiled module does not load.
+
+    Examples
+    --------
+    >>> import gdm
+    >>> address, prototype = gdm.c_functions()["gdm_set_num_threads"]
+    >>> prototype
+    'gdm_status gdm_set_num_threads(int n)'
+    """
+    if native is None:
+        raise RuntimeError("gdm's compiled module does not load here, so that there are no C functions")
+    functions: dict[str, tuple[int, str]] = native.functions()
+    return functions
+
+
 def _or(names: list[str]) -> str:
     return " or ".join(repr(name) for name in names) or "(none: the compiled module does not load)"
 
@@ -163,8 +196,8 @@ def _start() -> None:
 _backend: str
 _start()
 
-if TYPE_CHECKING or native is not None:
-    from ._core import Stepper, momentum, sgd
+if native is not None and not TYPE_CHECKING:
+    from ._core import Stepper, adagrad, adam, lion, momentum, nadam, rmsprop, sgd
 else:
     from ._fallback import Stepper
-    from .reference import momentum, sgd
+    from .reference import adagrad, adam, lion, momentum, nadam, rmsprop, sgd

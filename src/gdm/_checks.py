@@ -45,13 +45,26 @@ NOT_NEGATIVE = Domain(math.inf, False, "finite and not negative")
 BELOW_ONE = Domain(1.0, False, "in [0, 1)")
 UP_TO_ONE = Domain(1.0, True, "in [0, 1]")
 
-# As in csrc/kernels.def (a test compares them).
-REALS = {"lr": NOT_NEGATIVE, "momentum": BELOW_ONE, "dampening": UP_TO_ONE, "weight_decay": NOT_NEGATIVE}
-FLAGS = ("nesterov", "maximize", "decoupled_weight_decay")
+# The options of all rules, by kind, as in csrc/kernels.def (a test compares them). Beside these there are form, betas,
+# step, lr_scale and mu_product.
+REALS = {
+    "lr": NOT_NEGATIVE,
+    "momentum": BELOW_ONE,
+    "dampening": UP_TO_ONE,
+    "weight_decay": NOT_NEGATIVE,
+    "eps": NOT_NEGATIVE,
+    "alpha": BELOW_ONE,
+    "lr_decay": NOT_NEGATIVE,
+    "momentum_decay": NOT_NEGATIVE,
+    "initial_accumulator_value": NOT_NEGATIVE,  # the class's own
+}
+FLAGS = ("nesterov", "maximize", "decoupled_weight_decay", "centered", "amsgrad")
+# States that are only there with an option that is not 0.
+OPTIONAL_STATES = {"grad_avg": "centered", "momentum_buffer": "momentum", "max_exp_avg_sq": "amsgrad"}
 
 
-def real(name: str, value: object) -> float:
-    """The number as a float, if it is a real number inside the domain of the option ``name``."""
+def real(name: str, value: object, domain: Domain) -> float:
+    """The number as a float, if it is a real number inside the domain."""
     array_of_others = isinstance(value, (np.generic, np.ndarray)) and (value.ndim or value.dtype.kind not in "fiub")
     if array_of_others or isinstance(value, (str, bytes, bytearray)):
         raise TypeError(f"{name} must be a real number, not {_kind(value)}")
@@ -62,9 +75,16 @@ def real(name: str, value: object) -> float:
         raise TypeError(f"{name} must be a real number, not {_kind(value)}") from None
     except OverflowError:
         number = math.inf
-    if number not in REALS[name]:
-        raise ValueError(f"{name} must be {REALS[name].words}, got {_show(value)}")
+    if number not in domain:
+        raise ValueError(f"{name} must be {domain.words}, got {_show(value)}")
     return number
+
+
+def pair(name: str, value: object, domain: Domain) -> tuple[float, float]:
+    """Two such numbers."""
+    if not isinstance(value, (tuple, list)) or len(value) != 2:
+        raise TypeError(f"{name} must be a pair of real numbers, not {_kind(value)}")
+    return real(f"{name}[0]", value[0], domain), real(f"{name}[1]", value[1], domain)
 
 
 def flag(name: str, value: object) -> bool:
@@ -74,15 +94,22 @@ def flag(name: str, value: object) -> bool:
     return bool(value)
 
 
-def thread_count(name: str, n: object) -> int:
-    """A number of threads from 1 to 256."""
+def whole(name: str, n: object, low: int, high: int | None = None) -> int:
+    """A whole number that is not below ``low``, nor above ``high``."""
     try:
-        count = operator.index(n)  # type: ignore[arg-type]
+        number = operator.index(n)  # type: ignore[arg-type]
     except TypeError:
         raise TypeError(f"{name} must be a whole number, not {_kind(n)}") from None
-    if not 1 <= count <= MAX_THREADS:
-        raise ValueError(f"{name} must be from 1 to {MAX_THREADS}, got {count}")
-    return count
+    if number < low or (high is not None and number > high):
+        raise ValueError(
+            f"{name} must be {f'at least {low}' if high is None else f'from {low} to {high}'}, got {number}"
+        )
+    return number
+
+
+def thread_count(name: str, n: object) -> int:
+    """A number of threads from 1 to 256."""
+    return whole(name, n, 1, MAX_THREADS)
 
 
 def options(given: Mapping[str, Any]) -> Options:
@@ -95,8 +122,12 @@ def options(given: Mapping[str, Any]) -> Options:
             checked[name] = FORMS[FORMS.index(value)]  # the interned one, which the compiled module knows by identity
         elif name in FLAGS:
             checked[name] = flag(name, value)
+        elif name == "betas":
+            checked[name] = pair(name, value, BELOW_ONE)
+        elif name == "step":
+            checked[name] = whole(name, value, 1, 2**63 - 1)
         else:
-            checked[name] = real(name, value)
+            checked[name] = real(name, value, REALS[name])
     if checked.get("nesterov"):
         if checked["momentum"] == 0:
             raise ValueError("nesterov needs momentum > 0, got momentum=0.0")
@@ -173,15 +204,33 @@ def disjoint(buffers: Iterable[Named]) -> None:
             read_end, reader = end, b
 
 
-def call(buffers: Mapping[str, object], given: Mapping[str, Any]) -> tuple[list[Array], Options]:
-    """All arguments of one update: param, states..., grad (which is only read), and the options."""
-    checked_options = options(given)
-    named = [Named(name, buffer(name, x, writable=name != "grad"), name != "grad") for name, x in buffers.items()]
-    param = named[0]
-    for other in named[1:]:
-        like(other.name, other.array, param.name, param.array)
-    disjoint(named)
-    return [b.array for b in named], checked_options
+def arguments(given: Mapping[str, Any], positional: int) -> dict[str, Any]:
+    """All arguments of a rule's function, of which so many are positional: as plain arrays and checked options."""
+    names = list(given)
+    optional = [name for name in names[positional:] if name in (*OPTIONAL_STATES, "lr_scale", "mu_product")]
+    checked = options({name: given[name] for name in names[positional:] if name not in optional})
+    buffers = names[:positional]
+    for name in optional:
+        if name in OPTIONAL_STATES:
+            option = OPTIONAL_STATES[name]
+            if checked[option] and given[name] is None:
+                raise ValueError(f"{name} is needed with {option}={checked[option]!r}, got None")
+            if not checked[option] and given[name] is not None:
+                raise ValueError(f"{name} is only used with {option}, which is {checked[option]!r}; expected None")
+        if given[name] is not None or name == "mu_product":
+            buffers.append(name)
+    read = ("grad", "lr_scale")
+    arrays = {name: buffer(name, given[name], writable=name not in read) for name in buffers}
+    for name, x in arrays.items():
+        if name == "mu_product":
+            if x.dtype != np.float64 or x.size != 1:
+                raise ValueError(f"mu_product must be one float64, got dtype {x.dtype} and shape {x.shape}")
+            if not 0.0 < x.item() <= 1.0:
+                raise ValueError(f"mu_product must be in (0, 1], got {x.item()!r}")
+        elif name != "param":
+            like(name, x, "param", arrays["param"])
+    disjoint(Named(name, x, name not in read) for name, x in arrays.items())
+    return {**dict.fromkeys(optional), **arrays, **checked}
 
 
 def address(x: Array) -> int:

@@ -1,51 +1,31 @@
-from typing import Any, Literal
+from typing import Any, Final
 
 from numpy.typing import NDArray
 from typing_extensions import disjoint_base
 
-from ._checks import Floats
+from .reference import *
 
-def sgd(
-    param: Floats,
-    grad: Floats,
-    *,
-    lr: float,
-    weight_decay: float = ...,
-    maximize: bool = ...,
-    decoupled_weight_decay: bool = ...,
-) -> None: ...
-def momentum(
-    param: Floats,
-    velocity: Floats,
-    grad: Floats,
-    *,
-    lr: float,
-    momentum: float = ...,
-    dampening: float = ...,
-    nesterov: bool = ...,
-    weight_decay: float = ...,
-    maximize: bool = ...,
-    form: Literal["torch", "classic"] = ...,
-    decoupled_weight_decay: bool = ...,
-) -> None: ...
+c_api: Final[object]
 
 @disjoint_base
 class Stepper:
     _started: list[bool]
     _threads: int | None
+    _scheduled: bool
+    _progress: list[tuple[int, float]]
     @property
     def _given(self) -> list[NDArray[Any]]: ...
     def _table(
         self,
         given: list[NDArray[Any]],
         params: list[NDArray[Any]],
-        groups: list[int],
-        group_count: int,
+        states: list[list[NDArray[Any] | None]],
+        scales: list[NDArray[Any] | None],
+        group_of: list[int],
+        groups: list[tuple[str, dict[str, Any]]],
         one: bool,
         flat: bool,
     ) -> None: ...
-    def _states(self, i: int, states: list[NDArray[Any]]) -> None: ...
-    def _arrange(self) -> None: ...
     def _configure(self, index: int, rule: str, options: dict[str, Any]) -> None: ...
     def _enter(self) -> int: ...
     def _leave(self) -> None: ...
@@ -59,5 +39,6 @@ def set_isa(name: str) -> bool: ...
 def get_num_threads() -> int: ...
 def set_num_threads(n: int) -> bool: ...
 def build_info() -> dict[str, str]: ...
+def functions() -> dict[str, tuple[int, str]]: ...
 def rules() -> dict[str, dict[str, Any]]: ...
 def move_bytes(variant: int, *arrays: NDArray[Any]) -> bool: ...

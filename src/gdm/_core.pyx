@@ -1,16 +1,19 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, binding=True, autotestdict=False, auto_pickle=False
 """The compiled layer: calls the kernels on validated pointers.
 
-A function here only asks whether everything is in order. If anything is not, :mod:`gdm._checks` looks again and raises
-what there is to say, or hands back plain arrays (for a buffer that is not a NumPy array).
+What is here only asks whether everything is in order. If anything is not, :mod:`gdm._checks` looks again and raises what
+there is to say, or hands back plain arrays (for a buffer that is not a NumPy array). Rules and their options come from the
+table in csrc/kernels.def; names, defaults and docstrings of their functions from :mod:`gdm.reference`.
 """
 
 cimport numpy as cnp
-from cpython.float cimport PyFloat_AS_DOUBLE, PyFloat_Check
+from cpython.float cimport PyFloat_AS_DOUBLE, PyFloat_CheckExact
 from cpython.mem cimport PyMem_Calloc, PyMem_Free
 from cpython.object cimport PyObject
-
-cimport gdm as c
+from cpython.pycapsule cimport PyCapsule_New
+from cpython.ref cimport Py_INCREF
+from libc.stdint cimport uint64_t
+from libc.string cimport memset
 
 from . import _checks, reference
 from .errors import StaleBufferError
@@ -29,6 +32,22 @@ cdef extern from "numpy/arrayobject.h" nogil:
     bint PyArray_Check(PyObject *)
     bint PyArray_CheckExact(PyObject *)
 
+cdef extern from "Python.h":
+    ctypedef struct PyMethodDef:
+        const char *ml_name
+        void *ml_meth
+        int ml_flags
+        const char *ml_doc
+    int METH_FASTCALL, METH_KEYWORDS
+    PyObject *Py_True
+    PyObject *Py_False
+    object PyCFunction_NewEx(PyMethodDef *, object self, object module)
+    bint PyLong_CheckExact(PyObject *)
+    bint PyTuple_CheckExact(PyObject *)
+    Py_ssize_t PyTuple_GET_SIZE(PyObject *)
+    PyObject *PyTuple_GET_ITEM(PyObject *, Py_ssize_t)
+    long long PyLong_AsLongLongAndOverflow(PyObject *, int *overflow)
+
 cdef extern from *:
     """
     #define GDM_ITEMS(list) (((PyListObject *)(list))->ob_item)
@@ -36,41 +55,75 @@ cdef extern from *:
     PyObject **items_of "GDM_ITEMS"(PyObject *list)  # borrowed, as long as the list is not changed
 
 cdef extern from "plan.h" nogil:
+    ctypedef int status "gdm_status"
     cdef enum:
-        RULE_sgd, RULE_momentum, RULES, F32, F64, PARAM, GRAD, STATE, MAX_BUFFERS
+        OK "GDM_OK"
+        GDM_ABI
+        RULES, F32, F64, PARAM, GRAD, SCALE, STATE, MAX_STATES, MAX_BUFFERS
+    enum kind:
+        not_negative, below_one, up_to_one, flag, form, factors, count, betas, product
+    struct option_info:
+        const char *name
+        kind kind
+        size_t offset
+    struct state_info:
+        const char *name
+        const char *option
+    union any_args "args":
+        size_t size
+    struct prepared:
+        unsigned used
+        const void *scale
     struct rule_info:
         const char *name
-        const char *state_names
-        const char *reals
-        const char *flags
+        unsigned states
+        state_info *state
+        const option_info *options
+        size_t args_size
+        status prepare(const any_args *args, prepared *out)
     const rule_info gdm_rules[]
-    struct prepared:
-        pass
     struct entry:
         void **buffers
         size_t n
-        unsigned group
         unsigned char dtype
         unsigned char started
         unsigned char order
     struct group:
-        int rule
-        prepared prepared
-    struct plan:
+        uint64_t steps
+        double product
+    ctypedef struct plan "gdm_plan":
         group *groups
         size_t group_count
         entry *entries
         size_t count
         unsigned threads
         bint fresh
-    c.status gdm_prepare_sgd(const c.sgd_args *args, prepared *out)
-    c.status gdm_prepare_momentum(const c.momentum_args *args, prepared *out)
-    c.status gdm_run(int rule, int dtype, void **buffers, size_t n, const prepared *how)
-    c.status gdm_plan_init(plan *plan, size_t groups, size_t entries)
-    void gdm_plan_free(plan *plan)
-    c.status gdm_plan_arrange(plan *plan)
+    ctypedef struct function "gdm_function":
+        const char *name
+        void *address
+        const char *signature
+    ctypedef struct table "gdm_table":
+        const function *functions
+        size_t count
+    status gdm_run(int rule, int dtype, void **buffers, size_t n, const prepared *how)
+    status gdm_plan_create(plan **plan)
+    void gdm_plan_destroy(plan *plan)
+    status gdm_plan_add_group(plan *plan, int rule, const void *args, size_t *index)
+    status gdm_plan_configure(group *group, int rule, const any_args *args)
+    status gdm_plan_add(plan *plan, size_t group, int dtype, void *param, void **states, const void *grad, size_t n,
+                        size_t *index)
+    status gdm_plan_set_lr_scale(plan *plan, size_t index, const void *lr_scale)
+    status gdm_plan_arrange(plan *plan)
     bint gdm_plan_overlaps(const plan *plan, const void *start, size_t bytes)
-    c.status gdm_plan_step(plan *plan)
+    status gdm_plan_run(plan *plan)
+    const char *gdm_strerror(status)
+    const char *gdm_version()
+    const char *gdm_isa()
+    const char *gdm_available_isa(size_t i)
+    status gdm_set_isa(const char *name)
+    int gdm_get_num_threads()
+    status gdm_set_num_threads(int n)
+    const table *gdm_get_table()
 
 cdef extern from "pool.h" nogil:
     unsigned gdm_generation()
@@ -100,6 +153,9 @@ cdef enum:
     REFUSED = -1  # a call did not pass the checks here, which come before those in C
 
 cdef bint use_reference = False
+
+# What a program imports to call without linking: gdm/import.h.
+c_api = PyCapsule_New(<void *>gdm_get_table(), "gdm._core.c_api", NULL)
 
 
 # ---- what is in order ------------------------------------------------------------------------------------------------
@@ -145,246 +201,243 @@ cdef inline void *data(PyObject *x) noexcept nogil:
     return PyArray_DATA(<PyArrayObject *>x)
 
 
-cdef inline double real(object x) noexcept:
-    """A float's value; NaN, which is in no option's domain, for anything else."""
-    return PyFloat_AS_DOUBLE(x) if PyFloat_Check(x) else float("nan")
-
-
-cdef inline int flag(object x) noexcept:
-    return 1 if x is True else 0 if x is False else REFUSED
-
-
-cdef inline int form_of(object x) noexcept:
-    return 0 if x is "torch" else 1 if x is "classic" else REFUSED
-
-
-cdef inline int run(int rule, int count, PyObject **arrays, const prepared *how) noexcept:
-    """One update of ``count`` arrays (param, grad, states): GDM_OK, or why not. Nothing is written then."""
-    cdef void *buffers[MAX_BUFFERS]
-    cdef size_t n
-    cdef int i, dtype, status
-    for i in range(count):
-        if not is_usable(arrays[i], WRITABLE if i != GRAD else cnp.NPY_ARRAY_ALIGNED):
-            return REFUSED
-        if not is_like(arrays[i], arrays[PARAM]):
-            return REFUSED
-        buffers[i] = data(arrays[i])
-    n = length(arrays[PARAM])
-    dtype = F32 if PyArray_TYPE(<PyArrayObject *>arrays[PARAM]) == cnp.NPY_FLOAT else F64
-    if n < GIL_THRESHOLD:
-        return gdm_run(rule, dtype, buffers, n, how)
-    with nogil:
-        status = gdm_run(rule, dtype, buffers, n, how)
-    return status
-
-
 cdef object refuse(int status):
     """The C functions refuse what the checks in Python let through: a wrong GDM_ISA, or a mistake of ours."""
-    raise RuntimeError(f"gdm: {c.strerror(<c.status>status).decode()}")
+    raise RuntimeError(f"gdm: {gdm_strerror(status).decode()}")
+
+
+# ---- options ---------------------------------------------------------------------------------------------------------
+
+cdef inline double real(PyObject *x) noexcept:
+    """A float's value; NaN, which is in no option's domain, for anything else."""
+    return PyFloat_AS_DOUBLE(<object>x) if PyFloat_CheckExact(<object>x) else float("nan")
+
+
+cdef inline bint set_option(void *field, kind kind, PyObject *x) noexcept:
+    """Puts an option's value into its field of an argument struct; False for one that _checks has to look at."""
+    cdef int overflow
+    if kind == flag:
+        (<int *>field)[0] = x == Py_True
+        return x == Py_True or x == Py_False
+    if kind == form:
+        (<int *>field)[0] = x == <PyObject *>CLASSIC
+        return x == <PyObject *>CLASSIC or x == <PyObject *>TORCH
+    if kind == count:
+        if not PyLong_CheckExact(x):
+            return False
+        (<uint64_t *>field)[0] = <uint64_t>PyLong_AsLongLongAndOverflow(x, &overflow)
+        return not overflow and <long long>(<uint64_t *>field)[0] > 0
+    if kind == betas:
+        if not PyTuple_CheckExact(x) or PyTuple_GET_SIZE(x) != 2:
+            return False
+        (<double *>field)[0] = real(PyTuple_GET_ITEM(x, 0))
+        (<double *>field)[1] = real(PyTuple_GET_ITEM(x, 1))
+        return True
+    (<double *>field)[0] = real(x)
+    return True
+
+
+cdef str TORCH = _checks.FORMS[0]  # by identity: _checks.options hands out these very objects
+cdef str CLASSIC = _checks.FORMS[1]
+
+
+cdef int rule_number(str name) except -1:
+    cdef int i
+    for i in range(RULES):
+        if gdm_rules[i].name == name.encode():
+            return i
+    raise RuntimeError(f"there is no rule {name!r}")
+
+
+cdef int fill(any_args *args, int rule, dict options) except -1:
+    """The argument struct of a rule with these options, which have been checked; those of a plan's own are left out."""
+    cdef const option_info *option = gdm_rules[rule].options
+    memset(args, 0, sizeof(any_args))
+    args.size = gdm_rules[rule].args_size
+    while option.name != NULL:
+        if option.kind not in (count, product, factors):
+            value = options[option.name.decode()]
+            if not set_option(<char *>args + option.offset, option.kind, <PyObject *>value):
+                raise RuntimeError(f"{option.name.decode()} has not been checked: {value!r}")
+        option += 1
+    return 0
 
 
 # ---- rules -----------------------------------------------------------------------------------------------------------
 
-cdef int prepare_sgd(prepared *how, lr, weight_decay, maximize, decoupled_weight_decay) noexcept:
-    cdef c.sgd_args args = c.sgd_args(
-        sizeof(c.sgd_args), real(lr), real(weight_decay), flag(maximize), flag(decoupled_weight_decay))
-    if (args.maximize | args.decoupled_weight_decay) < 0:
-        return REFUSED
-    return gdm_prepare_sgd(&args, how)
+cdef enum:
+    MOST = 32  # arguments of a function
+    BUFFER = -1  # the kind of an argument that is one
+    MISSING_VALUE = 0
 
 
-cdef int try_sgd(param, grad, lr, weight_decay, maximize, decoupled_weight_decay) noexcept:
-    cdef prepared how
-    cdef PyObject *arrays[2]
-    arrays[:] = [<PyObject *>param, <PyObject *>grad]
-    cdef int status = prepare_sgd(&how, lr, weight_decay, maximize, decoupled_weight_decay)
-    return run(RULE_sgd, 2, arrays, &how) if status == c.OK else status
+cdef class _Rule:
+    """The function of one rule: gdm.sgd, gdm.momentum, ...
 
-
-def sgd(param, grad, *, lr, weight_decay=0.0, maximize=False, decoupled_weight_decay=False):
-    """Gradient descent, in place: ``param`` becomes ``param - lr * grad``.
-
-    Parameters
-    ----------
-    param : array of float32 or float64, any shape
-        The parameter θ; overwritten. Contiguous (C or Fortran order), aligned and writable. A NumPy array, or anything
-        else with the buffer protocol.
-    grad : array like ``param``
-        The gradient g at ``param``; only read, and may be read-only.
-    lr : float
-        The learning rate η, finite and not negative. No unit of its own: that of ``param`` over that of ``grad``.
-    weight_decay : float, default 0
-        The weight decay λ, finite and not negative: ``weight_decay * param`` is added to the gradient.
-    maximize : bool, default False
-        Walk up the gradient instead of down.
-    decoupled_weight_decay : bool, default False
-        Multiply ``param`` by ``1 - lr * weight_decay`` first, and leave the gradient alone.
-
-    Raises
-    ------
-    TypeError
-        For what is no buffer, another dtype, byte-swapped data, or an option of the wrong type.
-    ValueError
-        If shapes, dtypes or memory orders differ; a buffer is not contiguous, misaligned, or read-only; or an option
-        is outside its range.
-    gdm.OverlapError
-        If ``param`` and ``grad`` share memory.
-
-    After an exception ``param`` is as it was.
-
-    Notes
-    -----
-    The formula, in the order it is rounded, each operation once::
-
-        g = -grad if maximize else grad
-        g = g + weight_decay * param                 # unless decoupled_weight_decay, or weight_decay is 0
-        param = (1 - lr * weight_decay) * param      # if decoupled_weight_decay
-        param = param - lr * g
-
-    Source: A. Cauchy, "Méthode générale pour la résolution des systèmes d'équations simultanées", 1847; the options as
-    in ``torch.optim.SGD``.
-
-    Examples
-    --------
-    >>> import numpy as np, gdm
-    >>> theta = np.array([1.0, 2.0])
-    >>> gdm.sgd(theta, np.array([0.5, -0.5]), lr=0.5)
-    >>> theta
-    array([0.75, 2.25])
+    It has the arguments of its reference: first the buffers; then, by keyword, the options, ``lr_scale``, and the states
+    that only some options need.
     """
-    if use_reference:
-        reference.sgd(param, grad, lr=lr, weight_decay=weight_decay, maximize=maximize,
-                      decoupled_weight_decay=decoupled_weight_decay)
-        return
-    cdef int status = try_sgd(param, grad, lr, weight_decay, maximize, decoupled_weight_decay)
-    if status == c.OK:
-        return
-    (param, grad), o = _checks.call(
-        {"param": param, "grad": grad},
-        {"lr": lr, "weight_decay": weight_decay, "maximize": maximize,
-         "decoupled_weight_decay": decoupled_weight_decay})
-    status = try_sgd(param, grad, o["lr"], o["weight_decay"], o["maximize"], o["decoupled_weight_decay"])
-    if status != c.OK:
+
+    cdef int number, count, positional
+    cdef int[MOST] kinds  # of each argument: a kind of option, or BUFFER
+    cdef size_t[MOST] places  # in the argument struct, or among the buffers
+    cdef tuple names, defaults
+    cdef object reference
+    cdef PyMethodDef method
+    cdef bytes name, doc
+
+    def __cinit__(self, int number):
+        cdef const rule_info *rule = &gdm_rules[number]
+        cdef const option_info *option = rule.options
+        cdef size_t i
+        self.number = number
+        self.name = rule.name
+        self.reference = getattr(reference, self.name.decode())
+        formula = self.reference.__wrapped__
+        code, given = formula.__code__, formula.__kwdefaults__ or {}
+        self.positional = code.co_argcount
+        names = [n for n in code.co_varnames[:code.co_argcount + code.co_kwonlyargcount] if not n.startswith("_")]
+        self.names = tuple(names)
+        self.defaults = tuple(given.get(n, required) for n in names)
+        self.count = len(names)
+        places = {"param": (BUFFER, PARAM), "grad": (BUFFER, GRAD)}
+        for i in range(rule.states):
+            places[rule.state[i].name.decode()] = (BUFFER, STATE + i)
+        while option.name != NULL:
+            places[option.name.decode()] = (option.kind, option.offset)
+            option += 1
+        if set(names) != set(places) or self.count > MOST:
+            raise RuntimeError(f"reference.{self.name.decode()} has {names}; csrc/kernels.def has {list(places)}")
+        for i in range(<size_t>self.count):
+            self.kinds[i], self.places[i] = places[names[i]]
+        shown = [n if d is required else f"{n}={d!r}" for n, d in zip(names, self.defaults, strict=True)]
+        shown.insert(self.positional, "*")
+        self.doc = f"{self.name.decode()}({', '.join(shown)})\n--\n\n{formula.__doc__}".encode()
+        self.method.ml_name = self.name
+        self.method.ml_meth = <void *>call_rule
+        self.method.ml_flags = METH_FASTCALL | METH_KEYWORDS
+        self.method.ml_doc = self.doc
+
+    def function(self):
+        return PyCFunction_NewEx(&self.method, self, __name__)
+
+    cdef int attempt(self, PyObject **values) noexcept:
+        """One update with these arguments: GDM_OK, or why not. Nothing is written then."""
+        cdef any_args args
+        cdef prepared how
+        cdef PyObject *arrays[MAX_BUFFERS]
+        cdef PyObject *moved = NULL
+        cdef void *buffers[MAX_BUFFERS]
+        cdef void *field
+        cdef PyObject *x
+        cdef PyObject *param = values[0]
+        cdef size_t n
+        cdef int i, k, status, dtype
+        memset(&args, 0, sizeof(args))
+        memset(arrays, 0, sizeof(arrays))
+        args.size = gdm_rules[self.number].args_size
+        for i in range(self.count):
+            x = values[i]
+            k = self.kinds[i]
+            if k == BUFFER:
+                arrays[self.places[i]] = NULL if x == <PyObject *>None else x
+                continue
+            field = <char *>&args + self.places[i]
+            if k == factors:
+                if x != <PyObject *>None:
+                    arrays[SCALE] = x
+                    (<void **>field)[0] = <void *>x  # for prepare to see that there is one
+            elif k == product:
+                if not is_usable(x, WRITABLE) or length(x) != 1 or PyArray_TYPE(<PyArrayObject *>x) != cnp.NPY_DOUBLE:
+                    return REFUSED
+                moved = x
+                (<void **>field)[0] = data(x)
+            elif not set_option(field, <kind>k, x):
+                return REFUSED
+        status = gdm_rules[self.number].prepare(&args, &how)
+        if status != OK:
+            return status
+        for i in range(MAX_BUFFERS):
+            x = arrays[i]
+            buffers[i] = NULL
+            if x == NULL:
+                if i == PARAM or i == GRAD or i >= STATE and how.used >> (i - STATE) & 1:
+                    return REFUSED
+                continue
+            if i >= STATE and not how.used >> (i - STATE) & 1:
+                return REFUSED  # given, and not needed
+            if not is_usable(x, cnp.NPY_ARRAY_ALIGNED if i == GRAD or i == SCALE else WRITABLE):
+                return REFUSED
+            if not is_like(x, param):
+                return REFUSED
+            buffers[i] = data(x)
+            if moved != NULL and data(moved) < <char *>data(x) + bytes_of(x) and data(x) < <char *>data(moved) + 8:
+                return REFUSED
+        if arrays[SCALE] != NULL:
+            how.scale = buffers[SCALE]
+        n = length(param)
+        dtype = F32 if PyArray_TYPE(<PyArrayObject *>param) == cnp.NPY_FLOAT else F64
+        if n < GIL_THRESHOLD:
+            return gdm_run(self.number, dtype, buffers, n, &how)
+        with nogil:
+            status = gdm_run(self.number, dtype, buffers, n, &how)
+        return status
+
+    cdef int find(self, PyObject *name) noexcept:
+        """The place of the argument of this name, or -1."""
+        cdef int i
+        for i in range(self.count):
+            if name == PyTuple_GET_ITEM(<PyObject *>self.names, i):
+                return i
+        for i in range(self.count):
+            if <str>name == <str>PyTuple_GET_ITEM(<PyObject *>self.names, i):
+                return i
+        return -1
+
+
+cdef object required = object()
+
+
+cdef object call_rule(_Rule self, PyObject *const *args, Py_ssize_t given, PyObject *keywords):
+    """A call of a rule's function, by the protocol METH_FASTCALL | METH_KEYWORDS."""
+    cdef PyObject *values[MOST]
+    cdef int i, place, status
+    cdef bint in_form = given <= self.positional and not use_reference
+    cdef Py_ssize_t named = 0 if keywords == NULL else PyTuple_GET_SIZE(keywords)
+    if in_form:
+        for i in range(self.count):
+            values[i] = args[i] if i < given else PyTuple_GET_ITEM(<PyObject *>self.defaults, i)
+        for i in range(<int>named):
+            place = self.find(PyTuple_GET_ITEM(keywords, i))
+            if place < given:
+                in_form = False  # unknown, or given twice
+                break
+            values[place] = args[given + i]
+        for i in range(self.count):
+            if values[i] == <PyObject *>required:
+                in_form = False
+        if in_form:
+            status = self.attempt(values)
+            if status == OK:
+                return None
+    # Something is not as it should be: from here on in Python.
+    plain = [<object>args[i] for i in range(given)]
+    options = {<object>PyTuple_GET_ITEM(keywords, i): <object>args[given + i] for i in range(named)}
+    if not in_form:
+        return self.reference(*plain, **options)  # or the reference is what is wanted
+    asked = {self.names[i]: <object>values[i] for i in range(self.count)}
+    checked = _checks.arguments(asked, self.positional)
+    ordered = [checked[name] for name in self.names]
+    for i in range(self.count):
+        values[i] = <PyObject *>(<list>ordered)[i]
+    status = self.attempt(values)
+    if status != OK:
         refuse(status)
 
 
-cdef int prepare_momentum(prepared *how, lr, momentum, dampening, nesterov, weight_decay, maximize, form,
-                          decoupled_weight_decay) noexcept:
-    cdef c.momentum_args args = c.momentum_args(
-        sizeof(c.momentum_args), real(lr), real(momentum), real(dampening), real(weight_decay), flag(nesterov),
-        flag(maximize), flag(decoupled_weight_decay), form_of(form))
-    if (args.nesterov | args.maximize | args.decoupled_weight_decay | args.form) < 0:
-        return REFUSED
-    return gdm_prepare_momentum(&args, how)
-
-
-cdef int try_momentum(param, velocity, grad, lr, momentum, dampening, nesterov, weight_decay, maximize, form,
-                      decoupled_weight_decay) noexcept:
-    cdef prepared how
-    cdef PyObject *arrays[3]
-    arrays[:] = [<PyObject *>param, <PyObject *>grad, <PyObject *>velocity]
-    cdef int status = prepare_momentum(&how, lr, momentum, dampening, nesterov, weight_decay, maximize, form,
-                                       decoupled_weight_decay)
-    return run(RULE_momentum, 3, arrays, &how) if status == c.OK else status
-
-
-def momentum(param, velocity, grad, *, lr, momentum=0.9, dampening=0.0, nesterov=False, weight_decay=0.0,
-             maximize=False, form="torch", decoupled_weight_decay=False):
-    """Gradient descent with momentum, heavy ball or Nesterov, in place.
-
-    The function has no memory: it takes the velocity it is given (zeros, to begin with).
-
-    Parameters
-    ----------
-    param : array of float32 or float64, any shape
-        The parameter θ; overwritten. Contiguous (C or Fortran order), aligned and writable. A NumPy array, or anything
-        else with the buffer protocol.
-    velocity : array like ``param``
-        The velocity v; overwritten.
-    grad : array like ``param``
-        The gradient g at ``param``; only read, and may be read-only.
-    lr : float
-        The learning rate η, finite and not negative. No unit of its own: that of ``param`` over that of ``grad``.
-    momentum : float, default 0.9
-        μ, in [0, 1): the share of the velocity that is kept from step to step.
-    dampening : float, default 0
-        τ, in [0, 1]: the gradient enters the velocity times ``1 - dampening``; ``dampening=momentum`` makes the
-        velocity an exponential moving average. Only with ``form="torch"`` and without ``nesterov``.
-    nesterov : bool, default False
-        Step to where the velocity is about to lead. Needs ``momentum > 0``.
-    weight_decay : float, default 0
-        The weight decay λ, finite and not negative: ``weight_decay * param`` is added to the gradient.
-    maximize : bool, default False
-        Walk up the gradient instead of down.
-    form : {"torch", "classic"}, default "torch"
-        Whether the learning rate scales the whole velocity when it is applied (PyTorch, optax, MLX) or each gradient
-        when it enters (the textbook, Keras, scikit-learn). The same path as long as ``lr`` does not change.
-    decoupled_weight_decay : bool, default False
-        Multiply ``param`` by ``1 - lr * weight_decay`` first, and leave the gradient alone (SGDW).
-
-    Raises
-    ------
-    TypeError
-        For what is no buffer, another dtype, byte-swapped data, or an option of the wrong type.
-    ValueError
-        If shapes, dtypes or memory orders differ; a buffer is not contiguous, misaligned, or read-only; or an option
-        is outside its range or does not go with another one.
-    gdm.OverlapError
-        If two of the arrays share memory.
-
-    After an exception ``param`` and ``velocity`` are as they were.
-
-    Notes
-    -----
-    The formula, in the order it is rounded, each operation once::
-
-        g = -grad if maximize else grad
-        g = g + weight_decay * param                    # unless decoupled_weight_decay, or weight_decay is 0
-        param = (1 - lr * weight_decay) * param         # if decoupled_weight_decay
-
-        # form="torch"
-        velocity = momentum * velocity + (1 - dampening) * g
-        param = param - lr * velocity
-        param = param - lr * (g + momentum * velocity)  # instead, if nesterov
-
-        # form="classic"
-        velocity = momentum * velocity - lr * g
-        param = param + velocity
-        param = param + (momentum * velocity - lr * g)  # instead, if nesterov
-
-    Sources: B. Polyak, "Some methods of speeding up the convergence of iteration methods", 1964; Y. Nesterov, "A method
-    of solving a convex programming problem with convergence rate O(1/k²)", 1983; I. Sutskever et al., "On the
-    importance of initialization and momentum in deep learning", 2013; decoupled decay: I. Loshchilov and F. Hutter,
-    "Decoupled weight decay regularization", 2019.
-
-    Examples
-    --------
-    >>> import numpy as np, gdm
-    >>> theta, v = np.array([1.0, 2.0]), np.zeros(2)
-    >>> for _ in range(2):
-    ...     gdm.momentum(theta, v, np.array([0.5, -0.5]), lr=0.5, momentum=0.5)
-    >>> theta
-    array([0.375, 2.625])
-    >>> v
-    array([ 0.75, -0.75])
-    """
-    if use_reference:
-        reference.momentum(param, velocity, grad, lr=lr, momentum=momentum, dampening=dampening, nesterov=nesterov,
-                           weight_decay=weight_decay, maximize=maximize, form=form,
-                           decoupled_weight_decay=decoupled_weight_decay)
-        return
-    cdef int status = try_momentum(param, velocity, grad, lr, momentum, dampening, nesterov, weight_decay, maximize,
-                                   form, decoupled_weight_decay)
-    if status == c.OK:
-        return
-    (param, velocity, grad), o = _checks.call(
-        {"param": param, "velocity": velocity, "grad": grad},
-        {"lr": lr, "momentum": momentum, "dampening": dampening, "nesterov": nesterov, "weight_decay": weight_decay,
-         "maximize": maximize, "form": form, "decoupled_weight_decay": decoupled_weight_decay})
-    status = try_momentum(param, velocity, grad, o["lr"], o["momentum"], o["dampening"], o["nesterov"],
-                          o["weight_decay"], o["maximize"], o["form"], o["decoupled_weight_decay"])
-    if status != c.OK:
-        refuse(status)
+for _number in range(RULES):
+    _rule = _Rule(_number)
+    globals()[_rule.function().__name__] = _rule.function()
 
 
 # ---- optimizers ------------------------------------------------------------------------------------------------------
@@ -401,85 +454,106 @@ cdef class Stepper:
     """What makes an optimizer fast: its plan, the arrays behind it, and the step.
 
     A subclass checks what it is given in Python, then hands it over through the methods with an underscore. It provides
-    ``_check_grads(grads)``, which returns a list of arrays after every check, whatever the structure, and
-    ``_reference_step(grads)``, a whole step in NumPy.
+    ``_check_grads(grads)``, which returns a list of arrays after every check, whatever the structure,
+    ``_reference_step(grads)``, a whole step in NumPy, and ``_set_rates()``, which sets learning rates that a schedule
+    gives.
     """
 
-    cdef plan plan
+    cdef plan *plan
     cdef list given  # the user's arrays, which may change
     cdef list params  # our views of them, which do not
     cdef list bound  # the gradients bound, or None
     cdef void **bound_at  # where they were then
-    cdef bint one, flat
+    cdef bint one, flat, scheduled
     cdef unsigned busy  # 0, or 1 + the process's generation: a forked child is not in the step its parent was in
 
     def __dealloc__(self):
-        gdm_plan_free(&self.plan)
+        gdm_plan_destroy(self.plan)
         PyMem_Free(self.bound_at)
 
-    def _table(self, list given, list params, list groups, size_t group_count, bint one, bint flat):
-        """Takes the parameters: the user's arrays, our views of them, and the index of each one's group.
+    def _table(self, list given, list params, list states, list scales, list group_of, list groups, bint one, bint flat):
+        """Takes the parameters, in place of those that were there before: how each has been stepped must be set anew.
 
-        ``one``: gradients come as a single array; ``flat``: as a plain sequence.
+        Parallel lists: the user's arrays; our views of them; the list of each one's states (None for one that its rule
+        does not use), which their owner keeps where they are; its ``lr_scale`` or None; the index of its group.
+        ``groups`` holds each one's rule and options. ``one``: gradients come as a single array; ``flat``: as a plain
+        sequence. What is bound stays bound if there are as many parameters as before.
         """
-        cdef size_t i
-        cdef entry *e
-        if self.params is not None:
-            raise RuntimeError("there is a table already")
-        if gdm_plan_init(&self.plan, group_count, <size_t>len(params)) != c.OK:
-            raise MemoryError
+        cdef plan *plan = NULL
+        cdef any_args args
+        cdef void *buffers[MAX_STATES]
+        cdef void **bound_at
+        cdef size_t i, k, index
+        cdef int number, status = gdm_plan_create(&plan)
+        try:
+            for rule, options in groups:
+                number = rule_number(rule)
+                fill(&args, number, options)
+                status = status or gdm_plan_add_group(plan, number, &args, &index)
+            for i in range(<size_t>len(params)):
+                param, its_states, scale = params[i], states[i], scales[i]
+                memset(buffers, 0, sizeof(buffers))
+                for k in range(<size_t>len(its_states)):
+                    state = its_states[k]
+                    buffers[k] = NULL if state is None else data(<PyObject *>state)
+                status = status or gdm_plan_add(
+                    plan, group_of[i], F32 if PyArray_TYPE(<PyArrayObject *><PyObject *>param) == cnp.NPY_FLOAT else F64,
+                    data(<PyObject *>param), buffers, NULL, length(<PyObject *>param), &index)
+                if scale is not None:
+                    status = status or gdm_plan_set_lr_scale(plan, index, data(<PyObject *>scale))
+                if not status:
+                    plan.entries[i].order = PyArray_FLAGS(<PyArrayObject *><PyObject *>param) & IN_ORDER
+            status = status or gdm_plan_arrange(plan)
+            if self.plan == NULL or self.plan.count != <size_t>len(params):
+                bound_at = <void **>PyMem_Calloc(<size_t>len(params) + 1, sizeof(void *))
+                if bound_at == NULL:
+                    raise MemoryError
+                PyMem_Free(self.bound_at)
+                self.bound_at = bound_at
+                self.bound = None
+            if status == OK:
+                plan.threads = 0 if self.plan == NULL else self.plan.threads
+                self.plan, plan = plan, self.plan
+        finally:
+            gdm_plan_destroy(plan)
+        if status != OK:
+            refuse(status)
         self.given = given
         self.params = params
-        for i in range(self.plan.count):
-            param = params[i]
-            e = &self.plan.entries[i]
-            e.buffers[PARAM] = data(<PyObject *>param)
-            e.n = length(<PyObject *>param)
-            e.group = groups[i]
-            e.dtype = F32 if PyArray_TYPE(<PyArrayObject *><PyObject *>param) == cnp.NPY_FLOAT else F64
-            e.order = PyArray_FLAGS(<PyArrayObject *><PyObject *>param) & IN_ORDER
-        self.bound_at = <void **>PyMem_Calloc(self.plan.count + 1, sizeof(void *))
-        if self.bound_at == NULL:
-            raise MemoryError
         self.one = one
         self.flat = flat
-        self._arrange()
-
-    def _states(self, size_t i, list states):
-        """Takes the states of parameter ``i``: arrays like it, which their owner keeps where they are."""
-        cdef size_t k
-        for k in range(<size_t>len(states)):
-            state = states[k]
-            self.plan.entries[i].buffers[STATE + k] = data(<PyObject *>state)
-
-    def _arrange(self):
-        """To be called when parameters or states have been taken."""
-        cdef size_t i
-        for i in range(self.plan.count):
-            self.plan.entries[i].buffers[GRAD] = NULL  # so that the next gradients are checked against the states
-        if gdm_plan_arrange(&self.plan) != c.OK:
-            raise MemoryError
 
     def _configure(self, size_t index, str rule, dict options):
-        """Sets a group's rule and options, which have been checked."""
-        cdef int status
-        cdef dict o = options
-        cdef group *group = &self.plan.groups[index]
-        if self.plan.groups == NULL or index >= self.plan.group_count:
+        """Sets the rule and the options, which have been checked, of a group whose states are there."""
+        cdef any_args args
+        cdef int status, number = rule_number(rule)
+        if self.plan == NULL or index >= self.plan.group_count:
             raise RuntimeError("there is no such group")
-        if rule == "sgd":
-            group.rule = RULE_sgd
-            status = prepare_sgd(&group.prepared, o["lr"], o["weight_decay"], o["maximize"],
-                                 o["decoupled_weight_decay"])
-        elif rule == "momentum":
-            group.rule = RULE_momentum
-            status = prepare_momentum(&group.prepared, o["lr"], o["momentum"], o["dampening"], o["nesterov"],
-                                      o["weight_decay"], o["maximize"], o["form"], o["decoupled_weight_decay"])
-        else:
-            raise RuntimeError(f"there is no rule {rule!r}")
+        fill(&args, number, options)
+        status = gdm_plan_configure(&self.plan.groups[index], number, &args)
         self.plan.fresh = True
-        if status != c.OK:
+        if status != OK:
             refuse(status)
+
+    @property
+    def _scheduled(self):
+        """Whether ``_set_rates()`` is to be called before each step."""
+        return self.scheduled
+
+    @_scheduled.setter
+    def _scheduled(self, bint on):
+        self.scheduled = on
+
+    @property
+    def _progress(self):
+        """For each group, the steps it has made and its product of momenta."""
+        return [(self.plan.groups[i].steps, self.plan.groups[i].product) for i in range(self.plan.group_count)]
+
+    @_progress.setter
+    def _progress(self, list progress):
+        cdef size_t i
+        for i in range(self.plan.group_count):
+            self.plan.groups[i].steps, self.plan.groups[i].product = progress[i]
 
     @property
     def _given(self):
@@ -545,7 +619,7 @@ cdef class Stepper:
                 return False
             if not is_like(grad, params[i]):
                 return False
-            if data(grad) != e[i].buffers[GRAD] and gdm_plan_overlaps(&self.plan, data(grad), bytes_of(grad)):
+            if data(grad) != e[i].buffers[GRAD] and gdm_plan_overlaps(self.plan, data(grad), bytes_of(grad)):
                 return False
         return True
 
@@ -623,12 +697,14 @@ cdef class Stepper:
         cdef entry *e
         cdef PyObject *grad
         cdef PyObject **arrays
-        cdef c.status status
+        cdef int status
         self._enter()
         try:
             items = self.bound if grads is None else self.take(grads)
             if items is None:
                 raise RuntimeError("no gradients: call step(grads), or bind(grads) first")
+            if self.scheduled:
+                self._set_rates()
             self.check_params()
             arrays = items_of(<PyObject *>items)
             for i in range(self.plan.count):
@@ -642,12 +718,12 @@ cdef class Stepper:
                 self._reference_step(items)
                 return
             if total < GIL_THRESHOLD:
-                status = gdm_plan_step(&self.plan)
+                status = gdm_plan_run(self.plan)
             else:
                 items = list(items)  # keeps them alive whatever another thread does to the caller's list
                 with nogil:
-                    status = gdm_plan_step(&self.plan)
-            if status != c.OK:
+                    status = gdm_plan_run(self.plan)
+            if status != OK:
                 refuse(status)
         finally:
             self._leave()
@@ -663,7 +739,7 @@ def set_reference(bint on):
 
 def isa():
     """The instruction set in use; None if GDM_ISA names one that is unknown or unsupported."""
-    cdef const char *name = c.isa()
+    cdef const char *name = gdm_isa()
     return None if name == NULL else name.decode()
 
 
@@ -671,41 +747,61 @@ def available_isas():
     """The instruction sets that this machine can run, best first."""
     cdef size_t i = 0
     names = []
-    while c.available_isa(i) != NULL:
-        names.append(c.available_isa(i).decode())
+    while gdm_available_isa(i) != NULL:
+        names.append(gdm_available_isa(i).decode())
         i += 1
     return names
 
 
 def set_isa(str name):
     """Uses this instruction set from now on. Returns whether this machine can."""
-    return c.set_isa(name.encode()) == c.OK
+    return gdm_set_isa(name.encode()) == OK
 
 
 def get_num_threads():
     """How many threads a step may use."""
-    return c.get_num_threads()
+    return gdm_get_num_threads()
 
 
 def set_num_threads(int n):
     """Sets that. Returns whether it is a possible number."""
-    return c.set_num_threads(n) == c.OK
+    return gdm_set_num_threads(n) == OK
 
 
 def build_info():
     """How this module was built."""
-    return {"version": c.version().decode(), "compiler": GDM_COMPILER.decode(), "flags": GDM_FLAGS.decode()}
+    return {"version": gdm_version().decode(), "compiler": GDM_COMPILER.decode(), "flags": GDM_FLAGS.decode()}
 
 
 def rules():
-    """The table of rules (csrc/kernels.def): what each is made of, for tests and benchmarks to enumerate."""
+    """The table of rules (csrc/kernels.def): what each is made of, for tests and benchmarks to enumerate.
+
+    For each: ``states``, a dict of their names, with the name of the option without which one is not used, or None; and
+    ``options``, a dict of their names and kinds.
+    """
+    kinds = {not_negative: "not_negative", below_one: "below_one", up_to_one: "up_to_one", flag: "flag", form: "form",
+             factors: "factors", count: "count", betas: "betas", product: "product"}
+    cdef int i, k
+    table = {}
+    for i in range(RULES):
+        states, options = {}, {}
+        for k in range(gdm_rules[i].states):
+            needs = gdm_rules[i].state[k].option
+            states[gdm_rules[i].state[k].name.decode()] = None if needs == NULL else needs.decode()
+        k = 0
+        while gdm_rules[i].options[k].name != NULL:
+            options[gdm_rules[i].options[k].name.decode()] = kinds[gdm_rules[i].options[k].kind]
+            k += 1
+        table[gdm_rules[i].name.decode()] = {"states": states, "options": options}
+    return table
+
+
+def functions():
+    """The functions of gdm/gdm.h: name -> (address, C prototype)."""
+    cdef const table *table = gdm_get_table()
     return {
-        gdm_rules[i].name.decode(): {
-            "states": gdm_rules[i].state_names.decode().split(),
-            "reals": dict(real.split(":") for real in gdm_rules[i].reals.decode().split()),
-            "flags": gdm_rules[i].flags.decode().split(),
-        }
-        for i in range(RULES)
+        table.functions[i].name.decode(): (<size_t>table.functions[i].address, table.functions[i].signature.decode())
+        for i in range(table.count)
     }
 
 

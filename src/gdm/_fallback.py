@@ -5,30 +5,38 @@ from __future__ import annotations
 import threading
 from typing import Any
 
-from ._checks import Array, address
+from ._checks import Array, Options, address
 from .errors import StaleBufferError
 
 
 class Stepper:
     _started: list[bool]
+    _progress: list[tuple[int, float]]
     _threads: int | None = None
+    _scheduled = False
 
     def _table(
-        self, given: list[Array], params: list[Array], groups: list[int], group_count: int, one: bool, flat: bool
+        self,
+        given: list[Array],
+        params: list[Array],
+        states: list[list[Array | None]],
+        scales: list[Array | None],
+        group_of: list[int],
+        groups: list[tuple[str, Options]],
+        one: bool,
+        flat: bool,
     ) -> None:
+        if len(params) != len(getattr(self, "_given", ())):
+            self._bound: list[Array] | None = None
         self._given = given
         self._given_at = [_where(param) for param in given]
-        self._bound: list[Array] | None = None
         self._started = [False] * len(params)
-        self._alone = threading.Lock()
+        self._progress = [(0, 1.0)] * len(groups)
+        if not hasattr(self, "_alone"):
+            self._bound = None
+            self._alone = threading.Lock()
 
-    def _states(self, i: int, states: list[Array]) -> None:
-        """The reference finds the states in the optimizer."""
-
-    def _arrange(self) -> None:
-        """There is no plan."""
-
-    def _configure(self, index: int, rule: str, options: dict[str, Any]) -> None:
+    def _configure(self, index: int, rule: str, options: Options) -> None:
         """The reference finds the options in the optimizer."""
 
     def bind(self, grads: Any) -> None:
@@ -50,6 +58,8 @@ class Stepper:
                 self._check_unmoved("grads", self._bound, self._bound_at)
             else:
                 arrays = self._check_grads(self._flatten(grads))
+            if self._scheduled:
+                self._set_rates()
             self._check_unmoved("params", self._given, self._given_at)
             self._reference_step(arrays)
         finally:
@@ -76,6 +86,9 @@ class Stepper:
         raise NotImplementedError
 
     def _reference_step(self, grads: list[Array]) -> None:
+        raise NotImplementedError
+
+    def _set_rates(self) -> None:
         raise NotImplementedError
 
     def _label(self, what: str, i: int) -> str:

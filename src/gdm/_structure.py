@@ -2,47 +2,88 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
 T = TypeVar("T")
 
 
+class Part(NamedTuple):
+    """How the arrays of one group were given."""
+
+    name: str | None
+    shape: Any  # None (one array), the keys of a mapping, or the length of a sequence
+    keys: list[str]  # what is added to the group's label for each array: "[2]", "['w']"
+
+
 class Structure:
     """How arrays were given: one, a sequence, a mapping; or groups of those. Turns that into a list, and back."""
 
-    def __init__(self, params: Any) -> None:
-        self.arrays: list[Any] = []  # flat, in order
-        self.group_of: list[int] = []
+    def __init__(self, parts: list[Part], grouped: bool) -> None:
+        self.parts = parts
+        self.grouped = grouped
+        self.names = [part.name for part in parts]
+        self.shapes = [part.shape for part in parts]
+        self.group_of: list[int] = []  # of each array, in order
         self.labels: list[str] = []  # of each array in params: "[2]", "['w']", "[1]['params'][0]"
         self.grad_labels: list[str] = []  # and in grads, which have no mappings for groups: "[1][0]"
+        for i, part in enumerate(parts):
+            self.group_of += [i] * len(part.keys)
+            self.labels += [(f"[{i}]['params']" if grouped else "") + key for key in part.keys]
+            self.grad_labels += [(f"[{i}]" if grouped else "") + key for key in part.keys]
+
+    @staticmethod
+    def of(params: Any) -> tuple[Structure, list[Any], list[dict[str, Any]]]:
+        """The structure of what was given; its arrays, in order; and for each group the options beside them."""
         if not (_is_one(params) or isinstance(params, Mapping)):
             params = _items("params", params)
-        self.grouped = isinstance(params, list) and bool(params) and all(map(_is_group, params))
-        self.group_options: list[dict[str, Any]] = []
-        self.shapes: list[Any] = []  # per group: None (one array), the keys of a mapping, or the length of a sequence
-        for i, group in enumerate(params if self.grouped else [{"params": params}]):
-            self.group_options.append({name: value for name, value in group.items() if name != "params"})
-            self._add(group["params"], i)
+        grouped = isinstance(params, list) and bool(params) and all(map(_is_group, params))
+        structure, arrays, options = Structure([], grouped), [], []
+        for group in params if grouped else [{"params": params}]:
+            structure, more, given = structure._and(group, grouped)
+            arrays += more
+            options.append(given)
+        return structure, arrays, options
 
-    def _add(self, given: Any, group: int) -> None:
-        label = f"[{group}]['params']" if self.grouped else ""
+    def with_group(self, group: Any) -> tuple[Structure, list[Any], dict[str, Any]]:
+        """The structure with one more group, that group's arrays, and its options."""
+        if not _is_group(group):
+            raise TypeError(f"group must be a mapping with the key 'params', not {type(group).__name__}")
+        return self._and(group, True)
+
+    def without_group(self, index: int) -> Structure:
+        """The structure without one of its groups."""
+        return Structure(self.parts[:index] + self.parts[index + 1 :], True)
+
+    def _and(self, group: Mapping[str, Any], grouped: bool) -> tuple[Structure, list[Any], dict[str, Any]]:
+        index, name, given = len(self.parts), group.get("name"), group["params"]
+        if name is not None and not isinstance(name, str):
+            raise TypeError(f"params[{index}]['name'] must be a string, not {type(name).__name__}")
+        if name is not None and name in self.names:
+            raise ValueError(f"params[{index}]['name'] is {name!r}, which is another group's")
         if _is_one(given):
-            self.shapes.append(None)
-            found = {"": given}
+            part, arrays = Part(name, None, [""]), [given]
         elif isinstance(given, Mapping):
-            self.shapes.append(list(given))
-            found = {f"[{key!r}]": x for key, x in given.items()}
+            part, arrays = Part(name, list(given), [f"[{key!r}]" for key in given]), list(given.values())
         else:
-            items = _items(f"params{label}", given)
-            self.shapes.append(len(items))
-            found = {f"[{i}]": x for i, x in enumerate(items)}
-        self.arrays.extend(found.values())
-        self.labels.extend(label + key for key in found)
-        self.grad_labels.extend((f"[{group}]" if self.grouped else "") + key for key in found)
-        self.group_of.extend([group] * len(found))
+            arrays = _items(f"params[{index}]['params']" if grouped else "params", given)
+            part = Part(name, len(arrays), [f"[{i}]" for i in range(len(arrays))])
+        options = {key: value for key, value in group.items() if key not in ("params", "name")}
+        return Structure([*self.parts, part], grouped), arrays, options
+
+    def index_of(self, key: int | str) -> int:
+        """The index of a group, from that or its name."""
+        if isinstance(key, str):
+            if key not in self.names:
+                raise KeyError(f"there is no group {key!r}; there are {self.names}")
+            return self.names.index(key)
+        index = operator.index(key)
+        if not -len(self.parts) <= index < len(self.parts):
+            raise IndexError(f"there is no group {index}; there are {len(self.parts)}")
+        return index % len(self.parts)
 
     def flatten(self, what: str, given: Any) -> list[Any]:
         """The arrays of ``given``, which must have this structure, in order."""
@@ -50,9 +91,13 @@ class Structure:
             return _flatten(what, given, self.shapes[0])
         groups = _flatten(what, given, len(self.shapes))
         flat: list[Any] = []
-        for i, (group, shape) in enumerate(zip(groups, self.shapes, strict=True)):
-            flat += _flatten(f"{what}[{i}]", group, shape)
+        for i, group in enumerate(groups):
+            flat += self.flatten_group(f"{what}[{i}]", i, group)
         return flat
+
+    def flatten_group(self, what: str, index: int, given: Any) -> list[Any]:
+        """The arrays of ``given``, which must have the structure of one group, in order."""
+        return _flatten(what, given, self.shapes[index])
 
     def unflatten(self, flat: Sequence[T]) -> Any:
         """The reverse of flatten."""

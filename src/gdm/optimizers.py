@@ -1,351 +1,18 @@
-"""Optimizers: a rule, the parameters it is applied to, and the state it keeps for each."""
+"""The optimizers, in order of increasing complexity: a rule, its hyperparameters and their defaults."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, overload
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
-from . import _checks, reference
-from ._backend import Stepper
-from ._checks import Array, Named, Options
-from ._structure import Structure
-from .errors import CheckpointError
+from . import _checks
+from ._optimizer import Optimizer, expanded_scale, rate_at, rate_from
 
 if TYPE_CHECKING:
-    from ._checks import Floats
-
-    Params = Floats | Iterable[Floats] | Mapping[str, Floats] | Iterable[Mapping[str, Any]]
-
-T = TypeVar("T")
-
-FORMAT = 1  # of state_dict
-
-
-class Group:
-    """A part of an optimizer's parameters with hyperparameters of its own, as attributes that are checked when set."""
-
-    __slots__ = ("_index", "_optimizer")
-
-    def __init__(self, optimizer: Optimizer, index: int) -> None:
-        object.__setattr__(self, "_optimizer", optimizer)
-        object.__setattr__(self, "_index", index)
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("_"):
-            raise AttributeError(name)
-        options = self._optimizer._options[self._index]
-        if name not in options:
-            raise AttributeError(f"a group has no hyperparameter {name!r}; it has {', '.join(options)}")
-        return options[name]
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        self._optimizer._set_options({self._index: {name: value}})
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Group, (self._optimizer, self._index)
-
-    def __dir__(self) -> list[str]:
-        return [*super().__dir__(), *self._optimizer._options[self._index]]
-
-    def __repr__(self) -> str:
-        options = self._optimizer._options[self._index]
-        return f"Group({', '.join(f'{name}={value!r}' for name, value in options.items())})"
-
-
-class Hyperparameter(Generic[T]):
-    """An attribute of an optimizer that stands for the same one of all its groups."""
-
-    def __set_name__(self, owner: type, name: str) -> None:
-        self.name = name
-
-    @overload
-    def __get__(self, optimizer: None, owner: type) -> Hyperparameter[T]: ...
-    @overload
-    def __get__(self, optimizer: Optimizer, owner: type) -> T: ...
-    def __get__(self, optimizer: Optimizer | None, owner: type) -> Hyperparameter[T] | T:
-        if optimizer is None:
-            return self
-        values = {options[self.name] for options in optimizer._options}
-        if len(values) != 1:
-            raise ValueError(f"the groups differ in {self.name}; use opt.groups[i].{self.name}")
-        value: T = values.pop()
-        return value
-
-    def __set__(self, optimizer: Optimizer, value: T) -> None:
-        optimizer._set_options({i: {self.name: value} for i in range(len(optimizer._options))})
-
-
-class Optimizer(Stepper):
-    """What all optimizers share: parameters, groups, state, and how both are saved. See the subclasses."""
-
-    _state_names: tuple[str, ...]  # all that a rule of this class may have, in the rule's order
-
-    def __init__(self, params: Any, defaults: Options, threads: int | None) -> None:
-        if hasattr(self, "_structure"):
-            raise RuntimeError("an optimizer cannot be initialised twice")
-        structure = Structure(params)
-        self._structure = structure
-        options = [self._checked(i, defaults, given) for i, given in enumerate(structure.group_options)]
-        labels = [f"params{label}" for label in structure.labels]
-        arrays = [_checks.buffer(label, x, writable=True) for label, x in zip(labels, structure.arrays, strict=True)]
-        _checks.disjoint(Named(label, x, True) for label, x in zip(labels, arrays, strict=True))
-        # Views of our own, whose shape and dtype nobody else can change; the user's arrays, to see whether they move.
-        self._params = [x.view() for x in arrays]
-        given = [x if isinstance(x, np.ndarray) else y for x, y in zip(structure.arrays, arrays, strict=True)]
-        structure.arrays = []
-        self._state: list[dict[str, Array]] = [{} for _ in arrays]
-        self._options = options
-        one = not structure.grouped and structure.shapes[0] is None
-        flat = not structure.grouped and isinstance(structure.shapes[0], int)
-        self._table(given, self._params, structure.group_of, len(options), one, flat)
-        self.threads = threads
-        self._apply(dict(enumerate(options)))
-
-    @property
-    def groups(self) -> tuple[Group, ...]:
-        """The groups, whose hyperparameters can be read and set: ``opt.groups[1].lr = 0.001``."""
-        return tuple(Group(self, i) for i in range(len(self._options)))
-
-    @property
-    def threads(self) -> int | None:
-        """How many threads a step of this optimizer may use; None for as many as :func:`gdm.get_num_threads` says."""
-        return self._threads
-
-    @threads.setter
-    def threads(self, n: int | None) -> None:
-        self._threads = None if n is None else _checks.thread_count("threads", n)
-
-    # What a subclass says of itself.
-
-    @staticmethod
-    def _rule(options: Options) -> tuple[str, tuple[str, ...], tuple[str, ...]]:
-        """The rule for these options, the names of its states, and the names of the options it takes."""
-        raise NotImplementedError
-
-    # Hyperparameters.
-
-    def _checked(self, index: int, base: Options, changes: Options) -> Options:
-        for name in changes:
-            if name not in base:
-                raise ValueError(
-                    f"params[{index}] has an option {name!r} that {type(self).__name__} does not know; "
-                    f"it knows {', '.join(base)}"
-                )
-        try:
-            return _checks.options({**base, **changes})
-        except (TypeError, ValueError) as error:
-            raise type(error)(f"group {index}: {error}" if self._structure.grouped else str(error)) from None
-
-    def _set_options(self, changes: dict[int, Options]) -> None:
-        """Changes hyperparameters of groups, all or none."""
-        for name in {name for change in changes.values() for name in change}:
-            if name == "form":
-                raise AttributeError("form is fixed when the optimizer is made: the velocity means something else then")
-            if name not in self._options[0]:
-                known = ", ".join(self._options[0])
-                raise AttributeError(f"{type(self).__name__} has no hyperparameter {name!r}; it has {known}")
-        self._enter()
-        try:
-            self._apply({i: self._checked(i, self._options[i], change) for i, change in changes.items()})
-        finally:
-            self._leave()
-
-    def _apply(self, options: dict[int, Options]) -> None:
-        for i, o in options.items():
-            rule, states, taken = self._rule(o)
-            if states:
-                self._allocate([k for k, group in enumerate(self._structure.group_of) if group == i], states)
-            self._configure(i, rule, {name: o[name] for name in taken})
-            self._options[i] = o
-
-    # State.
-
-    def _allocate(self, indices: list[int], names: tuple[str, ...]) -> None:
-        """Gives these parameters the states they lack: zeros, in one piece of memory, each on cache lines of its own.
-
-        A state lies in its lines as its parameter does, so that the kernels meet both at the beginning of a line.
-        Arrays that do not own their memory cannot be resized, so that the step need not check whether they were.
-        """
-        wanted = [(i, name) for i in indices for name in names if name not in self._state[i]]
-        if not wanted:
-            return
-        line = 64
-        places = [_checks.address(self._params[i]) % line for i, _ in wanted]
-        sizes = [
-            -(-(place + self._params[i].nbytes) // line) * line for (i, _), place in zip(wanted, places, strict=True)
-        ]
-        slab = np.zeros(sum(sizes) + line, dtype=np.uint8)
-        start = -_checks.address(slab) % line
-        for (i, name), place, size in zip(wanted, places, sizes, strict=True):
-            param = self._params[i]
-            flat = slab[start + place : start + place + param.nbytes].view(param.dtype)
-            self._state[i][name] = flat.reshape(param.shape, order="C" if param.flags.c_contiguous else "F")
-            start += size
-        for i in {i for i, _ in wanted}:
-            self._states(i, [self._state[i][name] for name in names])
-        self._arrange()
-
-    # What the Stepper asks for.
-
-    def _label(self, what: str, i: int) -> str:
-        return what + (self._structure.labels if what == "params" else self._structure.grad_labels)[i]
-
-    def _flatten(self, grads: Any) -> list[Any]:
-        return self._structure.flatten("grads", grads)
-
-    def _check_grads(self, grads: list[Any]) -> list[Array]:
-        """The gradients as arrays, each requirement checked. Other people's code runs in the first line only."""
-        labels = [self._label("grads", i) for i in range(len(self._params))]
-        arrays = [_checks.buffer(label, grad, writable=False) for label, grad in zip(labels, grads, strict=True)]
-        for i, (label, array) in enumerate(zip(labels, arrays, strict=True)):
-            _checks.like(label, array, self._label("params", i), self._params[i])
-        written = [Named(self._label("params", i), param, True) for i, param in enumerate(self._params)]
-        written += [
-            Named(f"the {name} of {self._label('params', i)}", x, True)
-            for i, state in enumerate(self._state)
-            for name, x in state.items()
-        ]
-        _checks.disjoint(written + [Named(label, x, False) for label, x in zip(labels, arrays, strict=True)])
-        return [g if isinstance(g, np.ndarray) else array for g, array in zip(grads, arrays, strict=True)]
-
-    def _reference_step(self, grads: list[Array]) -> None:
-        started = list(self._started)
-        results: list[tuple[Array, Array]] = []
-        for i, (param, grad) in enumerate(zip(self._params, grads, strict=True)):
-            options = self._options[self._structure.group_of[i]]
-            rule, names, taken = self._rule(options)
-            states = [self._state[i][name] for name in names]
-            given = {name: options[name] for name in taken}
-            # The gradient's memory in the parameter's layout: a bound array may have been given another shape since.
-            layout: Literal["C", "F"] = "C" if param.flags.c_contiguous else "F"
-            plain = np.ndarray.view(grad, np.ndarray).ravel(order="K").reshape(param.shape, order=layout)
-            new = reference.update(rule, param, states, plain, given, first=not started[i])
-            results += zip([param, *states], new, strict=True)
-            started[i] = started[i] or bool(states)
-        for array, value in results:
-            array[...] = value
-        self._started = started
-
-    # Saving.
-
-    def state_dict(self) -> dict[str, Any]:
-        """Everything that a later :meth:`load_state_dict` needs to go on to the bit: copies, plain arrays and scalars.
-
-        Returns
-        -------
-        dict
-            ``format`` (int), ``optimizer`` (the class's name), and ``groups``: a list with, for each group, ``options``
-            (the hyperparameters, ``form`` among them) and ``params`` (a list with, for each parameter, ``name``,
-            ``started``, and the arrays of its ``state``).
-        """
-        groups: list[dict[str, Any]] = [{"options": dict(options), "params": []} for options in self._options]
-        self._enter()
-        try:
-            for i, started in enumerate(self._started):
-                state = {name: x.copy() for name, x in self._state[i].items()}
-                entry = {"name": self._structure.labels[i], "started": started, "state": state}
-                groups[self._structure.group_of[i]]["params"].append(entry)
-        finally:
-            self._leave()
-        return {"format": FORMAT, "optimizer": type(self).__name__, "groups": groups}
-
-    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Takes over hyperparameters and state that :meth:`state_dict` gave, of an optimizer for the same parameters.
-
-        Raises
-        ------
-        gdm.CheckpointError
-            If anything does not fit: another format, class or ``form``, other groups, names, shapes or dtypes. Nothing
-            has been loaded then.
-        """
-        options, entries = self._read(state_dict)
-        self._enter()
-        try:
-            for names in {tuple(entry["state"]) for entry in entries}:
-                self._allocate([i for i, entry in enumerate(entries) if tuple(entry["state"]) == names], names)
-            self._apply(dict(enumerate(options)))
-            for i, entry in enumerate(entries):
-                for name, x in self._state[i].items():
-                    x[...] = entry["state"].get(name, 0)
-            self._started = [entry["started"] for entry in entries]
-        finally:
-            self._leave()
-
-    def _read(self, state_dict: Mapping[str, Any]) -> tuple[list[Options], list[dict[str, Any]]]:
-        try:
-            return self._read_groups(state_dict)
-        except CheckpointError:
-            raise
-        except Exception as error:  # whatever reading something else than a state may come to
-            raise CheckpointError(f"state_dict is not one of gdm's: {type(error).__name__}: {error}") from error
-
-    def _read_groups(self, state_dict: Mapping[str, Any]) -> tuple[list[Options], list[dict[str, Any]]]:
-        if type(state_dict["format"]) is not int or state_dict["format"] != FORMAT:
-            raise CheckpointError(f"state_dict has format {state_dict['format']!r}; expected {FORMAT}")
-        if state_dict["optimizer"] != type(self).__name__:
-            raise CheckpointError(f"state_dict is of {state_dict['optimizer']}; expected {type(self).__name__}")
-        saved = list(state_dict["groups"])
-        if len(saved) != len(self._options):
-            raise CheckpointError(f"state_dict has {len(saved)} groups; expected {len(self._options)}")
-        options = [self._read_options(i, group["options"]) for i, group in enumerate(saved)]
-        entries = [(i, entry) for i, group in enumerate(saved) for entry in group["params"]]
-        if [i for i, _ in entries] != self._structure.group_of:
-            counts = [self._structure.group_of.count(i) for i in range(len(saved))]
-            raise CheckpointError(
-                f"state_dict has {[len(g['params']) for g in saved]} parameters in its groups; expected {counts}"
-            )
-        return options, [self._read_entry(i, options[group], entry) for i, (group, entry) in enumerate(entries)]
-
-    def _read_options(self, index: int, saved: Mapping[str, Any]) -> Options:
-        own = self._options[index]
-        if saved.keys() != own.keys():
-            raise CheckpointError(f"state_dict group {index} has options {list(saved)}; expected {list(own)}")
-        if "form" in own and saved["form"] != own["form"]:
-            raise CheckpointError(f"state_dict group {index} has form {saved['form']!r}; expected {own['form']!r}")
-        try:
-            return _checks.options({name: saved[name] for name in own})
-        except (TypeError, ValueError) as error:
-            raise CheckpointError(f"state_dict group {index}: {error}") from error
-
-    def _read_entry(self, i: int, options: Options, entry: Mapping[str, Any]) -> dict[str, Any]:
-        label, param = self._structure.labels[i], self._params[i]
-        if entry["name"] != label:
-            raise CheckpointError(f"state_dict has a parameter {entry['name']!r} where {label!r} was expected")
-        started, saved = _checks.flag("started", entry["started"]), dict(entry["state"])
-        if unknown := saved.keys() - set(self._state_names):
-            raise CheckpointError(f"state_dict has unknown states {sorted(unknown)} for params{label}")
-        if started and (missing := set(self._rule(options)[1]) - saved.keys()):
-            raise CheckpointError(f"state_dict lacks the states {sorted(missing)} of params{label}")
-        state = {name: np.array(saved[name]) for name in self._state_names if name in saved}
-        for name, x in state.items():
-            if x.dtype != param.dtype or x.shape != param.shape:
-                raise CheckpointError(
-                    f"the {name} of params{label} has dtype {x.dtype} and shape {x.shape}; "
-                    f"expected {param.dtype} and {param.shape}"
-                )
-        return {"started": started, "state": state}
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        """What copies and pickles hold: the parameters, options and state; not the gradients that are bound."""
-        params = self._structure.unflatten(self._given)
-        options = self._options[0]
-        if self._structure.grouped:
-            params = [{"params": p, **o} for p, o in zip(params, self._options, strict=True)]
-            options = {}
-        return _restore, (type(self), params, {**options, "threads": self.threads}, self.state_dict())
-
-    def __repr__(self) -> str:
-        elements = sum(param.size for param in self._params)
-        groups = ", ".join(repr(group) for group in self.groups)
-        return f"<{type(self).__name__} of {len(self._params)} arrays, {elements:,} elements: {groups}>"
-
-
-def _restore(cls: type[Optimizer], params: Any, options: Options, state_dict: dict[str, Any]) -> Optimizer:
-    optimizer: Optimizer = cls(params, **options)
-    optimizer.load_state_dict(state_dict)
-    return optimizer
+    from ._checks import Options
+    from ._optimizer import Params, Rate
 
 
 class SGD(Optimizer):
@@ -356,9 +23,11 @@ class SGD(Optimizer):
     params : array, sequence or mapping of arrays, or list of groups
         What to optimize: float32 or float64, any shapes, contiguous (C or Fortran order), aligned and writable; no two
         may share memory. They are updated in place and kept alive. A group is a mapping with the key ``"params"`` and
-        hyperparameters of its own: ``[{"params": weights, "weight_decay": 1e-4}, {"params": biases}]``.
-    lr : float, default 0.01
-        The learning rate η, finite and not negative.
+        hyperparameters and, if you like, a ``"name"`` of its own: ``[{"params": weights, "weight_decay": 1e-4},
+        {"params": biases, "name": "biases"}]``.
+    lr : float or callable, default 0.01
+        The learning rate η, finite and not negative; or a schedule, a function that gives it for the number of steps
+        made before: one of :mod:`gdm.schedules`, or any.
     momentum : float, default 0
         μ, in [0, 1): the share of the velocity that is kept from step to step. 0 is plain gradient descent, without a
         velocity.
@@ -375,22 +44,23 @@ class SGD(Optimizer):
     form : {"torch", "classic"}, default "torch"
         Whether the learning rate scales the whole velocity when it is applied (PyTorch, optax, MLX), or each gradient
         when it enters (the textbook, Keras, scikit-learn). The same path as long as ``lr`` does not change.
+    lr_scale : float, or the structure of ``params``, default 1
+        What the learning rate is multiplied by: one number, or for each parameter a number or an array like it, with a
+        factor for each element. Numbers and arrays are copied.
     threads : int, optional
         How many threads a step may use, from 1 to 256; by default as many as :func:`gdm.get_num_threads` says. The
         result does not depend on it.
 
     Attributes
     ----------
-    lr, momentum, dampening, nesterov, weight_decay, decoupled_weight_decay, maximize
-        The hyperparameters, checked when set. Setting one sets it in every group.
-    form
-        The form; it cannot be changed.
-    threads
-        How many threads a step may use, or None; not part of the saved state.
-    groups : tuple of Group
-        The groups, with the same attributes: ``opt.groups[1].lr = 0.001``.
+    lr, ...
+        The hyperparameters above, checked when set. Setting one sets it in every group.
     velocity
-        The velocities, in the structure of ``params``; None for a parameter without momentum.
+        The states: views, in the structure of ``params``; None for a parameter that has none.
+    groups : Groups
+        The groups, by index or name, with the same attributes: ``opt.groups["head"].lr = 0.001``.
+    steps : int
+        How many steps have been made.
 
     Raises
     ------
@@ -414,21 +84,12 @@ class SGD(Optimizer):
     array([-0.25,  0.25])
     """
 
-    lr = Hyperparameter[float]()
-    momentum = Hyperparameter[float]()
-    dampening = Hyperparameter[float]()
-    nesterov = Hyperparameter[bool]()
-    weight_decay = Hyperparameter[float]()
-    decoupled_weight_decay = Hyperparameter[bool]()
-    maximize = Hyperparameter[bool]()
-    form = Hyperparameter[str]()
-
-    _state_names = ("velocity",)
+    _rule = "momentum"
 
     def __init__(
         self,
         params: Params,
-        lr: float = 0.01,
+        lr: Rate = 0.01,
         *,
         momentum: float = 0.0,
         dampening: float = 0.0,
@@ -437,30 +98,594 @@ class SGD(Optimizer):
         decoupled_weight_decay: bool = False,
         maximize: bool = False,
         form: Literal["torch", "classic"] = "torch",
+        lr_scale: Any = 1.0,
         threads: int | None = None,
     ) -> None:
         super().__init__(
             params,
-            {
-                "lr": lr,
-                "momentum": momentum,
-                "dampening": dampening,
-                "nesterov": nesterov,
-                "weight_decay": weight_decay,
-                "decoupled_weight_decay": decoupled_weight_decay,
-                "maximize": maximize,
-                "form": form,
-            },
             threads,
+            lr_scale,
+            lr=lr,
+            momentum=momentum,
+            dampening=dampening,
+            nesterov=nesterov,
+            weight_decay=weight_decay,
+            decoupled_weight_decay=decoupled_weight_decay,
+            maximize=maximize,
+            form=form,
         )
 
-    @staticmethod
-    def _rule(options: Options) -> tuple[str, tuple[str, ...], tuple[str, ...]]:
-        if options["momentum"] == 0:
-            return "sgd", (), ("lr", "weight_decay", "maximize", "decoupled_weight_decay")
-        return "momentum", ("velocity",), tuple(options)
+    def _rule_of(self, options: Options) -> str:
+        return "momentum" if options["momentum"] else "sgd"
 
-    @property
-    def velocity(self) -> Any:
-        """The velocities: views, in the structure of ``params``; None for a parameter without momentum."""
-        return self._structure.unflatten([s["velocity"][...] if "velocity" in s else None for s in self._state])
+    @staticmethod
+    def to_form(state_dict: Mapping[str, Any], form: Literal["torch", "classic"]) -> dict[str, Any]:
+        """A copy of a state for an optimizer of the other form, which walks on along the same path.
+
+        The classic velocity is ``-lr`` times torch's, with the learning rate of the next step; where ``lr`` changes
+        later, the paths part, as the two forms do.
+
+        Parameters
+        ----------
+        state_dict : mapping
+            What :meth:`state_dict` of an :class:`SGD` gave.
+        form : {"torch", "classic"}
+            The form to convert to.
+
+        Raises
+        ------
+        ValueError
+            For a state with dampening, which the classic form does not have; or from the classic form where the
+            learning rate is 0, or a function that was not saved.
+
+        Notes
+        -----
+        Both forms as in I. Sutskever et al., "On the importance of initialization and momentum in deep learning", 2013.
+        """
+        if form not in _checks.FORMS:
+            raise ValueError(f"form must be 'torch' or 'classic', got {form!r}")
+        if state_dict.get("optimizer") != "SGD":
+            raise ValueError(f"state_dict is of {state_dict.get('optimizer')!r}; only SGD has forms")
+        groups = []
+        for i, group in enumerate(state_dict["groups"]):
+            options = dict(group["options"])
+            scales, params = expanded_scale(options["lr_scale"], len(group["params"])), []
+            if form == "classic" and options["dampening"] != 0:
+                raise ValueError(
+                    f"group {i} has dampening={options['dampening']!r}, which the classic form does not know"
+                )
+            lr = rate_from(options["lr"], None)
+            rate = rate_at(lr, group["steps"]) if callable(lr) else lr
+            for entry, scale in zip(group["params"], scales, strict=True):
+                state = {name: np.array(x) for name, x in entry["state"].items()}
+                if options["form"] != form and "velocity" in state and entry["started"]:
+                    factor = -rate * np.asarray(scale, np.float64)
+                    if form == "torch" and not np.all(factor):
+                        raise ValueError(
+                            f"group {i} has a learning rate of 0, at which a classic velocity says nothing"
+                        )
+                    v = state["velocity"]
+                    v[...] = v * factor if form == "classic" else v / factor
+                params.append({**entry, "state": state})
+            groups.append({**group, "options": {**options, "form": form}, "params": params})
+        return {**state_dict, "groups": groups}
+
+
+class Adagrad(Optimizer):
+    """Adagrad: each element's learning rate falls with the sum of its squared gradients.
+
+    Parameters
+    ----------
+    params : array, sequence or mapping of arrays, or list of groups
+        What to optimize, as for :class:`gdm.SGD`.
+    lr : float or callable, default 0.01
+        The learning rate η, finite and not negative; or a schedule, a function that gives it for the number of steps
+        made before: one of :mod:`gdm.schedules`, or any.
+    lr_decay : float, default 0
+        The learning rate is divided by ``1 + steps * lr_decay``, with the steps made before; finite and not negative.
+    eps : float, default 1e-10
+        ε, finite and not negative: added to the root in the denominator.
+    weight_decay : float, default 0
+        The weight decay λ, finite and not negative: ``weight_decay * param`` is added to the gradient.
+    initial_accumulator_value : float, default 0
+        What the sums of squares begin with, finite and not negative.
+    maximize : bool, default False
+        Walk up the gradient instead of down.
+    lr_scale : float, or the structure of ``params``, default 1
+        What the learning rate is multiplied by: one number, or for each parameter a number or an array like it, with a
+        factor for each element. Numbers and arrays are copied.
+    threads : int, optional
+        How many threads a step may use, from 1 to 256; by default as many as :func:`gdm.get_num_threads` says. The
+        result does not depend on it.
+
+    Attributes
+    ----------
+    lr, ...
+        The hyperparameters above, checked when set. Setting one sets it in every group.
+    state_sum
+        The states: views, in the structure of ``params``; None for a parameter that has none.
+    groups : Groups
+        The groups, by index or name, with the same attributes: ``opt.groups["head"].lr = 0.001``.
+    steps : int
+        How many steps have been made.
+
+    Raises
+    ------
+    TypeError, ValueError, gdm.OverlapError
+        For parameters or hyperparameters that are not as above; the message names them.
+
+    Notes
+    -----
+    The formula and its source are those of :func:`gdm.adagrad`.
+
+    Examples
+    --------
+    >>> import numpy as np, gdm
+    >>> theta = np.array([1.0, -1.0])
+    >>> opt = gdm.Adagrad(theta, lr=0.5)
+    >>> for _ in range(3):
+    ...     opt.step(2 * theta)  # the gradient of theta ** 2
+    >>> theta.round(4)
+    array([ 0.1564, -0.1564])
+    """
+
+    _rule = "adagrad"
+    _initial: ClassVar[Mapping[str, str]] = {"state_sum": "initial_accumulator_value"}
+
+    def __init__(
+        self,
+        params: Params,
+        lr: Rate = 0.01,
+        *,
+        lr_decay: float = 0.0,
+        eps: float = 1e-10,
+        weight_decay: float = 0.0,
+        initial_accumulator_value: float = 0.0,
+        maximize: bool = False,
+        lr_scale: Any = 1.0,
+        threads: int | None = None,
+    ) -> None:
+        super().__init__(
+            params,
+            threads,
+            lr_scale,
+            lr=lr,
+            lr_decay=lr_decay,
+            eps=eps,
+            weight_decay=weight_decay,
+            initial_accumulator_value=initial_accumulator_value,
+            maximize=maximize,
+        )
+
+
+class RMSprop(Optimizer):
+    """RMSprop: the gradient over the root of an average of its squares; centered, or with momentum, if asked.
+
+    Parameters
+    ----------
+    params : array, sequence or mapping of arrays, or list of groups
+        What to optimize, as for :class:`gdm.SGD`.
+    lr : float or callable, default 0.01
+        The learning rate η, finite and not negative; or a schedule, a function that gives it for the number of steps
+        made before: one of :mod:`gdm.schedules`, or any.
+    alpha : float, default 0.99
+        The share of the averages that is kept from step to step, in [0, 1).
+    eps : float, default 1e-8
+        ε, finite and not negative: added to the root in the denominator.
+    momentum : float, default 0
+        μ, in [0, 1): the share of the velocity that is kept from step to step.
+    weight_decay : float, default 0
+        The weight decay λ, finite and not negative: ``weight_decay * param`` is added to the gradient.
+    centered : bool, default False
+        Take the square of the average gradient off the average square.
+    maximize : bool, default False
+        Walk up the gradient instead of down.
+    lr_scale : float, or the structure of ``params``, default 1
+        What the learning rate is multiplied by: one number, or for each parameter a number or an array like it, with a
+        factor for each element. Numbers and arrays are copied.
+    threads : int, optional
+        How many threads a step may use, from 1 to 256; by default as many as :func:`gdm.get_num_threads` says. The
+        result does not depend on it.
+
+    Attributes
+    ----------
+    lr, ...
+        The hyperparameters above, checked when set. Setting one sets it in every group.
+    square_avg, grad_avg, momentum_buffer
+        The states: views, in the structure of ``params``; None for a parameter that has none.
+    groups : Groups
+        The groups, by index or name, with the same attributes: ``opt.groups["head"].lr = 0.001``.
+    steps : int
+        How many steps have been made.
+
+    Raises
+    ------
+    TypeError, ValueError, gdm.OverlapError
+        For parameters or hyperparameters that are not as above; the message names them.
+
+    Notes
+    -----
+    The formula and its sources are those of :func:`gdm.rmsprop`. Centered, a gradient that stays the same for very long
+    makes the difference under the root 0 but for rounding, and NaN if that is below 0; so it is in PyTorch.
+
+    Examples
+    --------
+    >>> import numpy as np, gdm
+    >>> theta = np.array([1.0, -1.0])
+    >>> opt = gdm.RMSprop(theta, lr=0.01)
+    >>> for _ in range(3):
+    ...     opt.step(2 * theta)  # the gradient of theta ** 2
+    >>> theta.round(4)
+    array([ 0.78, -0.78])
+    """
+
+    _rule = "rmsprop"
+
+    def __init__(
+        self,
+        params: Params,
+        lr: Rate = 0.01,
+        *,
+        alpha: float = 0.99,
+        eps: float = 1e-8,
+        momentum: float = 0.0,
+        weight_decay: float = 0.0,
+        centered: bool = False,
+        maximize: bool = False,
+        lr_scale: Any = 1.0,
+        threads: int | None = None,
+    ) -> None:
+        super().__init__(
+            params,
+            threads,
+            lr_scale,
+            lr=lr,
+            alpha=alpha,
+            eps=eps,
+            momentum=momentum,
+            weight_decay=weight_decay,
+            centered=centered,
+            maximize=maximize,
+        )
+
+
+class Adam(Optimizer):
+    """Adam: an average of the gradients over the root of an average of their squares.
+
+    Parameters
+    ----------
+    params : array, sequence or mapping of arrays, or list of groups
+        What to optimize, as for :class:`gdm.SGD`.
+    lr : float or callable, default 0.001
+        The learning rate η, finite and not negative; or a schedule, a function that gives it for the number of steps
+        made before: one of :mod:`gdm.schedules`, or any.
+    betas : (float, float), default (0.9, 0.999)
+        The shares of the averages of gradients and of their squares that are kept from step to step, each in [0, 1).
+    eps : float, default 1e-8
+        ε, finite and not negative: added to the root in the denominator.
+    weight_decay : float, default 0
+        The weight decay λ, finite and not negative: ``weight_decay * param`` is added to the gradient.
+    amsgrad : bool, default False
+        Divide by the largest average of squares so far.
+    decoupled_weight_decay : bool, default False
+        Multiply each parameter by ``1 - lr * weight_decay`` before its update, and leave the gradient alone:
+        :class:`AdamW`.
+    maximize : bool, default False
+        Walk up the gradient instead of down.
+    lr_scale : float, or the structure of ``params``, default 1
+        What the learning rate is multiplied by: one number, or for each parameter a number or an array like it, with a
+        factor for each element. Numbers and arrays are copied.
+    threads : int, optional
+        How many threads a step may use, from 1 to 256; by default as many as :func:`gdm.get_num_threads` says. The
+        result does not depend on it.
+
+    Attributes
+    ----------
+    lr, ...
+        The hyperparameters above, checked when set. Setting one sets it in every group.
+    exp_avg, exp_avg_sq, max_exp_avg_sq
+        The states: views, in the structure of ``params``; None for a parameter that has none.
+    groups : Groups
+        The groups, by index or name, with the same attributes: ``opt.groups["head"].lr = 0.001``.
+    steps : int
+        How many steps have been made.
+
+    Raises
+    ------
+    TypeError, ValueError, gdm.OverlapError
+        For parameters or hyperparameters that are not as above; the message names them.
+
+    Notes
+    -----
+    The formula and its sources are those of :func:`gdm.adam`.
+
+    Examples
+    --------
+    >>> import numpy as np, gdm
+    >>> theta = np.array([1.0, -1.0])
+    >>> opt = gdm.Adam(theta, lr=0.25)
+    >>> for _ in range(3):
+    ...     opt.step(2 * theta)  # the gradient of theta ** 2
+    >>> theta.round(4)
+    array([ 0.2685, -0.2685])
+    """
+
+    _rule = "adam"
+
+    def __init__(
+        self,
+        params: Params,
+        lr: Rate = 0.001,
+        *,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        amsgrad: bool = False,
+        decoupled_weight_decay: bool = False,
+        maximize: bool = False,
+        lr_scale: Any = 1.0,
+        threads: int | None = None,
+    ) -> None:
+        super().__init__(
+            params,
+            threads,
+            lr_scale,
+            lr=lr,
+            betas=betas,
+            eps=eps,
+            weight_decay=weight_decay,
+            amsgrad=amsgrad,
+            decoupled_weight_decay=decoupled_weight_decay,
+            maximize=maximize,
+        )
+
+
+class AdamW(Adam):
+    """Adam with decoupled weight decay.
+
+    Parameters
+    ----------
+    params : array, sequence or mapping of arrays, or list of groups
+        What to optimize, as for :class:`gdm.SGD`.
+    lr : float or callable, default 0.001
+        The learning rate η, finite and not negative; or a schedule, a function that gives it for the number of steps
+        made before: one of :mod:`gdm.schedules`, or any.
+    betas : (float, float), default (0.9, 0.999)
+        The shares of the averages of gradients and of their squares that are kept from step to step, each in [0, 1).
+    eps : float, default 1e-8
+        ε, finite and not negative: added to the root in the denominator.
+    weight_decay : float, default 0.01
+        The weight decay λ, finite and not negative: each parameter is multiplied by
+        ``1 - lr * weight_decay`` before its update.
+    amsgrad : bool, default False
+        Divide by the largest average of squares so far.
+    maximize : bool, default False
+        Walk up the gradient instead of down.
+    lr_scale : float, or the structure of ``params``, default 1
+        What the learning rate is multiplied by: one number, or for each parameter a number or an array like it, with a
+        factor for each element. Numbers and arrays are copied.
+    threads : int, optional
+        How many threads a step may use, from 1 to 256; by default as many as :func:`gdm.get_num_threads` says. The
+        result does not depend on it.
+
+    Attributes
+    ----------
+    lr, ...
+        The hyperparameters above, checked when set. Setting one sets it in every group.
+    exp_avg, exp_avg_sq, max_exp_avg_sq
+        The states: views, in the structure of ``params``; None for a parameter that has none.
+    groups : Groups
+        The groups, by index or name, with the same attributes: ``opt.groups["head"].lr = 0.001``.
+    steps : int
+        How many steps have been made.
+
+    Raises
+    ------
+    TypeError, ValueError, gdm.OverlapError
+        For parameters or hyperparameters that are not as above; the message names them.
+
+    Notes
+    -----
+    The formula is that of :func:`gdm.adam` with ``decoupled_weight_decay``. Source: I. Loshchilov, F. Hutter,
+    "Decoupled weight decay regularization", 2019.
+
+    Examples
+    --------
+    >>> import numpy as np, gdm
+    >>> theta = np.array([1.0, -1.0])
+    >>> opt = gdm.AdamW(theta, lr=0.25)
+    >>> for _ in range(3):
+    ...     opt.step(2 * theta)  # the gradient of theta ** 2
+    >>> theta.round(4)
+    array([ 0.2632, -0.2632])
+    """
+
+    _rule = "adam"
+
+    def __init__(
+        self,
+        params: Params,
+        lr: Rate = 0.001,
+        *,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.01,
+        amsgrad: bool = False,
+        maximize: bool = False,
+        lr_scale: Any = 1.0,
+        threads: int | None = None,
+    ) -> None:
+        super().__init__(
+            params,
+            lr,
+            betas=betas,
+            eps=eps,
+            weight_decay=weight_decay,
+            amsgrad=amsgrad,
+            decoupled_weight_decay=True,
+            maximize=maximize,
+            lr_scale=lr_scale,
+            threads=threads,
+        )
+
+
+class NAdam(Optimizer):
+    """NAdam: Adam with Nesterov's momentum.
+
+    Parameters
+    ----------
+    params : array, sequence or mapping of arrays, or list of groups
+        What to optimize, as for :class:`gdm.SGD`.
+    lr : float or callable, default 0.002
+        The learning rate η, finite and not negative; or a schedule, a function that gives it for the number of steps
+        made before: one of :mod:`gdm.schedules`, or any.
+    betas : (float, float), default (0.9, 0.999)
+        The shares of the averages of gradients and of their squares that are kept from step to step, each in [0, 1).
+    eps : float, default 1e-8
+        ε, finite and not negative: added to the root in the denominator.
+    weight_decay : float, default 0
+        The weight decay λ, finite and not negative: ``weight_decay * param`` is added to the gradient.
+    momentum_decay : float, default 0.004
+        How fast the momentum warms up to ``betas[0]``, finite and not negative.
+    decoupled_weight_decay : bool, default False
+        Multiply each parameter by ``1 - lr * weight_decay`` before its update, and leave the gradient alone.
+    maximize : bool, default False
+        Walk up the gradient instead of down.
+    lr_scale : float, or the structure of ``params``, default 1
+        What the learning rate is multiplied by: one number, or for each parameter a number or an array like it, with a
+        factor for each element. Numbers and arrays are copied.
+    threads : int, optional
+        How many threads a step may use, from 1 to 256; by default as many as :func:`gdm.get_num_threads` says. The
+        result does not depend on it.
+
+    Attributes
+    ----------
+    lr, ...
+        The hyperparameters above, checked when set. Setting one sets it in every group.
+    exp_avg, exp_avg_sq
+        The states: views, in the structure of ``params``; None for a parameter that has none.
+    groups : Groups
+        The groups, by index or name, with the same attributes: ``opt.groups["head"].lr = 0.001``.
+    steps : int
+        How many steps have been made.
+
+    Raises
+    ------
+    TypeError, ValueError, gdm.OverlapError
+        For parameters or hyperparameters that are not as above; the message names them.
+
+    Notes
+    -----
+    The formula and its source are those of :func:`gdm.nadam`.
+
+    Examples
+    --------
+    >>> import numpy as np, gdm
+    >>> theta = np.array([1.0, -1.0])
+    >>> opt = gdm.NAdam(theta, lr=0.25)
+    >>> for _ in range(3):
+    ...     opt.step(2 * theta)  # the gradient of theta ** 2
+    >>> theta.round(4)
+    array([ 0.4289, -0.4289])
+    """
+
+    _rule = "nadam"
+
+    def __init__(
+        self,
+        params: Params,
+        lr: Rate = 0.002,
+        *,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        momentum_decay: float = 0.004,
+        decoupled_weight_decay: bool = False,
+        maximize: bool = False,
+        lr_scale: Any = 1.0,
+        threads: int | None = None,
+    ) -> None:
+        super().__init__(
+            params,
+            threads,
+            lr_scale,
+            lr=lr,
+            betas=betas,
+            eps=eps,
+            weight_decay=weight_decay,
+            momentum_decay=momentum_decay,
+            decoupled_weight_decay=decoupled_weight_decay,
+            maximize=maximize,
+        )
+
+
+class Lion(Optimizer):
+    """Lion: steps of one size, in the direction of the sign of an average gradient.
+
+    Parameters
+    ----------
+    params : array, sequence or mapping of arrays, or list of groups
+        What to optimize, as for :class:`gdm.SGD`.
+    lr : float or callable, default 1e-4
+        The learning rate η, finite and not negative; or a schedule, a function that gives it for the number of steps
+        made before: one of :mod:`gdm.schedules`, or any.
+    betas : (float, float), default (0.9, 0.99)
+        The shares of the average in the step, and in the new average, each in [0, 1).
+    weight_decay : float, default 0
+        The weight decay λ, finite and not negative: each parameter is multiplied by
+        ``1 - lr * weight_decay`` before its update.
+    maximize : bool, default False
+        Walk up the gradient instead of down.
+    lr_scale : float, or the structure of ``params``, default 1
+        What the learning rate is multiplied by: one number, or for each parameter a number or an array like it, with a
+        factor for each element. Numbers and arrays are copied.
+    threads : int, optional
+        How many threads a step may use, from 1 to 256; by default as many as :func:`gdm.get_num_threads` says. The
+        result does not depend on it.
+
+    Attributes
+    ----------
+    lr, ...
+        The hyperparameters above, checked when set. Setting one sets it in every group.
+    exp_avg
+        The states: views, in the structure of ``params``; None for a parameter that has none.
+    groups : Groups
+        The groups, by index or name, with the same attributes: ``opt.groups["head"].lr = 0.001``.
+    steps : int
+        How many steps have been made.
+
+    Raises
+    ------
+    TypeError, ValueError, gdm.OverlapError
+        For parameters or hyperparameters that are not as above; the message names them.
+
+    Notes
+    -----
+    The formula and its source are those of :func:`gdm.lion`. Its authors advise a learning rate 3 to 10 times smaller,
+    and a weight decay 3 to 10 times larger, than AdamW's.
+
+    Examples
+    --------
+    >>> import numpy as np, gdm
+    >>> theta = np.array([1.0, -1.0])
+    >>> opt = gdm.Lion(theta, lr=0.25)
+    >>> for _ in range(3):
+    ...     opt.step(2 * theta)  # the gradient of theta ** 2
+    >>> theta.round(4)
+    array([ 0.25, -0.25])
+    """
+
+    _rule = "lion"
+
+    def __init__(
+        self,
+        params: Params,
+        lr: Rate = 1e-4,
+        *,
+        betas: tuple[float, float] = (0.9, 0.99),
+        weight_decay: float = 0.0,
+        maximize: bool = False,
+        lr_scale: Any = 1.0,
+        threads: int | None = None,
+    ) -> None:
+        super().__init__(params, threads, lr_scale, lr=lr, betas=betas, weight_decay=weight_decay, maximize=maximize)

@@ -1,13 +1,17 @@
 """The update rules in NumPy: the specification that the compiled kernels reproduce to the last bit.
 
 Written to be read, not to be fast. Every operation is rounded once, to the dtype of the parameter; hyperparameters and
-what is derived from them are worked out in double precision and rounded once. The functions work in place and check
-their arguments as the compiled ones do; the rules behind them (names with an underscore) return new arrays.
+what is derived from them are worked out in double precision and rounded once. The body of a function gives the new
+values of the parameter and the states; the decorator makes of it the function that checks its arguments and works in
+place.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+import functools
+import math
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec
 
 import numpy as np
 
@@ -17,60 +21,121 @@ from ._checks import Array
 if TYPE_CHECKING:
     from ._checks import Floats
 
-__all__ = ["momentum", "sgd"]
+__all__ = ["adagrad", "adam", "lion", "momentum", "nadam", "rmsprop", "sgd"]
+
+P = ParamSpec("P")
+New = tuple[Any, ...]  # the new param, states (None for one that is not used), and mu_product
 
 
-def _sgd(
-    p: Array, g: Array, *, lr: float, weight_decay: float, maximize: bool, decoupled_weight_decay: bool
-) -> tuple[Array]:
-    T = p.dtype.type
-    g = T(-1.0 if maximize else 1.0) * g
-    if weight_decay != 0 and not decoupled_weight_decay:
-        g = g + T(weight_decay) * p
-    p = T(1.0 - lr * weight_decay if decoupled_weight_decay else 1.0) * p
-    return (p - T(lr) * g,)
+# ---- how a formula becomes a function ------------------------------------------------------------------------------
 
 
-def _momentum(
-    p: Array,
-    v: Array,
-    g: Array,
-    *,
-    lr: float,
-    momentum: float,
-    dampening: float,
-    nesterov: bool,
-    weight_decay: float,
-    maximize: bool,
-    form: str,
-    decoupled_weight_decay: bool,
-    first: bool = False,
-) -> tuple[Array, Array]:
-    T = p.dtype.type
-    eta, mu = T(lr), T(momentum)
-    g = T(-1.0 if maximize else 1.0) * g
-    if weight_decay != 0 and not decoupled_weight_decay:
-        g = g + T(weight_decay) * p
-    p = T(1.0 - lr * weight_decay if decoupled_weight_decay else 1.0) * p
-    if form == "classic":
-        v = mu * v - eta * g
-        p = p + (mu * v - eta * g) if nesterov else p + v
-    else:
-        v = g if first else mu * v + T(1.0 - dampening) * g
-        p = p - eta * (g + mu * v) if nesterov else p - eta * v
-    return p, v
+def names(formula: Callable[..., New]) -> tuple[list[str], list[str]]:
+    """The names of a formula's positional arguments, and of those given by keyword."""
+    code = formula.__code__
+    known = [name for name in code.co_varnames[: code.co_argcount + code.co_kwonlyargcount] if name[0] != "_"]
+    return known[: code.co_argcount], known[code.co_argcount :]
 
 
-def update(rule: str, p: Array, states: list[Array], g: Array, options: dict[str, Any], *, first: bool) -> list[Array]:
-    """The parameter and the states after one step of the rule ``"sgd"`` or ``"momentum"``; nothing is written."""
+def written(formula: Callable[..., New]) -> list[str]:
+    """What a formula gives new values of, in its order."""
+    positional, keywords = names(formula)
+    return [name for name in positional if name != "grad"] + [
+        name for name in keywords if name in _checks.OPTIONAL_STATES or name == "mu_product"
+    ]
+
+
+def update(rule: str, given: Mapping[str, Any], *, first: bool = False) -> dict[str, Array]:
+    """The new values by name, of param, states and mu_product, after one step of a rule; nothing is written.
+
+    ``first``: it is the first step in which the states take part.
+    """
+    formula = globals()[rule].__wrapped__
+    positional, keywords = names(formula)
+    options = {name: given[name] for name in keywords if name in given}
+    if first and "_first" in formula.__kwdefaults__:
+        options["_first"] = True
     with np.errstate(all="ignore"):
-        if rule == "sgd":
-            new: tuple[Array, ...] = _sgd(p, g, **options)
-        else:
-            new = _momentum(p, states[0], g, first=first, **options)
-    return list(new)
+        new = formula(*(given[name] for name in positional), **options)
+    return {name: x for name, x in zip(written(formula), new, strict=True) if x is not None}
 
 
+def _in_place(formula: Callable[P, New]) -> Callable[P, None]:
+    positional, keywords = names(formula)
+
+    @functools.wraps(formula)
+    def function(*args: P.args, **options: P.kwargs) -> None:
+        given = dict(zip(positional, args, strict=False))
+        name = formula.__name__
+        if len(args) > len(positional):
+            raise TypeError(f"{name}() takes {len(positional)} positional arguments but {len(args)} were given")
+        for option, value in options.items():
+            if option in given:
+                raise TypeError(f"{name}() got multiple values for argument {option!r}")
+            if option not in positional and option not in keywords:
+                raise TypeError(f"{name}() got an unexpected keyword argument {option!r}")
+            given[option] = value
+        given = {**(formula.__kwdefaults__ or {}), **given}
+        if missing := [option for option in positional + keywords if option not in given]:
+            raise TypeError(f"{name}() missing required arguments: {', '.join(missing)}")
+        checked = _checks.arguments({option: given[option] for option in positional + keywords}, len(positional))
+        for option, value in update(name, checked).items():
+            checked[option][...] = value
+
+    return function
+
+
+def _arrays(*given: Floats) -> tuple[Array, ...]:
+    """The arrays that the decorator has made of whatever buffers were given."""
+    return given  # type: ignore[return-value]
+
+
+def _rates(p: Array, rate: float, lr: float, decay: float, decoupled: bool, lr_scale: Floats | None) -> tuple[Any, Any]:
+    """The learning rate of each element, and what decoupled weight decay leaves of it."""
+    T = p.dtype.type
+    shrink = lr * decay if decoupled else 0.0
+    if lr_scale is None:
+        return T(rate), T(1.0 - shrink if decoupled else 1.0)
+    (scale,) = _arrays(lr_scale)
+    return T(rate) * scale, T(1.0) - T(shrink) * scale
+
+
+def _gradient(p: Array, g: Array, maximize: bool, decay: float) -> Array:
+    """The gradient after ``maximize`` and coupled weight decay."""
+    T = p.dtype.type
+    g = T(-1.0 if maximize else 1.0) * g
+    return g + T(decay) * p if decay != 0 else g
+
+
+def _power(base: float, exponent: int) -> float:
+    """Powers by multiplication alone, in a fixed order: libraries' pow() differ between machines."""
+    result = 1.0
+    while exponent:
+        if exponent & 1:
+            result = result * base
+        base = base * base
+        exponent >>= 1
+    return result
+
+
+def _power_of_096(x: float) -> float:
+    """0.96**x for x >= 0: e**y by its series where |y| is small, and squared as often as y was halved."""
+    y, total, halved = x * -0.040821994520255166, 1.0, 0
+    if y < -745.0:
+        return 0.0
+    while y < -0.125:
+        y, halved = y * 0.5, halved + 1
+    for k in range(12, 0, -1):
+        total = 1.0 + total * y / k
+    for _ in range(halved):
+        total = total * total
+    return total
+
+
+# ---- the rules, in order of increasing complexity ------------------------------------------------------------------
+
+
+@_in_place
 def sgd(
     param: Floats,
     grad: Floats,
@@ -79,20 +144,67 @@ def sgd(
     weight_decay: float = 0.0,
     maximize: bool = False,
     decoupled_weight_decay: bool = False,
-) -> None:
-    """Gradient descent in place, in NumPy. Arguments, errors and result are those of :func:`gdm.sgd`."""
-    (p, g), options = _checks.call(
-        {"param": param, "grad": grad},
-        {
-            "lr": lr,
-            "weight_decay": weight_decay,
-            "maximize": maximize,
-            "decoupled_weight_decay": decoupled_weight_decay,
-        },
-    )
-    (p[...],) = update("sgd", p, [], g, options, first=False)
+    lr_scale: Floats | None = None,
+) -> New:
+    """Gradient descent, in place: ``param`` becomes ``param - lr * grad``.
+
+    Parameters
+    ----------
+    param : array of float32 or float64, any shape
+        The parameter θ; overwritten. Contiguous (C or Fortran order), aligned and writable. A NumPy array, or anything
+        else with the buffer protocol.
+    grad : array like ``param``
+        The gradient g at ``param``; only read, and may be read-only.
+    lr : float
+        The learning rate η, finite and not negative. No unit of its own: that of ``param`` over that of ``grad``.
+    weight_decay : float, default 0
+        The weight decay λ, finite and not negative: ``weight_decay * param`` is added to the gradient.
+    maximize : bool, default False
+        Walk up the gradient instead of down.
+    decoupled_weight_decay : bool, default False
+        Multiply ``param`` by ``1 - lr * weight_decay`` first, and leave the gradient alone.
+    lr_scale : array like ``param``, optional
+        A factor of the learning rate for each element; only read.
+
+    Raises
+    ------
+    TypeError
+        For what is no buffer, another dtype, byte-swapped data, or an option of the wrong type.
+    ValueError
+        If shapes, dtypes or memory orders differ; a buffer is not contiguous, misaligned, or read-only; or an option
+        is outside its range.
+    gdm.OverlapError
+        If ``param`` and ``grad`` share memory.
+
+    After an exception ``param`` is as it was.
+
+    Notes
+    -----
+    The formula, in the order it is rounded, each operation once::
+
+        g = -grad if maximize else grad
+        g = g + weight_decay * param                 # unless decoupled_weight_decay, or weight_decay is 0
+        param = (1 - lr * weight_decay) * param      # if decoupled_weight_decay
+        param = param - lr * g
+
+    Source: A. Cauchy, "Méthode générale pour la résolution des systèmes d'équations simultanées", 1847; the options as
+    in ``torch.optim.SGD``.
+
+    Examples
+    --------
+    >>> import numpy as np, gdm
+    >>> theta = np.array([1.0, 2.0])
+    >>> gdm.sgd(theta, np.array([0.5, -0.5]), lr=0.5)
+    >>> theta
+    array([0.75, 2.25])
+    """
+    p, g = _arrays(param, grad)
+    g = _gradient(p, g, maximize, 0.0 if decoupled_weight_decay else weight_decay)
+    eta, keep = _rates(p, lr, lr, weight_decay, decoupled_weight_decay, lr_scale)
+    return (keep * p - eta * g,)
 
 
+@_in_place
 def momentum(
     param: Floats,
     velocity: Floats,
@@ -106,19 +218,565 @@ def momentum(
     maximize: bool = False,
     form: Literal["torch", "classic"] = "torch",
     decoupled_weight_decay: bool = False,
-) -> None:
-    """Momentum in place, in NumPy. Arguments, errors and result are those of :func:`gdm.momentum`."""
-    (p, v, g), options = _checks.call(
-        {"param": param, "velocity": velocity, "grad": grad},
-        {
-            "lr": lr,
-            "momentum": momentum,
-            "dampening": dampening,
-            "nesterov": nesterov,
-            "weight_decay": weight_decay,
-            "maximize": maximize,
-            "form": form,
-            "decoupled_weight_decay": decoupled_weight_decay,
-        },
-    )
-    p[...], v[...] = update("momentum", p, [v], g, options, first=False)
+    lr_scale: Floats | None = None,
+    _first: bool = False,
+) -> New:
+    """Gradient descent with momentum, heavy ball or Nesterov, in place.
+
+    The function has no memory: it takes the velocity it is given (zeros, to begin with).
+
+    Parameters
+    ----------
+    param : array of float32 or float64, any shape
+        The parameter θ; overwritten. Contiguous (C or Fortran order), aligned and writable. A NumPy array, or anything
+        else with the buffer protocol.
+    velocity : array like ``param``
+        The velocity v; overwritten.
+    grad : array like ``param``
+        The gradient g at ``param``; only read, and may be read-only.
+    lr : float
+        The learning rate η, finite and not negative. No unit of its own: that of ``param`` over that of ``grad``.
+    momentum : float, default 0.9
+        μ, in [0, 1): the share of the velocity that is kept from step to step.
+    dampening : float, default 0
+        τ, in [0, 1]: the gradient enters the velocity times ``1 - dampening``; ``dampening=momentum`` makes the
+        velocity an exponential moving average. Only with ``form="torch"`` and without ``nesterov``.
+    nesterov : bool, default False
+        Step to where the velocity is about to lead. Needs ``momentum > 0``.
+    weight_decay : float, default 0
+        The weight decay λ, finite and not negative: ``weight_decay * param`` is added to the gradient.
+    maximize : bool, default False
+        Walk up the gradient instead of down.
+    form : {"torch", "classic"}, default "torch"
+        Whether the learning rate scales the whole velocity when it is applied (PyTorch, optax, MLX) or each gradient
+        when it enters (the textbook, Keras, scikit-learn). The same path as long as ``lr`` does not change.
+    decoupled_weight_decay : bool, default False
+        Multiply ``param`` by ``1 - lr * weight_decay`` first, and leave the gradient alone (SGDW).
+    lr_scale : array like ``param``, optional
+        A factor of the learning rate for each element; only read.
+
+    Raises
+    ------
+    TypeError
+        For what is no buffer, another dtype, byte-swapped data, or an option of the wrong type.
+    ValueError
+        If shapes, dtypes or memory orders differ; a buffer is not contiguous, misaligned, or read-only; or an option
+        is outside its range or does not go with another one.
+    gdm.OverlapError
+        If two of the arrays share memory.
+
+    After an exception ``param`` and ``velocity`` are as they were.
+
+    Notes
+    -----
+    The formula, in the order it is rounded, each operation once::
+
+        g = -grad if maximize else grad
+        g = g + weight_decay * param                    # unless decoupled_weight_decay, or weight_decay is 0
+        param = (1 - lr * weight_decay) * param         # if decoupled_weight_decay
+
+        # form="torch"
+        velocity = momentum * velocity + (1 - dampening) * g
+        param = param - lr * velocity
+        param = param - lr * (g + momentum * velocity)  # instead, if nesterov
+
+        # form="classic"
+        velocity = momentum * velocity - lr * g
+        param = param + velocity
+        param = param + (momentum * velocity - lr * g)  # instead, if nesterov
+
+    Sources: B. Polyak, "Some methods of speeding up the convergence of iteration methods", 1964; Y. Nesterov, "A method
+    of solving a convex programming problem with convergence rate O(1/k²)", 1983; I. Sutskever et al., "On the
+    importance of initialization and momentum in deep learning", 2013; decoupled decay: I. Loshchilov and F. Hutter,
+    "Decoupled weight decay regularization", 2019.
+
+    Examples
+    --------
+    >>> import numpy as np, gdm
+    >>> theta, v = np.array([1.0, 2.0]), np.zeros(2)
+    >>> for _ in range(2):
+    ...     gdm.momentum(theta, v, np.array([0.5, -0.5]), lr=0.5, momentum=0.5)
+    >>> theta
+    array([0.375, 2.625])
+    >>> v
+    array([ 0.75, -0.75])
+    """
+    p, v, g = _arrays(param, velocity, grad)
+    T = p.dtype.type
+    mu = T(momentum)
+    g = _gradient(p, g, maximize, 0.0 if decoupled_weight_decay else weight_decay)
+    eta, keep = _rates(p, lr, lr, weight_decay, decoupled_weight_decay, lr_scale)
+    p = keep * p
+    if form == "classic":
+        v = mu * v - eta * g
+        p = p + (mu * v - eta * g) if nesterov else p + v
+    else:
+        v = g if _first else mu * v + T(1.0 - dampening) * g
+        p = p - eta * (g + mu * v) if nesterov else p - eta * v
+    return p, v
+
+
+@_in_place
+def adagrad(
+    param: Floats,
+    state_sum: Floats,
+    grad: Floats,
+    *,
+    step: int,
+    lr: float = 0.01,
+    lr_decay: float = 0.0,
+    eps: float = 1e-10,
+    weight_decay: float = 0.0,
+    maximize: bool = False,
+    lr_scale: Floats | None = None,
+) -> New:
+    """Adagrad, in place: each element's learning rate falls with the sum of its squared gradients.
+
+    Parameters
+    ----------
+    param : array of float32 or float64, any shape
+        The parameter θ; overwritten. Contiguous (C or Fortran order), aligned and writable. A NumPy array, or anything
+        else with the buffer protocol.
+    state_sum : array like ``param``
+        The sum of the squared gradients; overwritten. It starts from zeros, or from a small number.
+    grad : array like ``param``
+        The gradient g at ``param``; only read, and may be read-only.
+    step : int
+        Which step this is, counted from 1; it matters with ``lr_decay`` only.
+    lr : float, default 0.01
+        The learning rate η, finite and not negative.
+    lr_decay : float, default 0
+        The learning rate is divided by ``1 + (step - 1) * lr_decay``; finite and not negative.
+    eps : float, default 1e-10
+        ε, finite and not negative: added to the root in the denominator, where PyTorch adds it.
+    weight_decay : float, default 0
+        The weight decay λ, finite and not negative: ``weight_decay * param`` is added to the gradient.
+    maximize : bool, default False
+        Walk up the gradient instead of down.
+    lr_scale : array like ``param``, optional
+        A factor of the learning rate for each element; only read.
+
+    Raises
+    ------
+    TypeError
+        For what is no buffer, another dtype, byte-swapped data, or an option of the wrong type.
+    ValueError
+        If shapes, dtypes or memory orders differ; a buffer is not contiguous, misaligned, or read-only; or an option
+        is outside its range.
+    gdm.OverlapError
+        If two of the arrays share memory.
+
+    After an exception every array is as it was.
+
+    Notes
+    -----
+    The formula, in the order it is rounded, each operation once::
+
+        g = -grad if maximize else grad
+        g = g + weight_decay * param                    # unless weight_decay is 0
+        state_sum = state_sum + g * g
+        param = param - lr / (1 + (step - 1) * lr_decay) * (g / (sqrt(state_sum) + eps))
+
+    Source: J. Duchi, E. Hazan, Y. Singer, "Adaptive subgradient methods for online learning and stochastic
+    optimization", 2011; the options as in ``torch.optim.Adagrad``.
+
+    Examples
+    --------
+    >>> import numpy as np, gdm
+    >>> theta, s = np.array([1.0, 2.0]), np.zeros(2)
+    >>> gdm.adagrad(theta, s, np.array([0.5, -4.0]), step=1, lr=0.25)
+    >>> theta.round(6)
+    array([0.75, 2.25])
+    """
+    p, s, g = _arrays(param, state_sum, grad)
+    g = _gradient(p, g, maximize, weight_decay)
+    eta, keep = _rates(p, lr / (1.0 + float(step - 1) * lr_decay), lr, weight_decay, False, lr_scale)
+    s = s + g * g
+    return keep * p - eta * (g / (np.sqrt(s) + p.dtype.type(eps))), s
+
+
+@_in_place
+def rmsprop(
+    param: Floats,
+    square_avg: Floats,
+    grad: Floats,
+    *,
+    lr: float = 0.01,
+    alpha: float = 0.99,
+    eps: float = 1e-8,
+    momentum: float = 0.0,
+    weight_decay: float = 0.0,
+    centered: bool = False,
+    maximize: bool = False,
+    grad_avg: Floats | None = None,
+    momentum_buffer: Floats | None = None,
+    lr_scale: Floats | None = None,
+) -> New:
+    """RMSprop, in place: the gradient over the root of an average of its squares; centered, or with momentum, if asked.
+
+    Parameters
+    ----------
+    param : array of float32 or float64, any shape
+        The parameter θ; overwritten. Contiguous (C or Fortran order), aligned and writable. A NumPy array, or anything
+        else with the buffer protocol.
+    square_avg : array like ``param``
+        The average of the squared gradients; overwritten. It starts from zeros.
+    grad : array like ``param``
+        The gradient g at ``param``; only read, and may be read-only.
+    lr : float, default 0.01
+        The learning rate η, finite and not negative.
+    alpha : float, default 0.99
+        The share of the averages that is kept from step to step, in [0, 1).
+    eps : float, default 1e-8
+        ε, finite and not negative: added to the root in the denominator, where PyTorch adds it.
+    momentum : float, default 0
+        μ, in [0, 1): the share of ``momentum_buffer`` that is kept from step to step.
+    weight_decay : float, default 0
+        The weight decay λ, finite and not negative: ``weight_decay * param`` is added to the gradient.
+    centered : bool, default False
+        Take the square of the average gradient off the average square.
+    maximize : bool, default False
+        Walk up the gradient instead of down.
+    grad_avg : array like ``param``, optional
+        The average gradient; overwritten. Needed with ``centered``, and only then.
+    momentum_buffer : array like ``param``, optional
+        The velocity; overwritten. Needed with ``momentum > 0``, and only then.
+    lr_scale : array like ``param``, optional
+        A factor of the learning rate for each element; only read.
+
+    Raises
+    ------
+    TypeError
+        For what is no buffer, another dtype, byte-swapped data, or an option of the wrong type.
+    ValueError
+        If shapes, dtypes or memory orders differ; a buffer is not contiguous, misaligned, or read-only; or an option
+        is outside its range.
+    gdm.OverlapError
+        If two of the arrays share memory.
+
+    After an exception every array is as it was.
+
+    Notes
+    -----
+    The formula, in the order it is rounded, each operation once::
+
+        g = -grad if maximize else grad
+        g = g + weight_decay * param                    # unless weight_decay is 0
+        square_avg = alpha * square_avg + (1 - alpha) * (g * g)
+        grad_avg = alpha * grad_avg + (1 - alpha) * g                   # if centered
+        d = sqrt(square_avg - grad_avg * grad_avg if centered else square_avg) + eps
+        param = param - lr * (g / d)
+
+        momentum_buffer = momentum * momentum_buffer + g / d            # instead, if momentum > 0
+        param = param - lr * momentum_buffer
+
+    Sources: G. Hinton, "Neural networks for machine learning", lecture 6e, 2012; centered: A. Graves, "Generating
+    sequences with recurrent neural networks", 2013; the options as in ``torch.optim.RMSprop``.
+
+    Examples
+    --------
+    >>> import numpy as np, gdm
+    >>> theta, s = np.array([1.0, 2.0]), np.zeros(2)
+    >>> gdm.rmsprop(theta, s, np.array([0.5, -4.0]), lr=0.25, alpha=0.75)
+    >>> theta.round(6)
+    array([0.5, 2.5])
+    """
+    p, s, g = _arrays(param, square_avg, grad)
+    T = p.dtype.type
+    a = b = None
+    g = _gradient(p, g, maximize, weight_decay)
+    eta, keep = _rates(p, lr, lr, weight_decay, False, lr_scale)
+    s = T(alpha) * s + T(1.0 - alpha) * (g * g)
+    spread = s
+    if centered and grad_avg is not None:
+        (a,) = _arrays(grad_avg)
+        a = T(alpha) * a + T(1.0 - alpha) * g
+        spread = s - a * a
+    step = g / (np.sqrt(spread) + T(eps))
+    if momentum != 0 and momentum_buffer is not None:
+        (b,) = _arrays(momentum_buffer)
+        step = b = T(momentum) * b + step
+    return keep * p - eta * step, s, a, b
+
+
+@_in_place
+def adam(
+    param: Floats,
+    exp_avg: Floats,
+    exp_avg_sq: Floats,
+    grad: Floats,
+    *,
+    step: int,
+    lr: float = 0.001,
+    betas: tuple[float, float] = (0.9, 0.999),
+    eps: float = 1e-8,
+    weight_decay: float = 0.0,
+    amsgrad: bool = False,
+    maximize: bool = False,
+    decoupled_weight_decay: bool = False,
+    max_exp_avg_sq: Floats | None = None,
+    lr_scale: Floats | None = None,
+) -> New:
+    """Adam, in place; with ``decoupled_weight_decay`` AdamW, with ``amsgrad`` AMSGrad.
+
+    Parameters
+    ----------
+    param : array of float32 or float64, any shape
+        The parameter θ; overwritten. Contiguous (C or Fortran order), aligned and writable. A NumPy array, or anything
+        else with the buffer protocol.
+    exp_avg : array like ``param``
+        The average gradient m; overwritten. It starts from zeros.
+    exp_avg_sq : array like ``param``
+        The average v of the squared gradients; overwritten. It starts from zeros.
+    grad : array like ``param``
+        The gradient g at ``param``; only read, and may be read-only.
+    step : int
+        Which step this is, counted from 1: the averages start at zero, and are corrected for that.
+    lr : float, default 0.001
+        The learning rate η, finite and not negative.
+    betas : (float, float), default (0.9, 0.999)
+        The shares of ``exp_avg`` and ``exp_avg_sq`` that are kept from step to step, each in [0, 1).
+    eps : float, default 1e-8
+        ε, finite and not negative: added to the root in the denominator, where PyTorch adds it.
+    weight_decay : float, default 0
+        The weight decay λ, finite and not negative: ``weight_decay * param`` is added to the gradient.
+    amsgrad : bool, default False
+        Divide by the largest ``exp_avg_sq`` so far.
+    maximize : bool, default False
+        Walk up the gradient instead of down.
+    decoupled_weight_decay : bool, default False
+        Multiply ``param`` by ``1 - lr * weight_decay`` first, and leave the gradient alone (AdamW).
+    max_exp_avg_sq : array like ``param``, optional
+        The largest ``exp_avg_sq`` so far; overwritten. Needed with ``amsgrad``, and only then.
+    lr_scale : array like ``param``, optional
+        A factor of the learning rate for each element; only read.
+
+    Raises
+    ------
+    TypeError
+        For what is no buffer, another dtype, byte-swapped data, or an option of the wrong type.
+    ValueError
+        If shapes, dtypes or memory orders differ; a buffer is not contiguous, misaligned, or read-only; or an option
+        is outside its range.
+    gdm.OverlapError
+        If two of the arrays share memory.
+
+    After an exception every array is as it was.
+
+    Notes
+    -----
+    The formula, in the order it is rounded, each operation once::
+
+        g = -grad if maximize else grad
+        g = g + weight_decay * param                    # unless weight_decay is 0, or decoupled
+        param = (1 - lr * weight_decay) * param         # if decoupled_weight_decay
+        exp_avg = beta1 * exp_avg + (1 - beta1) * g
+        exp_avg_sq = beta2 * exp_avg_sq + (1 - beta2) * (g * g)
+        max_exp_avg_sq = max(max_exp_avg_sq, exp_avg_sq)                # if amsgrad; it stands for exp_avg_sq below
+        root = 1 / sqrt(1 - beta2**step)                                # in double precision
+        param = param - lr / (1 - beta1**step) * (exp_avg / (sqrt(exp_avg_sq) * root + eps))
+
+    Sources: D. Kingma, J. Ba, "Adam: a method for stochastic optimization", 2015; I. Loshchilov, F. Hutter, "Decoupled
+    weight decay regularization", 2019; S. Reddi, S. Kale, S. Kumar, "On the convergence of Adam and beyond", 2018; the
+    options as in ``torch.optim.Adam``.
+
+    Examples
+    --------
+    >>> import numpy as np, gdm
+    >>> theta, m, v = np.array([1.0, 2.0]), np.zeros(2), np.zeros(2)
+    >>> gdm.adam(theta, m, v, np.array([0.5, -4.0]), step=1, lr=0.25)
+    >>> theta.round(6)
+    array([0.75, 2.25])
+    """
+    p, m, v, g = _arrays(param, exp_avg, exp_avg_sq, grad)
+    T, (beta1, beta2), x = p.dtype.type, betas, None
+    g = _gradient(p, g, maximize, 0.0 if decoupled_weight_decay else weight_decay)
+    rate = lr / (1.0 - _power(beta1, step))
+    root = 1.0 / math.sqrt(1.0 - _power(beta2, step))
+    eta, keep = _rates(p, rate, lr, weight_decay, decoupled_weight_decay, lr_scale)
+    m = T(beta1) * m + T(1.0 - beta1) * g
+    v = T(beta2) * v + T(1.0 - beta2) * (g * g)
+    largest = v
+    if amsgrad and max_exp_avg_sq is not None:
+        (x,) = _arrays(max_exp_avg_sq)
+        largest = x = np.where(x > v, x, v)
+    return keep * p - eta * (m / (np.sqrt(largest) * T(root) + T(eps))), m, v, x
+
+
+@_in_place
+def nadam(
+    param: Floats,
+    exp_avg: Floats,
+    exp_avg_sq: Floats,
+    grad: Floats,
+    *,
+    step: int,
+    mu_product: Floats,
+    lr: float = 0.002,
+    betas: tuple[float, float] = (0.9, 0.999),
+    eps: float = 1e-8,
+    weight_decay: float = 0.0,
+    momentum_decay: float = 0.004,
+    maximize: bool = False,
+    decoupled_weight_decay: bool = False,
+    lr_scale: Floats | None = None,
+) -> New:
+    """NAdam, in place: Adam with Nesterov's momentum.
+
+    Parameters
+    ----------
+    param : array of float32 or float64, any shape
+        The parameter θ; overwritten. Contiguous (C or Fortran order), aligned and writable. A NumPy array, or anything
+        else with the buffer protocol.
+    exp_avg : array like ``param``
+        The average gradient m; overwritten. It starts from zeros.
+    exp_avg_sq : array like ``param``
+        The average v of the squared gradients; overwritten. It starts from zeros.
+    grad : array like ``param``
+        The gradient g at ``param``; only read, and may be read-only.
+    step : int
+        Which step this is, counted from 1: the averages start at zero, and are corrected for that.
+    mu_product : array of one float64
+        The product of the momenta of all steps before, 1 at first; overwritten with that up to this step.
+    lr : float, default 0.002
+        The learning rate η, finite and not negative.
+    betas : (float, float), default (0.9, 0.999)
+        The shares of ``exp_avg`` and ``exp_avg_sq`` that are kept from step to step, each in [0, 1).
+    eps : float, default 1e-8
+        ε, finite and not negative: added to the root in the denominator, where PyTorch adds it.
+    weight_decay : float, default 0
+        The weight decay λ, finite and not negative: ``weight_decay * param`` is added to the gradient.
+    momentum_decay : float, default 0.004
+        How fast the momentum warms up to ``betas[0]``, finite and not negative.
+    maximize : bool, default False
+        Walk up the gradient instead of down.
+    decoupled_weight_decay : bool, default False
+        Multiply ``param`` by ``1 - lr * weight_decay`` first, and leave the gradient alone.
+    lr_scale : array like ``param``, optional
+        A factor of the learning rate for each element; only read.
+
+    Raises
+    ------
+    TypeError
+        For what is no buffer, another dtype, byte-swapped data, or an option of the wrong type.
+    ValueError
+        If shapes, dtypes or memory orders differ; a buffer is not contiguous, misaligned, or read-only; or an option
+        is outside its range.
+    gdm.OverlapError
+        If two of the arrays share memory.
+
+    After an exception every array is as it was.
+
+    Notes
+    -----
+    The formula, in the order it is rounded, each operation once::
+
+        g = -grad if maximize else grad
+        g = g + weight_decay * param                    # unless weight_decay is 0, or decoupled
+        param = (1 - lr * weight_decay) * param         # if decoupled_weight_decay
+        mu, next = (beta1 * (1 - 0.96**(t * momentum_decay) / 2) for t in (step, step + 1))
+        mu_product = mu_product * mu
+        exp_avg = beta1 * exp_avg + (1 - beta1) * g
+        exp_avg_sq = beta2 * exp_avg_sq + (1 - beta2) * (g * g)
+        ahead = (1 - mu) / (1 - mu_product) * g + next / (1 - mu_product * next) * exp_avg
+        root = 1 / sqrt(1 - beta2**step)                                # as all scalars, in double precision
+        param = param - lr * (ahead / (sqrt(exp_avg_sq) * root + eps))
+
+    Source: T. Dozat, "Incorporating Nesterov momentum into Adam", 2016; the options as in ``torch.optim.NAdam``.
+
+    Examples
+    --------
+    >>> import numpy as np, gdm
+    >>> theta, m, v, product = np.array([1.0, 2.0]), np.zeros(2), np.zeros(2), np.ones(1)
+    >>> gdm.nadam(theta, m, v, np.array([0.5, -4.0]), step=1, mu_product=product, lr=0.25)
+    >>> theta.round(3), product.round(3)
+    (array([0.736, 2.264]), array([0.45]))
+    """
+    p, m, v, g, product = _arrays(param, exp_avg, exp_avg_sq, grad, mu_product)
+    T, (beta1, beta2) = p.dtype.type, betas
+    mu = beta1 * (1.0 - 0.5 * _power_of_096(float(step) * momentum_decay))
+    following = beta1 * (1.0 - 0.5 * _power_of_096((float(step) + 1.0) * momentum_decay))
+    so_far = float(product.item()) * mu
+    share_now, share_next = (1.0 - mu) / (1.0 - so_far), following / (1.0 - so_far * following)
+    root = 1.0 / math.sqrt(1.0 - _power(beta2, step))
+    g = _gradient(p, g, maximize, 0.0 if decoupled_weight_decay else weight_decay)
+    eta, keep = _rates(p, lr, lr, weight_decay, decoupled_weight_decay, lr_scale)
+    m = T(beta1) * m + T(1.0 - beta1) * g
+    v = T(beta2) * v + T(1.0 - beta2) * (g * g)
+    ahead = T(share_now) * g + T(share_next) * m
+    return keep * p - eta * (ahead / (np.sqrt(v) * T(root) + T(eps))), m, v, so_far
+
+
+@_in_place
+def lion(
+    param: Floats,
+    exp_avg: Floats,
+    grad: Floats,
+    *,
+    lr: float = 1e-4,
+    betas: tuple[float, float] = (0.9, 0.99),
+    weight_decay: float = 0.0,
+    maximize: bool = False,
+    lr_scale: Floats | None = None,
+) -> New:
+    """Lion, in place: steps of one size, in the direction of the sign of an average gradient.
+
+    Parameters
+    ----------
+    param : array of float32 or float64, any shape
+        The parameter θ; overwritten. Contiguous (C or Fortran order), aligned and writable. A NumPy array, or anything
+        else with the buffer protocol.
+    exp_avg : array like ``param``
+        The average gradient m; overwritten. It starts from zeros.
+    grad : array like ``param``
+        The gradient g at ``param``; only read, and may be read-only.
+    lr : float, default 1e-4
+        The learning rate η, finite and not negative.
+    betas : (float, float), default (0.9, 0.99)
+        The shares of ``exp_avg`` in the step, and in the new ``exp_avg``, each in [0, 1).
+    weight_decay : float, default 0
+        The weight decay λ, finite and not negative; always decoupled: ``param`` is multiplied by ``1 - lr *
+        weight_decay``.
+    maximize : bool, default False
+        Walk up the gradient instead of down.
+    lr_scale : array like ``param``, optional
+        A factor of the learning rate for each element; only read.
+
+    Raises
+    ------
+    TypeError
+        For what is no buffer, another dtype, byte-swapped data, or an option of the wrong type.
+    ValueError
+        If shapes, dtypes or memory orders differ; a buffer is not contiguous, misaligned, or read-only; or an option
+        is outside its range.
+    gdm.OverlapError
+        If two of the arrays share memory.
+
+    After an exception every array is as it was.
+
+    Notes
+    -----
+    The formula, in the order it is rounded, each operation once::
+
+        g = -grad if maximize else grad
+        x = beta1 * exp_avg + (1 - beta1) * g
+        param = (1 - lr * weight_decay) * param - lr * sign(x)          # sign(x) is x where x is 0 or NaN
+        exp_avg = beta2 * exp_avg + (1 - beta2) * g
+
+    Source: X. Chen et al., "Symbolic discovery of optimization algorithms", 2023.
+
+    Examples
+    --------
+    >>> import numpy as np, gdm
+    >>> theta, m = np.array([1.0, 2.0]), np.zeros(2)
+    >>> gdm.lion(theta, m, np.array([0.5, -4.0]), lr=0.25)
+    >>> theta
+    array([0.75, 2.25])
+    """
+    p, m, g = _arrays(param, exp_avg, grad)
+    T, (beta1, beta2) = p.dtype.type, betas
+    g = T(-1.0 if maximize else 1.0) * g
+    eta, keep = _rates(p, lr, lr, weight_decay, True, lr_scale)
+    x = T(beta1) * m + T(1.0 - beta1) * g
+    sign = np.where(x > 0, T(1.0), np.where(x < 0, T(-1.0), x))
+    return keep * p - eta * sign, T(beta2) * m + T(1.0 - beta2) * g

@@ -1,15 +1,16 @@
 /* Every rule, dtype and combination of options, first steps too, over sizes 0 to 257, from fixed pseudo-random numbers.
- * Prints the instruction set in use, the number of updates, and a hash of their results: the same on every machine. */
+ * Prints the instruction set in use, the number of updates, and a hash of their results: the same on every machine.
+ * As a test of its own: fails if an instruction set of this machine's gives another hash than the others. */
 #include "../../csrc/core.h"
 
 #include <inttypes.h>
-#include <stdint.h>
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
 enum { SIZES = 258 };
 
-static uint64_t state = 88172645463325252u, hash = 14695981039346656037u, updates;
+static uint64_t state, hash, updates;
 static double doubles[MAX_BUFFERS][SIZES];
 static float floats[MAX_BUFFERS][SIZES];
 
@@ -23,61 +24,111 @@ static double number(void) {
 }
 
 /* FNV-1a, over words in the machine's own order. */
-static void add(const void *buffer, size_t bytes) {
+static void add(const void *number, size_t bytes) {
     for (size_t i = 0; i < bytes; i += sizeof(uint32_t)) {
         uint32_t word;
-        memcpy(&word, (const char *)buffer + i, sizeof word);
+        memcpy(&word, (const char *)number + i, sizeof word);
         hash = (hash ^ word) * 1099511628211u;
     }
 }
 
-static int every_size(enum rule rule, const struct prepared *prepared) {
+/* The bits of a NaN are the machine's affair. */
+static void add_all(enum dtype dtype, const void *buffer, size_t n) {
+    const float *f = buffer, no_float = NAN;
+    const double *d = buffer, no_double = NAN;
+    for (size_t i = 0; i < n; i++)
+        if (dtype == F32)
+            add(isnan(f[i]) ? &no_float : &f[i], sizeof *f);
+        else
+            add(isnan(d[i]) ? &no_double : &d[i], sizeof *d);
+}
+
+static int every_size(enum rule rule, const struct prepared *options) {
     static union {
         double doubles[MAX_BUFFERS][SIZES];
         float floats[MAX_BUFFERS][SIZES];
     } work;
     for (size_t n = 0; n < SIZES; n++)
         for (enum dtype dtype = 0; dtype < DTYPES; dtype++) {
+            struct prepared prepared = *options;
             void *buffers[MAX_BUFFERS];
-            const size_t bytes = n * (dtype == F32 ? sizeof(float) : sizeof(double));
             for (unsigned k = 0; k < MAX_BUFFERS; k++) {
                 buffers[k] = dtype == F32 ? (void *)work.floats[k] : (void *)work.doubles[k];
-                memcpy(buffers[k], dtype == F32 ? (void *)floats[k] : (void *)doubles[k], bytes);
+                memcpy(buffers[k], dtype == F32 ? (void *)floats[k] : (void *)doubles[k], n * size_of(dtype));
             }
-            if (gdm_run(rule, dtype, buffers, n, prepared)) return 1;
-            for (unsigned k = 0; k < STATE + gdm_rules[rule].states; k++) add(buffers[k], bytes);
+            if (prepared.scale) prepared.scale = buffers[SCALE];
+            if (gdm_run(rule, dtype, buffers, n, &prepared)) return 1;
+            for (unsigned k = 0; k < STATE + gdm_rules[rule].states; k++) add_all(dtype, buffers[k], n);
             updates++;
         }
     return 0;
 }
 
-/* The bits of `options` say which options are on; combinations that are refused are passed over. */
-#define SET_REAL(field, domain, status) args.field = options >> option++ & 1 ? 0.0123 * option : 0;
-#define SET_FLAG(field) args.field = options >> option++ & 1;
-#define GDM_RULE(rule, states, switches)                                                                               \
-    static int every_##rule(void) {                                                                                    \
-        for (unsigned options = 0;; options++) {                                                                       \
-            gdm_##rule##_args args = {.size = sizeof args};                                                            \
-            struct prepared prepared;                                                                                  \
-            unsigned option = 0;                                                                                       \
-            GDM_OPTIONS_##rule(SET_REAL, SET_FLAG) if (options >> option) return 0;                                    \
-            if (gdm_prepare_##rule(&args, &prepared)) continue;                                                        \
-            if (every_size(RULE_##rule, &prepared)) return 1;                                                          \
-            prepared.variant |= prepared.first;                                                                        \
-            if (prepared.first && every_size(RULE_##rule, &prepared)) return 1;                                        \
-        }                                                                                                              \
+/* A legal value for an option, by its kind; `on` for those that may be left off. */
+static void set(union args *args, const struct option_info *option, int on, unsigned nth) {
+    static double momenta;
+    void *field = (char *)args + option->offset;
+    switch (option->kind) {
+    case not_negative:
+    case below_one:
+    case up_to_one: *(double *)field = on ? 0.0123 * nth : 0; break;
+    case flag:
+    case form: *(int *)field = on; break;
+    case factors: *(const void **)field = on ? floats[SCALE] : NULL; break;
+    case count: *(uint64_t *)field = nth; break;
+    case betas: memcpy(field, (double[2]){0.9, 0.99}, 2 * sizeof(double)); break;
+    case product: *(double **)field = &momenta, momenta = 0.5; break;
     }
-#include "../../csrc/kernels.def"
+}
 
-int main(void) {
-    for (unsigned k = 0; k < MAX_BUFFERS; k++)
-        for (size_t i = 0; i < SIZES; i++) {
-            doubles[k][i] = number();
-            floats[k][i] = (float)doubles[k][i];
+static int may_be_off(enum kind kind) {
+    return kind != count && kind != betas && kind != product;
+}
+
+/* Combinations that are refused are passed over. */
+static int every_option(enum rule rule) {
+    const struct rule_info *info = &gdm_rules[rule];
+    for (unsigned combination = 0;; combination++) {
+        union args args = {.size = info->args_size};
+        struct prepared prepared;
+        unsigned bit = 0;
+        for (const struct option_info *option = info->options; option->name; option++) {
+            set(&args, option, combination >> bit & 1, bit + 1);
+            bit += may_be_off(option->kind);
         }
-#define GDM_RULE(rule, states, switches)                                                                               \
-    if (every_##rule()) return 1;
-#include "../../csrc/kernels.def"
+        if (combination >> bit) return 0;
+        if (info->prepare(&args, &prepared)) continue;
+        if (every_size(rule, &prepared)) return 1;
+        prepared.variant |= prepared.first;
+        if (prepared.first && every_size(rule, &prepared)) return 1;
+    }
+}
+
+static int run(void) {
+    state = 88172645463325252u, hash = 14695981039346656037u, updates = 0;
+    for (enum rule rule = 0; rule < RULES; rule++) {
+        for (unsigned k = 0; k < MAX_BUFFERS; k++) {
+            const char *name =
+                k >= STATE && k < STATE + gdm_rules[rule].states ? gdm_rules[rule].state[k - STATE].name : "";
+            const int square = strstr(name, "sq") || strstr(name, "sum"); /* of which a root is taken */
+            for (size_t i = 0; i < SIZES; i++) {
+                doubles[k][i] = square ? fabs(number()) : number();
+                floats[k][i] = (float)doubles[k][i];
+            }
+        }
+        if (every_option(rule)) return 1;
+    }
     printf("%s %" PRIu64 " %016" PRIx64 "\n", gdm_isa(), updates, hash);
+    return 0;
+}
+
+int main(int count, char **arguments) {
+    if (count < 2 || strcmp(arguments[1], "every-isa")) return run();
+    uint64_t expected = 0;
+    for (size_t i = 0; gdm_available_isa(i); i++) {
+        if (gdm_set_isa(gdm_available_isa(i)) || run()) return 1;
+        if (i && hash != expected) return 1;
+        expected = hash;
+    }
     return 0;
 }

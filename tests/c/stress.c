@@ -1,6 +1,7 @@
 /* The pool and the plan under stress, for the sanitizers: many callers at once, nested runs, all sizes and thread
  * counts. Prints the number of runs; exits with 1 at the first task that did not run exactly once, or wrong result. */
-#include "../../csrc/plan.h"
+#define _POSIX_C_SOURCE 200809L /* rand_r, nanosleep */
+
 #include "../../csrc/pool.h"
 
 #include <pthread.h>
@@ -48,33 +49,32 @@ static void one_run(unsigned *random) {
 /* A plan of four entries, one large, one empty, stepped with changing numbers of threads: what one thread gives. */
 static void one_plan(unsigned *random) {
     static const size_t sizes[] = {ELEMENTS, 0, 7, 40000};
-    struct plan plans[2];
+    gdm_plan *plans[2];
     float *memory[2];
     const gdm_momentum_args args = {.size = sizeof args, .lr = 0.1, .momentum = 0.9, .weight_decay = 0.01};
     for (int k = 0; k < 2; k++) {
-        if (gdm_plan_init(&plans[k], 1, 4)) fail("gdm_plan_init");
+        size_t group, entry;
         float *next = memory[k] = malloc(3 * sizeof(float) * (ELEMENTS + 7 + 40000));
         if (!next) fail("malloc");
         for (size_t i = 0; i < 3 * (ELEMENTS + 7 + 40000); i++) next[i] = (float)(i % 1000) * 0.01f;
-        plans[k].groups[0].rule = RULE_momentum;
-        if (gdm_prepare_momentum(&args, &plans[k].groups[0].prepared)) fail("gdm_prepare_momentum");
-        for (int e = 0; e < 4; e++) {
-            struct entry *entry = &plans[k].entries[e];
-            entry->n = sizes[e];
-            for (int b = 0; b < 3; b++, next += sizes[e]) entry->buffers[b] = next;
+        if (gdm_plan_create(&plans[k])) fail("gdm_plan_create");
+        if (gdm_plan_add_group(plans[k], GDM_RULE_MOMENTUM, &args, &group)) fail("gdm_plan_add_group");
+        for (int e = 0; e < 4; next += 3 * sizes[e++]) {
+            void *const states[] = {next + sizes[e]};
+            if (gdm_plan_add(plans[k], group, GDM_FLOAT32, next, states, next + 2 * sizes[e], sizes[e], &entry))
+                fail("gdm_plan_add");
         }
-        if (gdm_plan_arrange(&plans[k])) fail("gdm_plan_arrange");
     }
-    plans[0].threads = 1;
+    gdm_plan_set_num_threads(plans[0], 1);
     for (int step = 0; step < 3; step++)
         for (int k = 0; k < 2; k++) {
-            if (k) plans[k].threads = 1 + rand_r(random) % 8;
-            if (gdm_plan_step(&plans[k])) fail("gdm_plan_step");
+            if (k) gdm_plan_set_num_threads(plans[k], 1 + rand_r(random) % 8);
+            if (gdm_plan_step(plans[k])) fail("gdm_plan_step");
         }
     for (size_t i = 0; i < 3 * (ELEMENTS + 7 + 40000); i++)
         if (memory[0][i] != memory[1][i]) fail("the result depends on the number of threads");
     for (int k = 0; k < 2; k++) {
-        gdm_plan_free(&plans[k]);
+        gdm_plan_destroy(plans[k]);
         free(memory[k]);
     }
     atomic_fetch_add(&runs, 1);

@@ -1,0 +1,38 @@
+"""Where the package keeps what C, C++ and Cython projects need of it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import gdm
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def root() -> Path:
+    """The folder that holds include/ and lib/; of an editable installation it is not the one with the sources."""
+    from pathlib import Path
+
+    for folder in map(Path, gdm.__path__):
+        if (folder / "include/gdm/gdm.h").exists():
+            return folder
+    raise FileNotFoundError(f"gdm/gdm.h is not in {list(gdm.__path__)}: the installation is not complete")
+
+
+def get_include() -> str:
+    """The folder to add to a C compiler's include path, for ``#include <gdm/gdm.h>``."""
+    return str(root() / "include")
+
+
+def get_cmake_dir() -> str:
+    """The folder to give to CMake as ``gdm_DIR``, for ``find_package(gdm CONFIG)``.
+
+    A project that is built by scikit-build-core and has gdm in its build requirements needs no such help.
+    """
+    return str(root() / "lib/cmake/gdm")
+
+
+def get_libraries() -> str:
+    """What to link the static library with: the compiler's options."""
+    return f"-L{root() / 'lib'} -lgdm -pthread"
