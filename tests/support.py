@@ -75,7 +75,7 @@ def option_cases(rule: str) -> list[dict]:
         chosen = dict(zip(crossed, values, strict=True))
         for k, name in enumerate(IN_TURN):
             if name in names:
-                chosen[name] = VALUES[name][(len(cases) // (k + 1)) % len(VALUES[name])]
+                chosen[name] = VALUES[name][(len(cases) // 3 + k) % len(VALUES[name])]
         scaled = chosen.pop("lr_scale")
         try:
             cases.append(

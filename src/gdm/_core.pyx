@@ -294,9 +294,10 @@ cdef class _Rule:
         self.name = rule.name
         self.reference = getattr(reference, self.name.decode())
         formula = self.reference.__wrapped__
-        code, given = formula.__code__, formula.__kwdefaults__ or {}
-        self.positional = code.co_argcount
-        names = [n for n in code.co_varnames[:code.co_argcount + code.co_kwonlyargcount] if not n.startswith("_")]
+        positional, keywords = reference.names(formula)
+        given = formula.__kwdefaults__ or {}
+        self.positional = len(positional)
+        names = positional + keywords
         self.names = tuple(names)
         self.defaults = tuple(given.get(n, required) for n in names)
         self.count = len(names)

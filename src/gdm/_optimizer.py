@@ -720,7 +720,8 @@ def _plain_scale(scale: Any, copy: bool) -> Any:
 
 
 def _restore(cls: type[Optimizer], params: Any, options: Options, state_dict: dict[str, Any]) -> Optimizer:
-    optimizer: Optimizer = cls(params, **options)
+    optimizer = cls.__new__(cls)
+    Optimizer.__init__(optimizer, params, **options)  # a class of its own may take other arguments
     optimizer.load_state_dict(state_dict)
     return optimizer
 

@@ -33,7 +33,7 @@ New = tuple[Any, ...]  # the new param, states (None for one that is not used), 
 def names(formula: Callable[..., New]) -> tuple[list[str], list[str]]:
     """The names of a formula's positional arguments, and of those given by keyword."""
     code = formula.__code__
-    known = [name for name in code.co_varnames[: code.co_argcount + code.co_kwonlyargcount] if name[0] != "_"]
+    known = list(code.co_varnames[: code.co_argcount + code.co_kwonlyargcount])
     return known[: code.co_argcount], known[code.co_argcount :]
 
 
@@ -53,8 +53,9 @@ def update(rule: str, given: Mapping[str, Any], *, first: bool = False) -> dict[
     formula = globals()[rule].__wrapped__
     positional, keywords = names(formula)
     options = {name: given[name] for name in keywords if name in given}
-    if first and "_first" in formula.__kwdefaults__:
-        options["_first"] = True
+    if first and options.get("form") == "torch":
+        # The velocity becomes the gradient, undampened: -0 + g is g, to the sign of a zero.
+        given, options["dampening"] = {**given, "velocity": np.full_like(given["velocity"], -0.0)}, 0.0
     with np.errstate(all="ignore"):
         new = formula(*(given[name] for name in positional), **options)
     return {name: x for name, x in zip(written(formula), new, strict=True) if x is not None}
@@ -219,7 +220,6 @@ def momentum(
     form: Literal["torch", "classic"] = "torch",
     decoupled_weight_decay: bool = False,
     lr_scale: Floats | None = None,
-    _first: bool = False,
 ) -> New:
     """Gradient descent with momentum, heavy ball or Nesterov, in place.
 
@@ -311,7 +311,7 @@ def momentum(
         v = mu * v - eta * g
         p = p + (mu * v - eta * g) if nesterov else p + v
     else:
-        v = g if _first else mu * v + T(1.0 - dampening) * g
+        v = mu * v + T(1.0 - dampening) * g
         p = p - eta * (g + mu * v) if nesterov else p - eta * v
     return p, v
 
