@@ -1,0 +1,65 @@
+"""What the compiler made of the kernels: every loop works on whole vectors of its instruction set."""
+
+from __future__ import annotations
+
+import platform
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+import gdm
+from support import RULES
+
+ROOT = Path(__file__).parent.parent
+WIDEST = {"avx2": "%ymm", "avx512": "%zmm"}
+KERNEL = re.compile(r"^[0-9a-f]+ <((\w+?)_(f32|f64)_\d+)>:\n(.*?)(?=^[0-9a-f]+ <|\Z)", re.M | re.S)
+LINE = re.compile(r"^ +([0-9a-f]+):\t(\S+) *(.*)$", re.M)
+
+
+def loops(code: str) -> list[str]:
+    """The bodies of a function's loops: from where a jump leads back to, up to the jump."""
+    lines = [(int(address, 16), f"{name} {operands}") for address, name, operands in LINE.findall(code)]
+    found = []
+    for address, text in lines:
+        jump = re.match(r"j\w+ ([0-9a-f]+) ", text)
+        if jump and int(jump[1], 16) < address:
+            found.append("\n".join(t for a, t in lines if int(jump[1], 16) <= a <= address))
+    return found
+
+
+@pytest.fixture(scope="module")
+def objects(tmp_path_factory):
+    """The object files of the installed library."""
+    if platform.machine() != "x86_64" or not (shutil.which("ar") and shutil.which("objdump")):
+        pytest.skip("NOT TESTED: whether the kernels are vectorised; needs an x86-64, ar and objdump")
+    folder = tmp_path_factory.mktemp("objects")
+    library = Path(gdm.get_include()).parent / "lib/libgdm.a"
+    subprocess.run(["ar", "x", library], cwd=folder, check=True)
+    return {file.name.split(".")[0]: file for file in folder.iterdir()}
+
+
+@pytest.mark.parametrize("isa", WIDEST)
+def test_every_kernel_is_vectorised(objects, isa):
+    """Each has a loop of full-width arithmetic without any on single elements; roots and quotients, where the rule has
+    them, are in that loop too. (What is left at the end may be done one by one.)"""
+    command = ["objdump", "-d", "--no-show-raw-insn", objects[isa]]
+    code = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    kernels = [(name, rule, body) for name, rule, _, body in KERNEL.findall(code) if rule in RULES]
+    switches = {
+        rule: int(n)
+        for rule, n in re.findall(r"^GDM_RULE\((\w+), \d, (\d)\)", (ROOT / "csrc/kernels.def").read_text(), re.M)
+    }
+    assert len(kernels) == sum(2 * 2 ** (1 + n) for n in switches.values())
+    assert switches.keys() == RULES.keys()
+    for name, rule, body in kernels:
+        needed = {"mul", *(("sqrt", "div") if "SQRT(" in (ROOT / f"csrc/rules/{rule}.inc").read_text() else ())}
+        whole = [
+            loop
+            for loop in loops(body)
+            if not re.search(r"^v(add|sub|mul|div|sqrt)s[sd] ", loop, re.M)
+            and needed <= set(re.findall(rf"^v(add|sub|mul|div|sqrt)p[sd] .*{WIDEST[isa]}", loop, re.M))
+        ]
+        assert whole, f"{name} has no loop over whole vectors"
