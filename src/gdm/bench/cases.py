@@ -12,14 +12,28 @@ from typing import Any
 
 import gdm
 
-from .peers import PEERS, Gdm, GdmFunction, GdmUnbound, Limit, Numba, NumPyOut, Optax, Peer, TorchFused, enter
+from .peers import (
+    METHODS,
+    PEERS,
+    SGD,
+    Gdm,
+    GdmFunction,
+    GdmUnbound,
+    Limit,
+    Method,
+    Numba,
+    NumPyOut,
+    Optax,
+    Peer,
+    TorchForeach,
+    TorchFused,
+    enter,
+)
 from .timing import Contestant, Timing, interleave
 from .workloads import MODELS, Shapes, elements
 
 ALL = PEERS
 LEAN = (Gdm, Limit, NumPyOut, Numba, TorchFused, Optax)
-MOVED_BYTES = 20  # an element of a float32 momentum step: param, velocity and grad read, param and velocity written
-
 
 # Who is not asked, and why; the report says so.
 NOT_COMPARED = {"thinc": "its SGD has no momentum", "DeepSpeed": "has no SGD for the CPU, only Adam, Adagrad and Lion"}
@@ -37,6 +51,7 @@ class Case:
     seconds: float = 1.0
     busy: bool = False  # while another process keeps the other cores busy
     sample: float = 1e-3
+    method: Method = SGD
 
     @property
     def id(self) -> str:
@@ -64,11 +79,12 @@ class Result:
 
     @property
     def gigabytes_per_second(self) -> float:
-        return self.case.elements * MOVED_BYTES / self.ours.median * 1e-9
+        return self.case.elements * self.case.method.moved_bytes / self.ours.median * 1e-9
 
     def as_json(self) -> dict[str, Any]:
         return {
             "group": self.case.group,
+            "method": self.case.method.name,
             "label": self.case.label,
             "tensors": len(self.case.shapes),
             "elements": self.case.elements,
@@ -79,11 +95,12 @@ class Result:
         }
 
 
-CALL, SMALL, SIZE, MODEL, THREADS, BUSY = (
+CALL, SMALL, SIZE, MODEL, FAMILY, THREADS, BUSY = (
     "call overhead",
     "many small tensors",
     "one tensor",
     "models",
+    "other methods",
     "threads",
     "a busy machine",
 )
@@ -110,6 +127,14 @@ def suite(*, quick: bool = False) -> list[Case]:
                 Case(MODEL, f"{name}, {n} thread{'s' * (n > 1)}", shapes(), LEAN, n, seconds=10 if name != "MLP" else 2)
                 for n in range(1, threads + 1)
             ]
+    for method in METHODS[1:]:
+        peers = (Gdm, Limit, TorchForeach, TorchFused, Optax)
+        cases.append(Case(FAMILY, f"{method.name}, 1000 x 64", [(64,)] * 1000, (Gdm, *peers[2:]), method=method))
+        for exponent in (20,) if quick else (6, 10, 14, 18, 20, 22, 24, 26):
+            seconds = 0.7 if exponent < 20 else 2.0 if exponent < 24 else 8.0
+            some = peers if exponent >= 16 else (Gdm, *peers[2:])
+            label = f"{method.name}, 2^{exponent}"
+            cases.append(Case(FAMILY, label, [(1 << exponent,)], some, seconds=seconds, method=method))
     if threads > 1:
         for exponent in (18, 22) if quick else (*range(14, 25), 26):
             seconds = 1.0 if exponent < 22 else 4.0
@@ -138,7 +163,7 @@ def measure(
     with ExitStack() as stack:
         if case.busy:
             stack.enter_context(_busy_neighbours())
-        entered = enter(case.shapes, case.peers, missing=missing)
+        entered = enter(case.shapes, case.peers, case.method, missing=missing)
         stack.enter_context(_threads(case.threads))
         if case.group == THREADS:
             entered[Gdm.name].optimizer.threads = 1  # type: ignore[attr-defined]

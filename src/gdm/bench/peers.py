@@ -1,14 +1,15 @@
-"""Who is compared: gdm, the memory's limit, and every other CPU step of gradient descent with momentum.
+"""Who is compared: gdm, the memory's limit, and every other CPU step of the same rule.
 
-Each peer is given the same parameters and gradients, steps with lr and momentum as below, and is checked against the
-reference before it is timed. A peer whose library is not installed says so.
+Each peer is given the same parameters and gradients, steps as the method says, and is checked against the reference
+before it is timed. A peer whose library is not installed, or has no such step, says so.
 """
 
 from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
@@ -24,6 +25,32 @@ MOMENTUM = 0.9
 STEPS = 3  # that every peer takes to be checked
 
 
+@dataclass(frozen=True)
+class Method:
+    """An update rule, and what the libraries call it."""
+
+    name: str  # of gdm's class, and torch.optim's
+    options: Mapping[str, Any]  # beside the learning rate, alike in gdm and torch
+    states: int
+    optax: tuple[str, Mapping[str, Any]]  # its function, and its options
+    torch: tuple[str, ...] = ("loop", "foreach", "fused")  # the implementations that it has for the CPU
+
+    @property
+    def moved_bytes(self) -> int:
+        """Of an element of a float32 step: the gradient read, the parameter and the states read and written."""
+        return 4 * (2 * (1 + self.states) + 1)
+
+
+SGD = Method("SGD", {"momentum": MOMENTUM}, 1, ("sgd", {"momentum": MOMENTUM}))
+METHODS = (
+    SGD,
+    Method("AdamW", {"weight_decay": 0.01}, 2, ("adamw", {"weight_decay": 0.01})),
+    Method("Adagrad", {}, 1, ("adagrad", {"initial_accumulator_value": 0.0, "eps": 1e-30})),
+    Method("RMSprop", {}, 1, ("rmsprop", {"decay": 0.99, "eps": 1e-8, "eps_in_sqrt": False}), ("loop", "foreach")),
+    Method("Lion", {}, 1, ("lion", {"weight_decay": 0.0}), ()),
+)
+
+
 class Peer(ABC):
     """A way to step, on copies of the parameters given.
 
@@ -33,9 +60,10 @@ class Peer(ABC):
     name: ClassVar[str]
     exact: ClassVar[bool] = False  # gives the reference's bits
 
-    def __init__(self, params: Sequence[Array], grads: Sequence[Array]) -> None:
+    def __init__(self, params: Sequence[Array], grads: Sequence[Array], method: Method = SGD) -> None:
         self.params = [p.copy() for p in params]
         self.grads = [g.copy() for g in grads]
+        self.method = method
         self.prepare()
 
     @abstractmethod
@@ -65,7 +93,7 @@ class Gdm(Peer):
     exact = True
 
     def prepare(self) -> None:
-        self.optimizer = gdm.SGD(self.params, lr=LR, momentum=MOMENTUM)
+        self.optimizer = getattr(gdm, self.method.name)(self.params, lr=LR, **self.method.options)
         self.optimizer.bind(self.grads)
 
     def contestant(self) -> Contestant:
@@ -90,17 +118,16 @@ class GdmFunction(Peer):
 
     def contestant(self) -> Contestant:
         call = f"momentum(p, v, g, lr={LR}, momentum={MOMENTUM})"
-        return for_each_array(call, self.params, self.velocity, self.grads, momentum=gdm.momentum)
+        arrays = {"p": self.params, "v": self.velocity, "g": self.grads}
+        return for_each_array(call, arrays, momentum=gdm.momentum)
 
 
-def for_each_array(
-    call: str, params: list[Array], velocity: list[Array], grads: list[Array], **names: Any
-) -> Contestant:
-    """The call for each p, v, g; without a loop if there is one array only."""
-    if len(params) == 1:
-        return Contestant(call, {"p": params[0], "v": velocity[0], "g": grads[0], **names})
-    arrays = list(zip(params, velocity, grads, strict=True))
-    return Contestant(f"for p, v, g in arrays: {call}", {"arrays": arrays, **names})
+def for_each_array(call: str, arrays: Mapping[str, list[Array]], **names: Any) -> Contestant:
+    """The call for each set of arrays, by their names; without a loop if there is one set only."""
+    sets = list(zip(*arrays.values(), strict=True))
+    if len(sets) == 1:
+        return Contestant(call, {**dict(zip(arrays, sets[0], strict=True)), **names})
+    return Contestant(f"for {', '.join(arrays)} in arrays: {call}", {"arrays": sets, **names})
 
 
 class Limit(Peer):
@@ -111,30 +138,33 @@ class Limit(Peer):
     def prepare(self) -> None:
         if _backend.native is None:
             raise ImportError("gdm's compiled module does not load")
-        self.velocity = [np.zeros_like(p) for p in self.params]
+        self.states = [[np.zeros_like(p) for p in self.params] for _ in range(self.method.states)]
+        self.rows = [self.params, *self.states, self.grads]
 
     def contestant(self, variant: int = 0) -> Contestant:
         assert _backend.native is not None
-        call = f"move({variant}, p, v, g)"
-        return for_each_array(call, self.params, self.velocity, self.grads, move=_backend.native.move_bytes)
+        arrays = {f"x{k}": row for k, row in enumerate(self.rows)}
+        return for_each_array(f"move({variant}, {', '.join(arrays)})", arrays, move=_backend.native.move_bytes)
 
     def variants(self) -> list[Contestant]:
         assert _backend.native is not None
-        arrays = self.params[0], self.velocity[0], self.grads[0]
+        arrays = [row[0] for row in self.rows]
         found: list[Contestant] = []
         while _backend.native.move_bytes(len(found), *arrays):
             found.append(self.contestant(len(found)))
         return found
 
     def check(self, wanted: Sequence[Array]) -> None:
-        """Every byte has moved: the parameters hold the velocity, the velocity the gradients."""
+        """Every byte has moved: into each array what the next one held, up to the gradients."""
         for contestant in self.variants():
-            for p, v, g in zip(self.params, self.velocity, self.grads, strict=True):
-                p[...], v[...] = 1, g + 1
+            for arrays in zip(*self.rows, strict=True):
+                for k, x in enumerate(arrays[:-1]):
+                    x[...] = arrays[-1] + (len(self.rows) - k)
+            before = [[x.copy() for x in row] for row in self.rows]
             contestant.timer().timeit(1)
-            for p, v, g in zip(self.params, self.velocity, self.grads, strict=True):
-                np.testing.assert_array_equal(p, g + 1)
-                np.testing.assert_array_equal(v, g)
+            for row, moved in zip(self.rows, before[1:], strict=False):
+                for x, y in zip(row, moved, strict=True):
+                    np.testing.assert_array_equal(x, y)
 
 
 class NumPyNaive(Peer):
@@ -197,21 +227,26 @@ class Numba(Peer):
     def contestant(self) -> Contestant:
         params, velocity, grads = ([x.ravel() for x in xs] for xs in (self.params, self.velocity, self.grads))
         names: dict[str, Any] = {"kernel": self.kernel, "lr": np.float32(LR), "mu": np.float32(MOMENTUM)}
-        return for_each_array("kernel(p, v, g, lr, mu)", params, velocity, grads, **names)
+        return for_each_array("kernel(p, v, g, lr, mu)", {"p": params, "v": velocity, "g": grads}, **names)
 
 
 class Torch(Peer):
-    """torch.optim.SGD, in one of its implementations."""
+    """torch's optimizer, in one of its implementations."""
 
     options: ClassVar[dict[str, bool]]
 
     def prepare(self) -> None:
         import torch
 
+        if self.name.split()[1].removeprefix("for-") not in self.method.torch:
+            raise ImportError(f"torch has no such {self.method.name} for the CPU")
+
         self.tensors = [torch.nn.Parameter(torch.from_numpy(p)) for p in self.params]
         for tensor, g in zip(self.tensors, self.grads, strict=True):
             tensor.grad = torch.from_numpy(g)
-        self.optimizer = torch.optim.SGD(self.tensors, lr=LR, momentum=MOMENTUM, **self.options)
+        self.optimizer = getattr(torch.optim, self.method.name)(
+            self.tensors, lr=LR, **self.method.options, **self.options
+        )
 
     def contestant(self) -> Contestant:
         return Contestant("step()", {"step": self.optimizer.step})
@@ -236,7 +271,7 @@ class TorchFused(Torch):
 
 
 class Optax(Peer):
-    """optax.sgd under jit, with the old parameters and state given away (donated)."""
+    """optax's optimizer under jit, with the old parameters and state given away (donated)."""
 
     name = "optax jit"
 
@@ -245,7 +280,8 @@ class Optax(Peer):
         import jax
         import optax
 
-        optimizer = optax.sgd(LR, momentum=MOMENTUM)
+        function, options = self.method.optax
+        optimizer = getattr(optax, function)(LR, **options)
 
         def update(params: Any, state: Any, grads: Any) -> Any:
             updates, state = optimizer.update(grads, state, params)
@@ -281,32 +317,47 @@ PEERS: tuple[type[Peer], ...] = (
 
 
 def make_params(shapes: Sequence[tuple[int, ...]]) -> tuple[list[Array], list[Array]]:
-    """Parameters and gradients of these shapes, float32: numbers that stay normal however many steps are taken."""
+    """Parameters and gradients of these shapes, float32: numbers that stay normal however many steps are taken.
+
+    No gradient is near 0, where it would matter that optax adds Adagrad's eps elsewhere.
+    """
     rng = np.random.default_rng(0)
     params = [rng.standard_normal(shape).astype(np.float32) for shape in shapes]
-    grads = [(rng.standard_normal(shape) * 1e-2).astype(np.float32) for shape in shapes]
+    drawn = [rng.standard_normal(shape) for shape in shapes]
+    grads = [((x + np.copysign(0.1, x)) * 1e-2).astype(np.float32) for x in drawn]
     return params, grads
 
 
 def enter(
     shapes: Sequence[tuple[int, ...]],
     peers: Sequence[type[Peer]] = PEERS,
+    method: Method = SGD,
     *,
     missing: Callable[[str, str], object] = lambda name, reason: None,
 ) -> dict[str, Peer]:
     """The peers that are here, ready and checked; ``missing`` is told of the others."""
     params, grads = make_params(shapes)
     entered: dict[str, Peer] = {}
-    wanted = [p.copy() for p in params]
-    velocity = [np.zeros_like(p) for p in params]
-    for _ in range(STEPS):
-        for p, v, g in zip(wanted, velocity, grads, strict=True):
-            gdm.reference.momentum(p, v, g, lr=LR, momentum=MOMENTUM)
+    wanted = _reference(params, grads, method)
     for peer in peers:
         try:
-            entered[peer.name] = peer(params, grads)
+            entered[peer.name] = peer(params, grads, method)
         except ImportError as reason:
             missing(peer.name, str(reason))
             continue
         entered[peer.name].check(wanted)
     return entered
+
+
+def _reference(params: Sequence[Array], grads: Sequence[Array], method: Method) -> list[Array]:
+    """What the reference comes to."""
+    wanted = [p.copy() for p in params]
+    before = gdm.backend()
+    gdm.set_backend("reference")
+    try:
+        optimizer = getattr(gdm, method.name)(wanted, lr=LR, **method.options)
+        for _ in range(STEPS):
+            optimizer.step(grads)
+    finally:
+        gdm.set_backend(before)
+    return wanted

@@ -13,7 +13,8 @@ import numpy as np
 
 import gdm
 
-from .cases import BUSY, MOVED_BYTES, SIZE, SMALL, Result
+from .cases import BUSY, SIZE, SMALL, Result
+from .peers import SGD
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -123,7 +124,7 @@ def _draw_throughput(axes: Axes, results: Sequence[Result]) -> None:
         points = [(r.case.elements, r.timings[name].median) for r in results if name in r.timings]
         axes.plot(
             [n for n, _ in points],
-            [n * MOVED_BYTES * 1e-9 / t for n, t in points],
+            [n * SGD.moved_bytes * 1e-9 / t for n, t in points],
             label=name,
             markersize=5,
             **LOOKS[name],
