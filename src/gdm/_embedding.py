@@ -35,4 +35,4 @@ def get_cmake_dir() -> str:
 
 def get_libraries() -> str:
     """What to link the static library with: the compiler's options."""
-    return f"-L{root() / 'lib'} -lgdm -pthread"
+    return f"-L{root() / 'lib'} -lgdm -lm -pthread"
