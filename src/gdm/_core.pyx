@@ -372,7 +372,7 @@ cdef class _Rule:
             if not is_like(x, param):
                 return REFUSED
             buffers[i] = data(x)
-            if moved != NULL and data(moved) < <char *>data(x) + bytes_of(x) and data(x) < <char *>data(moved) + 8:
+            if moved != NULL and <char *>data(moved) < <char *>data(x) + bytes_of(x) and <char *>data(x) < <char *>data(moved) + 8:
                 return REFUSED
         if arrays[SCALE] != NULL:
             how.scale = buffers[SCALE]
