@@ -134,18 +134,24 @@ static inline int overlap(const void *a, const void *b, size_t bytes) {
     return (uintptr_t)a < (uintptr_t)b + bytes && (uintptr_t)b < (uintptr_t)a + bytes;
 }
 
-/* Each buffer by itself, and those that are written (the parameter, the states in use) against all before them. */
-static inline gdm_status check_buffers(void *const *buffers, size_t states, unsigned used, size_t n, size_t itemsize) {
-    static const unsigned char order[MAX_BUFFERS] = {GRAD, SCALE, PARAM, STATE, STATE + 1, STATE + 2};
-    for (size_t i = 0; i < STATE + states; i++) {
-        void *const buffer = buffers[order[i]];
-        if (order[i] == SCALE ? !buffer : i >= STATE && !(used >> (i - STATE) & 1)) continue;
-        const gdm_status status = check_buffer(buffer, n, itemsize);
-        if (status) return status;
-        for (size_t j = 0; i >= SCALE && j < i; j++)
-            if (buffers[order[j]] && overlap(buffer, buffers[order[j]], n * itemsize)) return GDM_ERR_OVERLAP;
-    }
+/* The i-th buffer by itself, and against those before it, unless both are only read. */
+static inline __attribute__((always_inline)) gdm_status check_one(void *const *buffers, size_t i, size_t n,
+                                                                  size_t itemsize) {
+    const gdm_status status = check_buffer(buffers[i], n, itemsize);
+    if (status) return status;
+    if (i && overlap(buffers[i], buffers[PARAM], n * itemsize)) return GDM_ERR_OVERLAP;
+    for (size_t j = GRAD; j < i && i >= STATE; j++)
+        if (buffers[j] && overlap(buffers[i], buffers[j], n * itemsize)) return GDM_ERR_OVERLAP;
     return GDM_OK;
+}
+
+static inline gdm_status check_buffers(void *const *buffers, size_t states, unsigned used, size_t n, size_t itemsize) {
+    gdm_status status = check_one(buffers, PARAM, n, itemsize);
+    if (!status) status = check_one(buffers, GRAD, n, itemsize);
+    if (!status && buffers[SCALE]) status = check_one(buffers, SCALE, n, itemsize);
+    for (size_t k = 0; k < states; k++)
+        if (!status && used >> k & 1) status = check_one(buffers, STATE + k, n, itemsize);
+    return status;
 }
 
 struct whole {
@@ -163,18 +169,19 @@ static void run_piece(void *context, size_t i) {
 
 static inline gdm_status run_checked(enum rule rule, enum dtype dtype, size_t states, void *const *given, size_t n,
                                      const struct prepared *prepared) {
+    const unsigned used = prepared->used; /* before the first call: behind it the compiler no longer knows its value */
     const struct isa *isa = gdm_active_isa();
     const size_t itemsize = size_of(dtype);
     void *buffers[MAX_BUFFERS] = {given[PARAM], given[GRAD], (void *)prepared->scale};
     size_t count = STATE - !prepared->scale;
     if (!isa) return GDM_ERR_ISA;
     for (size_t k = 0; k < states; k++)
-        if (prepared->used >> k & 1) {
+        if (used >> k & 1) {
             buffers[STATE + k] = given[STATE + k];
             count++;
         }
     if (n) {
-        const gdm_status status = check_buffers(buffers, states, prepared->used, n, itemsize);
+        const gdm_status status = check_buffers(buffers, states, used, n, itemsize);
         if (status) return status;
         kernel *const kernel = isa->kernels[rule][dtype][prepared->variant];
         unsigned threads = 1;
