@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 SOURCES := pyproject.toml CMakeLists.txt README.md $(shell find src csrc cmake -type f -not -name '*.pyc' 2>/dev/null)
 C_FILES := $(shell find csrc tests bench -name '*.[ch]' -o -name '*.inc' -o -name '*.def')
 
-.PHONY: help demo test test-pythons lint format bench clean
+.PHONY: help demo test test-embed test-pythons lint format bench clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -16,6 +16,11 @@ demo: $(VENV)/demo.installed  ## train on real data, compare with NumPy, draw ou
 
 test: $(VENV)/test.installed  ## run the tests
 	$(BIN)/python -m pytest
+
+# Twice: with gdm installed as users install it, and as those who work on it do.
+test-embed: $(VENV)/embed.installed .venvs/editable.installed  ## build and run the examples in other languages
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest tests/test_embed.py
+	PATH="$(CURDIR)/.venvs/editable/bin:$$PATH" .venvs/editable/bin/python -m pytest tests/test_embed.py
 
 test-pythons:  ## run the tests on CPython 3.11, 3.12 and 3.13, whichever are here
 	.ci/test-pythons
@@ -46,4 +51,9 @@ $(BIN)/python:
 # One extra, one stamp: installing an extra again is quick when only the sources have changed.
 $(VENV)/%.installed: $(SOURCES) | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check '.[$*]'
+	touch $@
+
+.venvs/editable.installed: $(SOURCES)
+	$(PYTHON) -m venv .venvs/editable
+	.venvs/editable/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[embed]'
 	touch $@
