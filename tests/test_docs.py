@@ -23,8 +23,9 @@ def python_examples():
 
 
 @pytest.mark.parametrize("code", list(python_examples()))
-def test_examples(code):
+def test_examples(code, tmp_path, monkeypatch):
     """Each example runs by itself; what a print line announces in its comment is what it prints."""
+    monkeypatch.chdir(tmp_path)  # some write files
     announced = re.findall(r"^print\(.*?\)\s+# (.*)$", code, re.M)
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
