@@ -56,12 +56,21 @@ gdm_status gdm_plan_configure(struct group *group, enum rule rule, const union a
     return status;
 }
 
+/* Takes a caller's argument struct. Factors of the learning rate belong to a buffer, not to a group. */
+static gdm_status read_args(enum rule rule, const void *args, union args *own) {
+    const gdm_status status = gdm_rules[rule].read(args, own);
+    if (status) return status;
+    for (const struct option_info *option = gdm_rules[rule].options; option->name; option++)
+        if (option->kind == factors && *(const void **)((char *)own + option->offset)) return GDM_ERR_LR_SCALE;
+    return GDM_OK;
+}
+
 gdm_status gdm_plan_add_group(gdm_plan *plan, gdm_rule rule, const void *args, size_t *group) {
     union args own;
     struct group added = {.product = 1.0};
     if (!plan || !group) return GDM_ERR_NULL;
     if ((unsigned)rule >= RULES) return GDM_ERR_INDEX;
-    gdm_status status = gdm_rules[rule].read(args, &own);
+    gdm_status status = read_args((enum rule)rule, args, &own);
     if (!status) status = gdm_plan_configure(&added, (enum rule)rule, &own);
     if (!status) status = make_room(&plan->groups, &plan->group_room, plan->group_count + 1, sizeof *plan->groups);
     if (status) return status;
@@ -82,7 +91,7 @@ gdm_status gdm_plan_set_args(gdm_plan *plan, size_t group, const void *args) {
     if (!plan) return GDM_ERR_NULL;
     if (group >= plan->group_count) return GDM_ERR_INDEX;
     struct group changed = plan->groups[group];
-    gdm_status status = gdm_rules[changed.rule].read(args, &own);
+    gdm_status status = read_args(changed.rule, args, &own);
     if (!status) status = gdm_plan_configure(&changed, changed.rule, &own);
     for (size_t i = 0; i < plan->count && !status; i++)
         if (plan->entries[i].group == group && !is_complete(&plan->entries[i], changed.prepared.used))

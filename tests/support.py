@@ -52,7 +52,7 @@ VALUES: dict[str, list] = {
     "step": [3, 1, 1000],
     "eps": [1e-6, 0.0, 1.0],
     "betas": [(0.9, 0.999), (0.0, 0.0), (0.5, 0.25)],
-    "alpha": [0.99, 0.0],
+    "alpha": [0.99, 0.9],
     "centered": [False, True],
     "amsgrad": [False, True],
     "lr_decay": [0.0, 0.1],

@@ -136,6 +136,7 @@ WRONG = [
     ("adam", "eps", nan, "ERR_EPS"),
     ("nadam", "momentum_decay", nan, "ERR_MOMENTUM_DECAY"),
     ("lion", "betas", (0.9, 1.0), "ERR_BETAS"),
+    ("sgd", "lr_scale", 1, "ERR_LR_SCALE"),
     *(("sgd", "size", x, "ERR_STRUCT_SIZE") for x in (0, 8, 5000, 2**64 - 1)),
 ]
 

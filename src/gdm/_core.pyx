@@ -1,9 +1,9 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, binding=True, autotestdict=False, auto_pickle=False
 """The compiled layer: calls the kernels on validated pointers.
 
-What is here only asks whether everything is in order. If anything is not, :mod:`gdm._checks` looks again and raises what
-there is to say, or hands back plain arrays (for a buffer that is not a NumPy array). Rules and their options come from the
-table in csrc/kernels.def; names, defaults and docstrings of their functions from :mod:`gdm.reference`.
+What is here only asks whether everything is in order. If anything is not, :mod:`gdm._checks` looks again and raises
+what there is to say, or hands back plain arrays (for a buffer that is not a NumPy array). Rules and their options come
+from the table in csrc/kernels.def; names, defaults and docstrings of their functions from :mod:`gdm.reference`.
 """
 
 cimport numpy as cnp
@@ -193,6 +193,10 @@ cdef inline size_t length(PyObject *x) noexcept nogil:
     return n
 
 
+cdef inline int dtype_of(PyObject *x) noexcept nogil:
+    return F32 if PyArray_TYPE(<PyArrayObject *>x) == cnp.NPY_FLOAT else F64
+
+
 cdef inline size_t bytes_of(PyObject *x) noexcept nogil:
     return length(x) * (4 if PyArray_TYPE(<PyArrayObject *>x) == cnp.NPY_FLOAT else 8)
 
@@ -268,14 +272,13 @@ cdef int fill(any_args *args, int rule, dict options) except -1:
 cdef enum:
     MOST = 32  # arguments of a function
     BUFFER = -1  # the kind of an argument that is one
-    MISSING_VALUE = 0
 
 
 cdef class _Rule:
     """The function of one rule: gdm.sgd, gdm.momentum, ...
 
-    It has the arguments of its reference: first the buffers; then, by keyword, the options, ``lr_scale``, and the states
-    that only some options need.
+    It has the arguments of its reference: first the buffers; then, by keyword, the options, ``lr_scale``, and the
+    states that only some options need.
     """
 
     cdef int number, count, positional
@@ -372,12 +375,13 @@ cdef class _Rule:
             if not is_like(x, param):
                 return REFUSED
             buffers[i] = data(x)
-            if moved != NULL and <char *>data(moved) < <char *>data(x) + bytes_of(x) and <char *>data(x) < <char *>data(moved) + 8:
+            if moved != NULL and (<char *>data(moved) < <char *>data(x) + bytes_of(x)
+                                  and <char *>data(x) < <char *>data(moved) + sizeof(double)):
                 return REFUSED
         if arrays[SCALE] != NULL:
             how.scale = buffers[SCALE]
         n = length(param)
-        dtype = F32 if PyArray_TYPE(<PyArrayObject *>param) == cnp.NPY_FLOAT else F64
+        dtype = dtype_of(param)
         if n < GIL_THRESHOLD:
             return gdm_run(self.number, dtype, buffers, n, &how)
         with nogil:
@@ -472,7 +476,8 @@ cdef class Stepper:
         gdm_plan_destroy(self.plan)
         PyMem_Free(self.bound_at)
 
-    def _table(self, list given, list params, list states, list scales, list group_of, list groups, bint one, bint flat):
+    def _table(self, list given, list params, list states, list scales, list group_of, list groups, bint one,
+               bint flat):
         """Takes the parameters, in place of those that were there before: how each has been stepped must be set anew.
 
         Parallel lists: the user's arrays; our views of them; the list of each one's states (None for one that its rule
@@ -498,8 +503,8 @@ cdef class Stepper:
                     state = its_states[k]
                     buffers[k] = NULL if state is None else data(<PyObject *>state)
                 status = status or gdm_plan_add(
-                    plan, group_of[i], F32 if PyArray_TYPE(<PyArrayObject *><PyObject *>param) == cnp.NPY_FLOAT else F64,
-                    data(<PyObject *>param), buffers, NULL, length(<PyObject *>param), &index)
+                    plan, group_of[i], dtype_of(<PyObject *>param), data(<PyObject *>param), buffers, NULL,
+                    length(<PyObject *>param), &index)
                 if scale is not None:
                     status = status or gdm_plan_set_lr_scale(plan, index, data(<PyObject *>scale))
                 if not status:
