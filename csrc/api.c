@@ -63,7 +63,7 @@ static double power_of_096(double x) {
 #define LEGAL_form(x) ((x) == GDM_FORM_TORCH || (x) == GDM_FORM_CLASSIC)
 #define LEGAL_factors(x) ((void)(x), 1)
 #define LEGAL_count(x) ((x) >= 1)
-#define LEGAL_product(x) ((x) && *(x) > 0 && *(x) <= 1)
+#define LEGAL_product(x) ((x) && LEGAL_up_to_one(*(x)))
 
 #define GDM_OPTION(name, kind, status, must, meaning)                                                                  \
     static inline gdm_status check_##name(TYPE_##kind x) {                                                             \

@@ -176,7 +176,7 @@ gdm_status gdm_plan_get_progress(const gdm_plan *plan, size_t group, uint64_t *s
 gdm_status gdm_plan_set_progress(gdm_plan *plan, size_t group, uint64_t steps, double mu_product) {
     if (!plan) return GDM_ERR_NULL;
     if (group >= plan->group_count) return GDM_ERR_INDEX;
-    if (!(mu_product > 0 && mu_product <= 1)) return GDM_ERR_MU_PRODUCT;
+    if (!(mu_product >= 0 && mu_product <= 1)) return GDM_ERR_MU_PRODUCT;
     plan->groups[group].steps = steps;
     plan->groups[group].product = mu_product;
     for (size_t i = 0; i < plan->count; i++)

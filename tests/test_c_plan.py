@@ -313,7 +313,7 @@ def test_wrong_numbers_of_threads(plan):
 
 
 def test_wrong_progress(momentum_plan):
-    for product in (nan, 0.0, -1.0, 1.5, inf):
+    for product in (nan, -1.0, 1.5, inf):
         assert set_progress(momentum_plan, 0, 7, product) == "ERR_MU_PRODUCT"
         assert steps_made(momentum_plan) == 0
 

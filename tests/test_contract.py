@@ -380,7 +380,7 @@ def test_mu_product(backend):
         (np.ones(1, np.float32), ValueError, "must be one float64"),
         (np.ones(2), ValueError, "must be one float64"),
         (read_only(np.ones(1)), ValueError, "is read-only"),
-        *((np.array([x]), ValueError, r"must be in \(0, 1\]") for x in (0.0, -0.1, 1.1, np.nan)),
+        *((np.array([x]), ValueError, r"must be in \[0, 1\]") for x in (-0.1, 1.1, np.nan)),
     ]:
         refused("nadam", good("nadam"), error, f"^mu_product {message}", mu_product=value)
     arguments = good("nadam", np.float64)

@@ -239,6 +239,21 @@ def test_momentum_can_be_switched_on_and_off(backend):
     np.testing.assert_array_equal(optimizer.velocity, np.full(4, 2.0))
 
 
+def test_nadam_goes_on_when_its_product_of_momenta_is_zero(backend):
+    """It underflows after some hundred steps with a beta1 up to 0.5, and is 0 at once with 0."""
+    for beta1, steps in [(0.0, 3), (0.5, 1500)]:
+        param = np.ones(4)
+        optimizer = gdm.NAdam(param, lr=0.01, betas=(beta1, 0.9))
+        for _ in range(steps):
+            optimizer.step(np.ones(4))
+        saved = optimizer.state_dict()
+        assert saved["groups"][0]["mu_product"] == 0
+        optimizer.load_state_dict(saved)
+        before = param.copy()
+        optimizer.step(np.ones(4))
+        np.testing.assert_allclose(param, before - 0.01, rtol=1e-6)
+
+
 # ---- the contract for many buffers: the bad one comes last ----
 
 

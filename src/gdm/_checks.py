@@ -225,8 +225,8 @@ def arguments(given: Mapping[str, Any], positional: int) -> dict[str, Any]:
         if name == "mu_product":
             if x.dtype != np.float64 or x.size != 1:
                 raise ValueError(f"mu_product must be one float64, got dtype {x.dtype} and shape {x.shape}")
-            if not 0.0 < x.item() <= 1.0:
-                raise ValueError(f"mu_product must be in (0, 1], got {x.item()!r}")
+            if x.item() not in UP_TO_ONE:
+                raise ValueError(f"mu_product must be {UP_TO_ONE.words}, got {x.item()!r}")
         elif name != "param":
             like(name, x, "param", arrays["param"])
     disjoint(Named(name, x, name not in read) for name, x in arrays.items())

@@ -618,8 +618,6 @@ class Optimizer(Stepper):
             scales = self._checked_scale(self._structure, index, scale, self._params)
             steps = _checks.whole("steps", saved["steps"], 0, 2**63 - 1)
             product = _checks.real("mu_product", saved["mu_product"], _checks.UP_TO_ONE)
-            if product == 0:
-                raise ValueError("mu_product must be in (0, 1], got 0.0")
         except (TypeError, ValueError) as error:
             raise CheckpointError(f"state_dict group {index}: {error}") from error
         return {**options, "lr_scale": scale}, steps, product, scales
