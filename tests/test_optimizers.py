@@ -239,6 +239,30 @@ def test_momentum_can_be_switched_on_and_off(backend):
     np.testing.assert_array_equal(optimizer.velocity, np.full(4, 2.0))
 
 
+def test_a_saved_state_that_is_not_in_use_is_kept(backend):
+    """An option that was switched off, saved, loaded and switched on again goes on where it was."""
+    for make, off, on in [
+        (lambda p: gdm.SGD(p, lr=0.1, momentum=0.9), {"momentum": 0.0}, {"momentum": 0.9}),
+        (lambda p: gdm.Adam(p, amsgrad=True), {"amsgrad": False}, {"amsgrad": True}),
+        (lambda p: gdm.RMSprop(p, centered=True), {"centered": False}, {"centered": True}),
+    ]:
+        param = np.linspace(1, 2, 7)
+        optimizer = make(param)
+        for k in range(3):
+            optimizer.step(numbers(np.float64, 7, k))
+        ((name, value),) = off.items()
+        setattr(optimizer, name, value)
+        other = param.copy()
+        loaded = type(optimizer)(other)
+        loaded.load_state_dict(optimizer.state_dict())
+        setattr(optimizer, name, on[name])
+        setattr(loaded, name, on[name])
+        for k in range(3):
+            optimizer.step(numbers(np.float64, 7, k))
+            loaded.step(numbers(np.float64, 7, k))
+        assert_same_bits(other, param)
+
+
 def test_nadam_goes_on_when_its_product_of_momenta_is_zero(backend):
     """It underflows after some hundred steps with a beta1 up to 0.5, and is 0 at once with 0."""
     for beta1, steps in [(0.0, 3), (0.5, 1500)]:

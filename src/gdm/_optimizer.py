@@ -388,8 +388,11 @@ class Optimizer(Stepper):
             for name, x in state.items()
         ]
 
-    def _allocate(self) -> None:
+    def _allocate(self, saved: list[Iterable[str]] | None = None) -> None:
         """Gives all parameters the states they lack, in one piece of memory, each on cache lines of its own.
+
+        Those are the states of their rule, and for each parameter the ``saved`` ones: an option that is off now may be
+        switched on again.
 
         A state lies in its lines as its parameter does, so that the kernels meet both at the beginning of a line.
         Arrays that do not own their memory cannot be resized, so that the step need not check whether they were.
@@ -397,7 +400,7 @@ class Optimizer(Stepper):
         wanted = [
             (i, name)
             for i, group in enumerate(self._structure.group_of)
-            for name in self._states_for(self._options[group])
+            for name in dict.fromkeys([*self._states_for(self._options[group]), *(saved[i] if saved else ())])
             if name is not None and name not in self._state[i]
         ]
         if not wanted:
@@ -521,6 +524,7 @@ class Optimizer(Stepper):
                 self._state[i] = {name: self._state[i][name] for name in self._state[i] if name in entry["state"]}
             self._options = [options for options, _, _, _ in groups]
             self._scales = [x for _, _, _, scales in groups for x in scales]
+            self._allocate([entry["state"] for entry in entries])
             self._rebuild()
             for i, entry in enumerate(entries):
                 for name, x in self._state[i].items():
