@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 SOURCES := pyproject.toml CMakeLists.txt README.md $(shell find src csrc cmake -type f -not -name '*.pyc' 2>/dev/null)
 C_FILES := $(shell find csrc tests bench -name '*.[ch]' -o -name '*.inc' -o -name '*.def')
 
-.PHONY: help demo test test-embed test-pythons lint format bench clean
+.PHONY: help demo test test-embed test-torch test-pythons lint format bench clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -21,6 +21,9 @@ test: $(VENV)/test.installed  ## run the tests
 test-embed: $(VENV)/embed.installed .venvs/editable.installed  ## build and run the examples in other languages
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest tests/test_embed.py
 	PATH="$(CURDIR)/.venvs/editable/bin:$$PATH" .venvs/editable/bin/python -m pytest tests/test_embed.py
+
+test-torch: $(VENV)/test.installed $(VENV)/torch.installed  ## run the tests against PyTorch's optimizers
+	$(BIN)/python -m pytest tests/test_torch.py
 
 test-pythons:  ## run the tests on CPython 3.11, 3.12 and 3.13, whichever are here
 	.ci/test-pythons

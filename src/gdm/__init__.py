@@ -4,6 +4,7 @@
     gdm.momentum(param, velocity, grad, lr=0.1)      the same with momentum
     gdm.SGD(params, lr=0.1, momentum=0.9)            an optimizer: .step(grads); Adagrad ... Lion likewise
     gdm.schedules.cosine(0.1, steps=1000)            a learning rate for each step
+    gdm.torch.to_state_dict(opt)                     what an optimizer has saved, for PyTorch's; and the reverse
 
 The formulas are written out in :mod:`gdm.reference`, in NumPy; the compiled kernels give the same bits.
 """
@@ -35,6 +36,7 @@ from .optimizers import SGD, Adagrad, Adam, AdamW, Lion, NAdam, RMSprop
 
 if TYPE_CHECKING:
     from . import schedules
+    from . import torch as torch
 
 __version__ = "0.1.0"
 
@@ -73,10 +75,12 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name == "schedules":  # on use: what it needs takes longer to import than all the rest
+    # On use: what schedules needs takes longer to import than all the rest. torch is not in __all__, since ``from gdm
+    # import *`` must not put it in PyTorch's place.
+    if name in ("schedules", "torch"):
         from importlib import import_module
 
-        return import_module(".schedules", __name__)
+        return import_module(f".{name}", __name__)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

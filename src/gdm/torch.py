@@ -1,0 +1,331 @@
+"""States of optimizers between gdm and PyTorch: what one has saved, the other goes on from.
+
+For :class:`gdm.SGD`, :class:`gdm.Adagrad`, :class:`gdm.RMSprop`, :class:`gdm.Adam`, :class:`gdm.AdamW` and
+:class:`gdm.NAdam`, and the classes of the same names in ``torch.optim``: their formulas are the same, their steps equal
+within rounding. (PyTorch's NAdam rounds its product of momenta to the default dtype, float32 as a rule; gdm's keeps it
+in float64.) Needs PyTorch when a function is called: ``pip install 'gdm[torch]'``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from . import optimizers
+from ._optimizer import Optimizer
+from .errors import CheckpointError
+
+if TYPE_CHECKING:
+    from ._checks import Array, Options
+
+__all__ = ["load_state_dict", "to_state_dict"]
+
+# What a group of each class in torch.optim has beside its parameters, in torch's order (a test compares them).
+ADAM = "lr betas eps weight_decay amsgrad maximize foreach capturable differentiable fused decoupled_weight_decay"
+GROUPS = {
+    "SGD": "lr momentum dampening weight_decay nesterov maximize foreach differentiable fused",
+    "Adagrad": "lr lr_decay eps weight_decay initial_accumulator_value foreach maximize differentiable fused",
+    "RMSprop": "lr momentum alpha eps centered weight_decay capturable foreach maximize differentiable",
+    "Adam": ADAM,
+    "AdamW": ADAM,
+    "NAdam": "lr betas eps weight_decay momentum_decay decoupled_weight_decay maximize "
+    "foreach capturable differentiable",
+}
+STATES = {"velocity": "momentum_buffer", "state_sum": "sum"}  # the others have the same name in both
+# How torch computes, not what: each with its default.
+SWITCHES = {"foreach": None, "fused": None, "capturable": False, "differentiable": False}
+# What else may be in a group: names, and what torch's schedulers leave there.
+NOTES = ("params", "name", "param_names", "initial_lr", "min_lr", "max_lr", "base_momentum", "max_momentum", "swa_lr")
+# Options that states from older versions of torch lack, and what that means.
+ADDED = {"nesterov": False, "maximize": False, "amsgrad": False, "centered": False, "decoupled_weight_decay": False}
+# Where torch does not leave the choice.
+DECOUPLED = {"SGD": False, "AdamW": True}
+
+
+def to_state_dict(optimizer: Optimizer) -> dict[str, Any]:
+    """The optimizer's hyperparameters and state, for ``load_state_dict`` of the class of that name in ``torch.optim``.
+
+    The parameters themselves are not part of it, in torch neither; they are matched by their order.
+
+    Parameters
+    ----------
+    optimizer : gdm.SGD, gdm.Adagrad, gdm.RMSprop, gdm.Adam, gdm.AdamW or gdm.NAdam
+        The optimizer. A schedule does not go along: ``lr`` is the learning rate of the next step, a number.
+
+    Returns
+    -------
+    dict
+        ``state`` and ``param_groups``, as ``state_dict`` of torch's optimizer gives them. The tensors are copies.
+
+    Raises
+    ------
+    ImportError
+        If torch is missing.
+    TypeError
+        For anything but these optimizers; ``torch.optim`` has no Lion.
+    ValueError
+        If a group has what torch's class has not: ``form="classic"`` (:meth:`gdm.SGD.to_form` converts a state),
+        ``lr_scale`` other than 1, or decoupled weight decay in SGD.
+
+    Notes
+    -----
+    Before its first step SGD's ``momentum_buffer`` is None, as in torch, and the other states are what they begin with.
+    NAdam's ``mu_product`` is a float64, as gdm keeps it; torch gives it the parameter's dtype.
+
+    Examples
+    --------
+    >>> import numpy as np, torch, gdm
+    >>> theta = np.array([1.0, -1.0])
+    >>> opt = gdm.SGD(theta, lr=0.25, momentum=0.5)
+    >>> opt.step(2 * theta)  # the gradient of theta ** 2
+    >>> gdm.torch.to_state_dict(opt)["state"]
+    {0: {'momentum_buffer': tensor([ 2., -2.], dtype=torch.float64)}}
+    >>> theirs = torch.optim.SGD([torch.from_numpy(theta)])
+    >>> theirs.load_state_dict(gdm.torch.to_state_dict(opt))
+    >>> theirs.param_groups[0]["momentum"]
+    0.5
+    """
+    torch, name = _torch(), _class_of(optimizer)
+    state: dict[int, dict[str, Any]] = {}
+    groups: list[dict[str, Any]] = []
+    count = 0
+    for i, group in enumerate(optimizer.state_dict()["groups"]):
+        options = {**SWITCHES, **group["options"], "lr": optimizer.groups[i].current_lr}
+        if foreign := _foreign(optimizer, name, i, options):
+            raise ValueError(foreign)
+        options["decoupled_weight_decay"] = DECOUPLED.get(name, options.get("decoupled_weight_decay"))
+        noted = {} if group["name"] is None else {"name": group["name"]}
+        numbers = list(range(count, count + len(group["params"])))
+        count += len(numbers)
+        groups.append({**{key: options[key] for key in GROUPS[name].split()}, **noted, "params": numbers})
+        for number, entry in zip(numbers, group["params"], strict=True):
+            if tensors := _tensors(torch, name, group, entry):
+                state[number] = tensors
+    return {"state": state, "param_groups": groups}
+
+
+def load_state_dict(optimizer: Optimizer, state_dict: Mapping[str, Any]) -> None:
+    """Takes over the hyperparameters and state that ``state_dict`` of an optimizer in ``torch.optim`` gave.
+
+    The tensors are copied, from whichever device. Parameters are matched by their order, as torch does.
+
+    Parameters
+    ----------
+    optimizer : gdm.SGD, gdm.Adagrad, gdm.RMSprop, gdm.Adam, gdm.AdamW or gdm.NAdam
+        The optimizer, for parameters of the same shapes and dtypes, in the same groups. Its ``lr`` becomes the number
+        that torch has, also where it was a schedule. ``foreach``, ``fused``, ``capturable`` and ``differentiable`` are
+        left out of account, and so is what torch's schedulers note in a group (``initial_lr`` and the like).
+    state_dict : mapping
+        What ``state_dict`` of an optimizer of the class of that name in ``torch.optim`` gave.
+
+    Raises
+    ------
+    ImportError
+        If torch is missing.
+    TypeError
+        If ``optimizer`` is not one of these; ``torch.optim`` has no Lion.
+    gdm.CheckpointError
+        If anything does not fit: another class, other groups, shapes or dtypes, options that are unknown, missing or
+        outside gdm's ranges; parameters of one group that have made different numbers of steps, since a group of gdm's
+        has one count; or an optimizer with what torch's class has not, as for :func:`to_state_dict`. Nothing has been
+        loaded then.
+
+    Notes
+    -----
+    ``torch.optim.SGD`` does not count its steps: ``optimizer.steps`` stays as it was.
+
+    Examples
+    --------
+    >>> import numpy as np, torch, gdm
+    >>> theta = torch.tensor([1.0, -1.0])
+    >>> theirs = torch.optim.Adam([theta], lr=0.25)
+    >>> theta.grad = 2 * theta  # the gradient of theta ** 2
+    >>> theirs.step()
+    >>> opt = gdm.Adam(theta.numpy())
+    >>> gdm.torch.load_state_dict(opt, theirs.state_dict())
+    >>> opt.lr, opt.steps
+    (0.25, 1)
+    >>> opt.exp_avg
+    array([ 0.2, -0.2], dtype=float32)
+    """
+    torch, name = _torch(), _class_of(optimizer)
+    own = optimizer._saved(copy=False)
+    try:
+        own["groups"] = _groups(torch, name, optimizer, own["groups"], state_dict)
+    except CheckpointError:
+        raise
+    except Exception as error:  # whatever reading something else than a state may come to
+        raise CheckpointError(f"state_dict is not one of torch.optim's: {type(error).__name__}: {error}") from error
+    optimizer.load_state_dict(own)
+
+
+def _torch() -> Any:
+    try:
+        import torch
+    except ImportError as error:
+        raise ImportError("gdm.torch needs PyTorch: pip install 'gdm[torch]'") from error
+    return torch
+
+
+def _class_of(optimizer: object) -> str:
+    """The name of the optimizer's class, which is that of torch's too."""
+    names = {getattr(optimizers, name): name for name in GROUPS}
+    for base in type(optimizer).__mro__:
+        if base in names:
+            return names[base]
+    known = ", ".join(GROUPS)
+    if isinstance(optimizer, Optimizer):
+        raise TypeError(f"torch.optim has no {type(optimizer).__name__}; expected an optimizer of {known}")
+    raise TypeError(f"optimizer must be one of gdm's, {known}; not {type(optimizer).__name__}")
+
+
+def _foreign(optimizer: Optimizer, name: str, i: int, options: Options) -> str | None:
+    """What a group has that torch's class has not, in words."""
+    members = [x for x, group in zip(optimizer._scales, optimizer._structure.group_of, strict=True) if group == i]
+    if not all(np.all(x == 1) for x in members):
+        return f"group {i} has an lr_scale, which torch.optim.{name} does not have; expected 1"
+    if options.get("form") == "classic":
+        return (
+            f"group {i} has form='classic', which torch.optim.SGD does not have; expected form='torch', to which "
+            "gdm.SGD.to_form converts what state_dict gives"
+        )
+    decoupled = options.get("decoupled_weight_decay")
+    if options["weight_decay"] != 0 and decoupled is not DECOUPLED.get(name, decoupled):
+        return (
+            f"group {i} has decoupled_weight_decay={decoupled} and weight_decay={options['weight_decay']!r}, which "
+            f"torch.optim.{name} does not have; expected decoupled_weight_decay={DECOUPLED[name]}"
+        )
+    return None
+
+
+def _tensors(torch: Any, name: str, group: Mapping[str, Any], entry: Mapping[str, Any]) -> dict[str, Any]:
+    """The state of a parameter as torch's class has it."""
+    states = {STATES.get(key, key): torch.from_numpy(x) for key, x in entry["state"].items()}
+    if name == "SGD":
+        return states if entry["started"] else dict.fromkeys(states)
+    # As torch, which counts in the default dtype; but float32 counts no further than 2**24.
+    wide = group["steps"] >= 2**24 or torch.get_default_dtype() == torch.float64
+    counts = {"step": torch.tensor(float(group["steps"]), dtype=torch.float64 if wide else torch.float32)}
+    if name == "NAdam":
+        counts["mu_product"] = torch.tensor(group["mu_product"], dtype=torch.float64)
+    return {**counts, **states}
+
+
+def _groups(
+    torch: Any, name: str, optimizer: Optimizer, own: list[dict[str, Any]], state_dict: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    """The groups of a state of torch's, as gdm's state has them; ``own`` are those that the optimizer has now."""
+    if not isinstance(state_dict, Mapping) or not {"state", "param_groups"} <= state_dict.keys():
+        found = list(state_dict) if isinstance(state_dict, Mapping) else type(state_dict).__name__
+        raise CheckpointError(f"state_dict must be a mapping with the keys 'state' and 'param_groups', got {found}")
+    state, given = dict(state_dict["state"]), list(state_dict["param_groups"])
+    if len(given) != len(own):
+        raise CheckpointError(f"state_dict has {len(given)} groups; expected {len(own)}")
+    sizes, expected = [len(group["params"]) for group in given], [len(group["params"]) for group in own]
+    if sizes != expected:
+        raise CheckpointError(f"state_dict has {sizes} parameters in its groups; expected {expected}")
+    numbers = [number for group in given for number in group["params"]]
+    if len(set(numbers)) != len(numbers) or state.keys() - set(numbers):
+        raise CheckpointError(f"state_dict has states of {list(state)}; expected some of {numbers}, each once")
+    groups, first = [], 0
+    for i, (theirs, ours) in enumerate(zip(given, own, strict=True)):
+        options = _options(torch, name, i, theirs, ours)
+        if foreign := _foreign(optimizer, name, i, options):
+            raise CheckpointError(foreign)
+        states = [dict(state.get(number) or {}) for number in theirs["params"]]
+        entries = [_entry(torch, name, optimizer, first + k, options, saved) for k, saved in enumerate(states)]
+        first += len(states)
+        progress = ours["steps"], ours["mu_product"]
+        if name != "SGD" and states:
+            progress = _progress(torch, name, i, states)
+        groups.append({**ours, "options": options, "steps": progress[0], "mu_product": progress[1], "params": entries})
+    return groups
+
+
+def _options(torch: Any, name: str, i: int, theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> Options:
+    """A group's options: those of torch's, and beside them what gdm's class has more."""
+    where = f"state_dict has in param_groups[{i}]"
+    known = [key for key in GROUPS[name].split() if key not in SWITCHES]
+    if unknown := [key for key in theirs if key not in (*known, *SWITCHES, *NOTES)]:
+        raise CheckpointError(f"{where} the options {unknown}, which torch.optim.{name} does not have")
+    if missing := [key for key in known if key not in theirs and key not in ADDED]:
+        raise CheckpointError(f"{where} no options {missing}, which torch.optim.{name} has")
+    if None not in (theirs.get("name"), ours["name"]) and theirs["name"] != ours["name"]:
+        raise CheckpointError(f"{where} the name {theirs['name']!r}; expected {ours['name']!r}")
+    options = {key: _plain(torch, theirs.get(key, ADDED.get(key))) for key in known}
+    if name in DECOUPLED:
+        found = options.pop("decoupled_weight_decay", None)
+        if "decoupled_weight_decay" in theirs and found is not DECOUPLED[name]:
+            raise CheckpointError(f"{where} decoupled_weight_decay={found}; expected {DECOUPLED[name]}, as in {name}")
+    return {**ours["options"], **options}
+
+
+def _plain(torch: Any, x: Any) -> Any:
+    """The value of a hyperparameter, for which torch allows tensors of one element."""
+    if isinstance(x, (tuple, list)):
+        return tuple(_plain(torch, item) for item in x)
+    return x.item() if isinstance(x, torch.Tensor) else x
+
+
+def _entry(torch: Any, name: str, optimizer: Optimizer, k: int, options: Options, given: Options) -> dict[str, Any]:
+    """What gdm's state has of the parameter of index ``k``."""
+    label, param = optimizer._structure.labels[k], optimizer._params[k]
+    counts = {"SGD": (), "NAdam": ("step", "mu_product")}.get(name, ("step",))
+    theirs = {STATES.get(key, key): key for key in optimizer._all_states()}
+    if unknown := [key for key in given if key not in (*counts, *theirs)]:
+        raise CheckpointError(
+            f"state_dict has the states {unknown} of params{label}; torch.optim.{name} has {[*counts, *theirs]}"
+        )
+    present = {key: x for key, x in given.items() if key in theirs and x is not None}
+    state = {theirs[key]: _array(torch, f"the {key} of params{label}", x, param) for key, x in present.items()}
+    if not (present if name == "SGD" else given):  # not a step so far: what the states begin with
+        starts = {key: options[start] for key, start in optimizer._initial.items()}
+        needed = [key for key in optimizer._states_for(options) if key is not None]
+        state = {key: np.full(param.shape, starts.get(key, 0), param.dtype) for key in needed}
+    started = bool(present) if name == "SGD" else _steps(torch, given) > 0
+    return {"name": label, "started": started, "state": state}
+
+
+def _array(torch: Any, what: str, x: Any, param: Array) -> Array:
+    if not isinstance(x, torch.Tensor):
+        raise CheckpointError(f"state_dict has as {what} a {type(x).__name__}; expected a tensor")
+    dtype, shape = str(x.dtype).removeprefix("torch."), tuple(x.shape)
+    if dtype != param.dtype.name or shape != param.shape:
+        raise CheckpointError(
+            f"state_dict has as {what} a tensor of dtype {dtype} and shape {shape}; "
+            f"expected {param.dtype} and {param.shape}"
+        )
+    array: Array = x.detach().cpu().numpy()
+    return array
+
+
+def _steps(torch: Any, given: Mapping[str, Any]) -> int:
+    """How many steps a parameter has made."""
+    steps = float(_plain(torch, given["step"])) if given else 0.0
+    if not (steps >= 0 and steps.is_integer()):
+        raise CheckpointError(f"state_dict has a step of {steps!r}; expected a whole number that is not negative")
+    return int(steps)
+
+
+def _progress(torch: Any, name: str, i: int, states: list[Options]) -> tuple[int, float]:
+    """How many steps a group has made, and its product of momenta."""
+    steps = sorted({_steps(torch, given) for given in states})
+    if len(steps) > 1:
+        raise CheckpointError(
+            f"state_dict has in param_groups[{i}] parameters that have made {steps} steps; "
+            "expected one number, as a group has in gdm"
+        )
+    if name != "NAdam":
+        return steps[0], 1.0
+    products = [(given["mu_product"], float(_plain(torch, given["mu_product"]))) for given in states if given]
+    # Beside parameters of float64, those of float32 have a product of float32, which has gone its own way by rounding.
+    double = [x for tensor, x in products if getattr(tensor, "dtype", None) == torch.float64]
+    product = [*double, *(x for _, x in products), 1.0][0]
+    if not all(abs(x - product) <= 1e-5 for _, x in products):
+        raise CheckpointError(
+            f"state_dict has in param_groups[{i}] parameters with the mu_product {sorted({x for _, x in products})}; "
+            "expected one number, as a group has in gdm"
+        )
+    return steps[0], product
