@@ -12,6 +12,7 @@ import gdm
 from .._checks import Array
 
 MOMENTUM = 0.8
+ADAM_LR = 0.3  # in every landscape: Adam's steps are about that long, whatever the slope
 
 Point = tuple[float, float]
 
@@ -32,9 +33,18 @@ class Landscape(NamedTuple):
 
 def descend(landscape: Landscape, momentum: float) -> Array:
     """The path that ``gdm.SGD`` takes: a point per row, the start first."""
+    return _path(landscape, lambda theta: gdm.SGD(theta, landscape.lr, momentum=momentum))
+
+
+def descend_with_adam(landscape: Landscape) -> Array:
+    """The path that ``gdm.Adam`` takes: a point per row, the start first."""
+    return _path(landscape, lambda theta: gdm.Adam(theta, ADAM_LR))
+
+
+def _path(landscape: Landscape, make: Callable[[Array], gdm.SGD | gdm.Adam]) -> Array:
     theta = np.array(landscape.start)
     grad = np.empty(2)
-    optimizer = gdm.SGD(theta, lr=landscape.lr, momentum=momentum)
+    optimizer = make(theta)
     optimizer.bind(grad)
     path = [theta.copy()]
     for _ in range(landscape.steps):

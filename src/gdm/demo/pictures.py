@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .._checks import Array
-from .landscapes import LANDSCAPES, MOMENTUM, Landscape, descend
-from .methods import CLASSIC, DESCENT, NESTEROV, TORCH
+from .landscapes import ADAM_LR, LANDSCAPES, MOMENTUM, Landscape, descend, descend_with_adam
+from .methods import ADAM, CLASSIC, COSINE, DESCENT, LION, NESTEROV, RMSPROP, TORCH
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -21,47 +21,56 @@ if TYPE_CHECKING:
 DPI = 110
 LEVELS = 12
 
-# The blues and vermilion of Okabe and Ito, which colour-blind people can tell apart, with the blues lightened and
-# darkened so that they differ in grey too. So do line styles and markers.
-BLACK, SKY, NAVY, VERMILION = "#000000", "#A6D8F5", "#003A63", "#D55E00"
+# Okabe and Ito's colours, which colour-blind people can tell apart, with the blues lightened and darkened so that they
+# differ in grey too. So do line styles and markers.
+BLACK, SKY, NAVY, VERMILION, GREEN = "#000000", "#A6D8F5", "#003A63", "#D55E00", "#009E73"
 
 # The two forms of momentum coincide while lr is constant: dashes on a broad line show both.
+BROAD = {"color": SKY, "linestyle": "-", "linewidth": 8.0}
 CURVES: dict[str, dict[str, Any]] = {
     DESCENT.name: {"color": BLACK, "linestyle": "-", "linewidth": 1.5, "marker": "o"},
-    TORCH.name: {"color": SKY, "linestyle": "-", "linewidth": 8.0},
+    TORCH.name: BROAD,
     CLASSIC.name: {"color": NAVY, "linestyle": "--", "linewidth": 1.5},
     NESTEROV.name: {"color": VERMILION, "linestyle": "-.", "linewidth": 1.2, "marker": "^", "markerfacecolor": "w"},
+    COSINE.name: {"color": BLACK, "linestyle": "-", "linewidth": 1.5, "marker": "s", "markerfacecolor": "w"},
+    RMSPROP.name: {"color": GREEN, "linestyle": ":", "linewidth": 1.8, "marker": "D"},
+    ADAM.name: {"color": NAVY, "linestyle": "--", "linewidth": 1.5, "marker": "v"},
+    LION.name: {"color": VERMILION, "linestyle": "-.", "linewidth": 1.2, "marker": "^", "markerfacecolor": "w"},
 }
+ROWS = ((DESCENT, TORCH, CLASSIC, NESTEROV), (TORCH, COSINE, RMSPROP, ADAM, LION))  # momentum links the two
 
 
 def draw_digits(path: Path, runs: Sequence[Run]) -> None:
-    """Draws training loss and test accuracy against the epoch."""
+    """Draws training loss and test accuracy against the epoch: the momentum family above, the others below."""
+    by_name = {run.method.name: run for run in runs}
     with _style():
-        figure = _figure(10.0, 4.6)
-        loss, accuracy = figure.subplots(1, 2)
-        for run in runs:
-            _curve(loss, run, run.losses)
-            _curve(accuracy, run, [100 * x for x in run.accuracies])
-        loss.set(title="Training loss", xlabel="epoch", ylabel="cross-entropy (nats)", yscale="log")
-        accuracy.set(title="Test accuracy", xlabel="epoch", ylabel="correct (%)", ylim=(80, 100))
-        accuracy.set_yticks(range(80, 101, 5))
-        for axes in (loss, accuracy):
-            axes.set_xlim(0, len(runs[0].losses) - 1)
-            axes.grid(color="0.9")
-        figure.legend(*loss.get_legend_handles_labels(), loc="outside lower center", ncols=2, handlelength=4)
+        figure = _figure(10.0, 9.2)
+        for part, methods in zip(figure.subfigures(len(ROWS), 1, squeeze=False).flat, ROWS, strict=True):
+            loss, accuracy = axes = part.subplots(1, 2)
+            for run in (by_name[method.name] for method in methods):
+                _curve(loss, run, run.losses)
+                _curve(accuracy, run, [100 * x for x in run.accuracies])
+            loss.set(title="Training loss", ylabel="cross-entropy (nats)", yscale="log")
+            accuracy.set(title="Test accuracy", ylabel="correct (%)", ylim=(80, 100))
+            accuracy.set_yticks(range(80, 101, 5))
+            for one in axes:
+                one.set(xlabel="epoch", xlim=(0, len(runs[0].losses) - 1))
+                one.grid(color="0.9")
+            columns = (len(methods) + 1) // 2
+            part.legend(*loss.get_legend_handles_labels(), loc="outside lower center", ncols=columns, handlelength=4)
         figure.savefig(path)
 
 
 def _curve(axes: Axes, run: Run, values: Sequence[float]) -> None:
-    name = run.method.name
-    label = f"{name} (dashes: the same path)" if name == CLASSIC.name else name
+    name, lr = run.method.name, run.method.lr
+    label = f"{name} (dashes: the same path)" if name == CLASSIC.name else f"{name}, lr {lr:g}"
     axes.plot(values, label=label, markersize=6, markevery=max(1, len(values) // 8), **CURVES[name])
 
 
 def draw_landscapes(path: Path) -> None:
-    """Draws the paths of gradient descent and momentum through each landscape."""
+    """Draws the paths of gradient descent, momentum and Adam through each landscape."""
     with _style():
-        figure = _figure(12.0, 4.4)
+        figure = _figure(12.0, 4.6)
         panels = figure.subplots(1, 3)
         for axes, landscape in zip(panels, LANDSCAPES, strict=True):
             _contours(axes, landscape)
@@ -69,9 +78,10 @@ def draw_landscapes(path: Path) -> None:
             axes.plot(*landscape.minimum, "k*", markersize=22, markerfacecolor="w", label="deepest point")
             _path(axes, descend(landscape, 0.0), "gradient descent", color=VERMILION, linestyle="-", marker="o")
             _path(axes, descend(landscape, MOMENTUM), f"momentum {MOMENTUM}", color=NAVY, linestyle="--", marker="^")
+            _path(axes, descend_with_adam(landscape), f"Adam, lr {ADAM_LR}", color=GREEN, linestyle=":", marker="D")
             axes.set_title(f"{landscape.title}\n{landscape.steps} steps each, lr {landscape.lr:g}", fontsize=11)
             axes.set(xlabel=r"parameter $\theta_1$", ylabel=r"parameter $\theta_2$")
-        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=6)
+        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=8, columnspacing=1.2)
         figure.savefig(path)
 
 

@@ -41,28 +41,29 @@ def load_digits(seed: int) -> Digits:
     return Digits(images[train], labels[train], images[test], labels[test])
 
 
-StepMaker = Callable[[Method, Network], Callable[[], None]]
+StepMaker = Callable[[Method, Network, int], Callable[[], None]]
 
 
-def gdm_step(method: Method, network: Network) -> Callable[[], None]:
-    """The function that steps this network with gdm."""
-    optimizer = gdm.SGD(network.params, **method.options)
+def gdm_step(method: Method, network: Network, steps: int) -> Callable[[], None]:
+    """The function that steps this network with gdm, so many times in all."""
+    optimizer = method.optimizer(network.params, method.rate(steps), **method.options)
     optimizer.bind(network.grads)
-    return optimizer.step
+    step: Callable[[], None] = optimizer.step
+    return step
 
 
-def numpy_step(method: Method, network: Network) -> Callable[[], None]:
-    """The function that steps this network with NumPy in place."""
-    return InPlaceNumPy(method, network.params, network.grads).step
+def numpy_step(method: Method, network: Network, steps: int) -> Callable[[], None]:
+    """The function that steps this network with NumPy in place, so many times in all."""
+    return InPlaceNumPy(method, network.params, network.grads, steps).step
 
 
 class Trainer:
     """A network in training, and how long each step of its optimizer took."""
 
-    def __init__(self, digits: Digits, seed: int, method: Method, make_step: StepMaker) -> None:
+    def __init__(self, digits: Digits, seed: int, epochs: int, method: Method, make_step: StepMaker) -> None:
         self._digits = digits
         self.network = Network(SIZES, np.random.default_rng(seed))
-        self._step = make_step(method, self.network)
+        self._step = make_step(method, self.network, epochs * (len(digits.train_labels) // BATCH))
         self.step_ns: list[int] = []
 
     def epoch(self, order: Array) -> None:
@@ -97,7 +98,7 @@ def train(method: Method, digits: Digits, *, seed: int, epochs: int) -> Run:
 
     Each has a network of its own, so that both find the caches as a training leaves them.
     """
-    ours, theirs = Trainer(digits, seed, method, gdm_step), Trainer(digits, seed, method, numpy_step)
+    ours, theirs = (Trainer(digits, seed, epochs, method, maker) for maker in (gdm_step, numpy_step))
     run = Run(method)
     run.record(ours.network, digits)
     with Progress(method.name, epochs) as progress:
@@ -117,7 +118,7 @@ def train_on_reference(method: Method, digits: Digits, *, seed: int, epochs: int
     before = gdm.backend()
     gdm.set_backend("reference")
     try:
-        trainer = Trainer(digits, seed, method, gdm_step)
+        trainer = Trainer(digits, seed, epochs, method, gdm_step)
         with Progress(f"{method.name}, reference", epochs) as progress:
             for epoch, order in enumerate(orders(digits, seed, epochs), start=1):
                 trainer.epoch(order)
