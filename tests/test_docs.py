@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import doctest
+import inspect
 import io
 import re
+import runpy
 from pathlib import Path
 
 import pytest
@@ -50,10 +52,86 @@ def test_main_entries_have_an_example(name):
     assert doctest.DocTestFinder(recurse=False).find(getattr(gdm, name), name, module=False)[0].examples
 
 
+def anchors(page):
+    """What headings can be linked by: lower case, without punctuation, a hyphen for each blank."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.M)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links(page):
-    for link in re.findall(r"\]\(([^)#:]+)\)", page.read_text(encoding="utf-8")):
-        assert (page.parent / link).exists(), link
+    for link, anchor in re.findall(r"\]\(([^)#:]*)#?([^):]*)\)", page.read_text(encoding="utf-8")):
+        target = page.parent / link if link else page
+        assert target.exists(), link
+        assert not anchor or anchor in anchors(target), f"{link}#{anchor}"
+
+
+# ---- docs/optimizers.md ----------------------------------------------------------------------------------------------
+
+SECTIONS = {
+    "SGD with momentum, and Nesterov's": gdm.SGD,
+    "Adagrad": gdm.Adagrad,
+    "RMSprop": gdm.RMSprop,
+    "Adam": gdm.Adam,
+    "AdamW": gdm.AdamW,
+    "NAdam": gdm.NAdam,
+    "Lion": gdm.Lion,
+}
+EVERYWHERE = {"params", "maximize", "lr_scale", "threads"}  # said once for all
+SCHEDULES = set(gdm.schedules.__all__) - {"Schedule", "from_dict", "plot", "to_dict"}
+
+
+def optimizers_page():
+    return (ROOT / "docs" / "optimizers.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+def test_tables_have_every_option_and_its_default(section):
+    rows = re.search(rf"^## {section}\n(.*?)(?=^## |\Z)", optimizers_page(), re.M | re.S)[1].splitlines()
+    firsts = [match[1] for row in rows if (match := re.match(r"\| `(\w+=[^`]+)`", row))]
+    table = {name: eval(value) for name, value in (first.split("=") for first in firsts)}
+    parameters = inspect.signature(SECTIONS[section]).parameters
+    defaults = {name: x.default for name, x in parameters.items() if name not in EVERYWHERE}
+    if section == "AdamW":  # all others are Adam's
+        assert table == {"weight_decay": defaults.pop("weight_decay")}
+        adam = inspect.signature(gdm.Adam).parameters
+        assert all(value == adam[name].default for name, value in defaults.items())
+    else:
+        assert table == defaults
+
+
+def test_every_optimizer_and_schedule_has_its_place():
+    optimizers = {name for name in gdm.__all__ if hasattr(getattr(gdm, name), "add_group")}
+    assert optimizers == {cls.__name__ for cls in SECTIONS.values()}
+    rows = re.search(r"^\| gdm.schedules .*?\n\n", optimizers_page(), re.M | re.S)[0]
+    assert set(re.findall(r"^\| `(\w+)`", rows, re.M)) == SCHEDULES
+
+
+def test_images_are_drawn(tmp_path):
+    pytest.importorskip("matplotlib")
+    script = runpy.run_path(str(ROOT / "docs" / "images.py"))
+    assert {schedule.kind for schedule in script["SCHEDULES"]} == SCHEDULES
+    for name in ("forms", "schedules"):
+        script[f"draw_{name}"](tmp_path / f"{name}.png")
+        kept, drawn = (folder / f"{name}.png" for folder in (ROOT / "docs" / "images", tmp_path))
+        assert drawn.read_bytes()[:24] == kept.read_bytes()[:24]  # a PNG of the same size
+
+
+def test_images_are_shown():
+    shown = {Path(link).name for page in PAGES for link in re.findall(r"!\[[^]]*\]\(([^)]*)\)", page.read_text())}
+    assert shown == {path.name for path in (ROOT / "docs" / "images").iterdir()}
+
+
+def test_the_forms_part_as_the_page_says():
+    pytest.importorskip("matplotlib")
+    path = runpy.run_path(str(ROOT / "docs" / "images.py"))["path"]
+    falls, rises = ({form: path(form, values) for form in ("torch", "classic")} for values in ((1.0, 0.1), (0.1, 1.0)))
+    assert abs(falls["classic"]).max() > 1 > 0.4 > abs(falls["torch"][6:]).max()
+    assert falls["torch"][:7] == pytest.approx(falls["classic"][:7])
+    assert rises["torch"].min() < 2 * rises["classic"].min() < 0
+
+
+# ---- make ------------------------------------------------------------------------------------------------------------
 
 
 def test_make_help_names_every_target():
