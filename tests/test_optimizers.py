@@ -213,6 +213,46 @@ def test_groups_can_be_copied(backend):
     assert (optimizer.groups[0].lr, optimizer.groups[1].lr) == (0.5, 0.25)
 
 
+@pytest.mark.parametrize("optimizer", [gdm.SGD, gdm.Adagrad, gdm.RMSprop, gdm.Adam, gdm.NAdam, gdm.Lion])
+def test_groups_come_and_go(backend, optimizer):
+    """Each group walks on as if it had an optimizer of its own, whatever is added or removed beside it."""
+    rate = gdm.schedules.exponential(0.1, factor=0.5)
+    scale = [0.5, np.full(17, 2.0)]
+    a, b, c = three(np.float64)
+    together = optimizer([{"params": [a, b], "lr_scale": scale, "name": "ab"}], lr=rate)
+    others = three(np.float64)
+    alone = [optimizer(others[:2], lr=rate, lr_scale=scale), optimizer(others[2], lr=rate)]
+    for step in range(9):
+        grads = [numbers(np.float64, x.size, 10 * step + k) for k, x in enumerate((a, b, c))]
+        if step == 3:
+            assert together.add_group({"params": c, "name": "c"}).steps == 0
+        if step == 6:
+            together.remove_group("ab")
+        together.step(([grads[:2]] if step < 6 else []) + ([grads[2]] if step >= 3 else []))
+        if step < 6:
+            alone[0].step(grads[:2])
+        if step >= 3:
+            alone[1].step(grads[2])
+    assert together.steps == alone[1].steps == 6
+    for x, y in zip((a, b, c), others, strict=True):
+        assert_same_bits(x, y)
+
+
+def test_without_groups(backend):
+    opt = gdm.SGD(np.ones(3), lr=0.1, momentum=0.9)
+    opt.step(np.ones(3))
+    opt.remove_group(0)
+    assert (opt.steps, len(opt.groups), opt.velocity) == (0, 0, [])
+    opt.step([])
+    with pytest.raises(ValueError, match="there are no groups, and so no lr"):
+        opt.lr  # noqa: B018
+    with pytest.raises(ValueError, match="there are no groups whose hyperparameters could be set"):
+        opt.lr = 0.2
+    for other in (copy.deepcopy(opt), pickle.loads(pickle.dumps(opt))):
+        assert len(other.groups) == 0
+        assert other.add_group({"params": np.ones(2)}).lr == 0.1
+
+
 def test_momentum_switched_on_later_begins_undampened(backend):
     """Steps without momentum do not count as the velocity's first."""
     param, grad = np.ones(4), np.array([2.0, -3.0, 0.5, -0.0])

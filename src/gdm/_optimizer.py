@@ -150,7 +150,7 @@ class Optimizer(Stepper):
     @property
     def steps(self) -> int:
         """How many steps have been made; by the group that has made most, if groups have been added since."""
-        return max(steps for steps, _ in map(self._group_progress, range(len(self._options))))
+        return max((steps for steps, _ in map(self._group_progress, range(len(self._options)))), default=0)
 
     @property
     def threads(self) -> int | None:
@@ -192,6 +192,8 @@ class Optimizer(Stepper):
         if name not in self._defaults:
             known = ", ".join([*self._defaults, *self._all_states()])
             raise AttributeError(f"{type(self).__name__} has no attribute {name!r}; it has {known}")
+        if not self._options:
+            raise ValueError(f"there are no groups, and so no {name}")
         first, *others = [options[name] for options in self._options]
         if any(other is not first and not _same(other, first) for other in others):
             raise ValueError(f"the groups differ in {name}; use opt.groups[i].{name}")
@@ -240,6 +242,8 @@ class Optimizer(Stepper):
 
     def _set_options(self, changes: dict[int, Options]) -> None:
         """Changes hyperparameters of groups, all or none."""
+        if not changes:
+            raise ValueError("there are no groups whose hyperparameters could be set")
         for name in {name for change in changes.values() for name in change}:
             if name in FIXED and name in self._defaults:
                 raise AttributeError(f"{name} is fixed when the optimizer is made: the state means something else then")
@@ -724,6 +728,8 @@ def _plain_scale(scale: Any, copy: bool) -> Any:
 def _restore(cls: type[Optimizer], params: Any, options: Options, state_dict: dict[str, Any]) -> Optimizer:
     optimizer = cls.__new__(cls)
     Optimizer.__init__(optimizer, params, **options)  # a class of its own may take other arguments
+    if not state_dict["groups"]:  # all removed; an empty list made one, of no parameters
+        optimizer.remove_group(0)
     optimizer.load_state_dict(state_dict)
     return optimizer
 
