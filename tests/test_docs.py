@@ -53,9 +53,14 @@ def test_main_entries_have_an_example(name):
 
 
 def anchors(page):
-    """What headings can be linked by: lower case, without punctuation, a hyphen for each blank."""
-    headings = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.M)
-    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+    """What headings can be linked by: lower case, no punctuation, a hyphen for each blank; a number if repeated."""
+    found = []
+    for heading in re.findall(
+        r"^#+ (.*)$", re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.S), re.M
+    ):
+        anchor = re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+        found.append(anchor if anchor not in found else f"{anchor}-{found.count(anchor)}")
+    return set(found)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -89,8 +89,10 @@ cdef extern from "plan.h" nogil:
         unsigned char started
         unsigned char order
     struct group:
+        int rule
         uint64_t steps
         double product
+        any_args args
     ctypedef struct plan "gdm_plan":
         group *groups
         size_t group_count
@@ -541,6 +543,24 @@ cdef class Stepper:
         if status != OK:
             refuse(status)
 
+    def _set_rate(self, size_t index, double lr):
+        """Sets a group's learning rate alone, which has been checked."""
+        cdef group *group
+        cdef any_args args
+        cdef const option_info *option
+        cdef int status
+        if self.plan == NULL or index >= self.plan.group_count:
+            raise RuntimeError("there is no such group")
+        group = &self.plan.groups[index]
+        option = gdm_rules[group.rule].options
+        args = group.args
+        while option.name != NULL and option.name != b"lr":
+            option += 1
+        (<double *>(<char *>&args + option.offset))[0] = lr
+        status = gdm_plan_configure(group, group.rule, &args)
+        if status != OK:
+            refuse(status)
+
     @property
     def _scheduled(self):
         """Whether ``_set_rates()`` is to be called before each step."""
@@ -550,10 +570,16 @@ cdef class Stepper:
     def _scheduled(self, bint on):
         self.scheduled = on
 
+    def _progress_of(self, size_t index):
+        """The steps that a group has made, and its product of momenta."""
+        if self.plan == NULL or index >= self.plan.group_count:
+            raise RuntimeError("there is no such group")
+        return self.plan.groups[index].steps, self.plan.groups[index].product
+
     @property
     def _progress(self):
-        """For each group, the steps it has made and its product of momenta."""
-        return [(self.plan.groups[i].steps, self.plan.groups[i].product) for i in range(self.plan.group_count)]
+        """That of all groups."""
+        return [self._progress_of(i) for i in range(self.plan.group_count)]
 
     @_progress.setter
     def _progress(self, list progress):

@@ -39,6 +39,12 @@ class Stepper:
     def _configure(self, index: int, rule: str, options: Options) -> None:
         """The reference finds the options in the optimizer."""
 
+    def _set_rate(self, index: int, lr: float) -> None:
+        """The reference asks the schedule itself."""
+
+    def _progress_of(self, index: int) -> tuple[int, float]:
+        return self._progress[index]
+
     def bind(self, grads: Any) -> None:
         self._enter()
         try:

@@ -281,14 +281,10 @@ class Optimizer(Stepper):
             self._rebuild()
             return
         self._scheduled = any(callable(o["lr"]) for o in options)
-        for i in range(len(options)):
-            self._configure_group(i, self._rate(i))
-
-    def _configure_group(self, i: int, rate: float) -> None:
-        options = self._options[i]
-        rule = self._rule_of(options)
-        for factor, part in self._parts[i].items():
-            self._configure(part, rule, self._given_to(rule, options, rate * factor))
+        for i, group in enumerate(options):
+            rule, rate = self._rule_of(group), self._rate(i)
+            for factor, part in self._parts[i].items():
+                self._configure(part, rule, self._given_to(rule, group, rate * factor))
 
     def _rate(self, i: int) -> float:
         """The learning rate of a group's next step."""
@@ -298,7 +294,9 @@ class Optimizer(Stepper):
     def _set_rates(self) -> None:
         for i, options in enumerate(self._options):
             if callable(options["lr"]):
-                self._configure_group(i, self._rate(i))
+                rate = self._rate(i)
+                for factor, part in self._parts[i].items():
+                    self._set_rate(part, rate * factor)
 
     # The plan behind it. A group whose parameters have learning rates of their own is several groups there.
 
@@ -339,7 +337,7 @@ class Optimizer(Stepper):
 
     def _group_progress(self, i: int) -> tuple[int, float]:
         """The steps that a group has made, and its product of momenta."""
-        return self._progress[self._parts[i][1.0]] if i < len(self._parts) else (0, 1.0)
+        return self._progress_of(self._parts[i][1.0]) if i < len(self._parts) else (0, 1.0)
 
     def add_group(self, group: Mapping[str, Any]) -> Group:
         """Adds parameters with hyperparameters of their own, which start from step 0.
