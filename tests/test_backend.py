@@ -121,7 +121,7 @@ def test_the_tests_pass_without_the_compiled_module():
     here = Path(__file__).parent
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "not native",
-         here / "test_contract.py", here / "test_optimizers.py"],
+         here / "test_contract.py", here / "test_optimizers.py", here / "test_family.py"],
         env={**os.environ, "GDM_TEST_RULES": json.dumps(RULES)}, capture_output=True, text=True, timeout=600,
         cwd=here.parent,
     )  # fmt: skip
