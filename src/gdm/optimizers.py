@@ -176,11 +176,10 @@ class Adagrad(Optimizer):
 
     Parameters
     ----------
-    params : array, sequence or mapping of arrays, or list of groups
-        What to optimize, as for :class:`gdm.SGD`.
+    params, maximize, lr_scale, threads
+        As for :class:`gdm.SGD`.
     lr : float or callable, default 0.01
-        The learning rate η, finite and not negative; or a schedule, a function that gives it for the number of steps
-        made before: one of :mod:`gdm.schedules`, or any.
+        The learning rate η, or a schedule of it.
     lr_decay : float, default 0
         The learning rate is divided by ``1 + steps * lr_decay``, with the steps made before; finite and not negative.
     eps : float, default 1e-10
@@ -189,30 +188,13 @@ class Adagrad(Optimizer):
         The weight decay λ, finite and not negative: ``weight_decay * param`` is added to the gradient.
     initial_accumulator_value : float, default 0
         What the sums of squares begin with, finite and not negative.
-    maximize : bool, default False
-        Walk up the gradient instead of down.
-    lr_scale : float, or the structure of ``params``, default 1
-        What the learning rate is multiplied by: one number, or for each parameter a number or an array like it, with a
-        factor for each element. Numbers and arrays are copied.
-    threads : int, optional
-        How many threads a step may use, from 1 to 256; by default as many as :func:`gdm.get_num_threads` says. The
-        result does not depend on it.
 
     Attributes
     ----------
-    lr, ...
-        The hyperparameters above, checked when set. Setting one sets it in every group.
     state_sum
         The states: views, in the structure of ``params``; None for a parameter that has none.
-    groups : Groups
-        The groups, by index or name, with the same attributes: ``opt.groups["head"].lr = 0.001``.
-    steps : int
-        How many steps have been made.
-
-    Raises
-    ------
-    TypeError, ValueError, gdm.OverlapError
-        For parameters or hyperparameters that are not as above; the message names them.
+    lr, ..., groups, steps
+        As of :class:`gdm.SGD`.
 
     Notes
     -----
@@ -263,11 +245,10 @@ class RMSprop(Optimizer):
 
     Parameters
     ----------
-    params : array, sequence or mapping of arrays, or list of groups
-        What to optimize, as for :class:`gdm.SGD`.
+    params, maximize, lr_scale, threads
+        As for :class:`gdm.SGD`.
     lr : float or callable, default 0.01
-        The learning rate η, finite and not negative; or a schedule, a function that gives it for the number of steps
-        made before: one of :mod:`gdm.schedules`, or any.
+        The learning rate η, or a schedule of it.
     alpha : float, default 0.99
         The share of the averages that is kept from step to step, in [0, 1).
     eps : float, default 1e-8
@@ -278,30 +259,13 @@ class RMSprop(Optimizer):
         The weight decay λ, finite and not negative: ``weight_decay * param`` is added to the gradient.
     centered : bool, default False
         Take the square of the average gradient off the average square.
-    maximize : bool, default False
-        Walk up the gradient instead of down.
-    lr_scale : float, or the structure of ``params``, default 1
-        What the learning rate is multiplied by: one number, or for each parameter a number or an array like it, with a
-        factor for each element. Numbers and arrays are copied.
-    threads : int, optional
-        How many threads a step may use, from 1 to 256; by default as many as :func:`gdm.get_num_threads` says. The
-        result does not depend on it.
 
     Attributes
     ----------
-    lr, ...
-        The hyperparameters above, checked when set. Setting one sets it in every group.
     square_avg, grad_avg, momentum_buffer
         The states: views, in the structure of ``params``; None for a parameter that has none.
-    groups : Groups
-        The groups, by index or name, with the same attributes: ``opt.groups["head"].lr = 0.001``.
-    steps : int
-        How many steps have been made.
-
-    Raises
-    ------
-    TypeError, ValueError, gdm.OverlapError
-        For parameters or hyperparameters that are not as above; the message names them.
+    lr, ..., groups, steps
+        As of :class:`gdm.SGD`.
 
     Notes
     -----
@@ -354,11 +318,10 @@ class Adam(Optimizer):
 
     Parameters
     ----------
-    params : array, sequence or mapping of arrays, or list of groups
-        What to optimize, as for :class:`gdm.SGD`.
+    params, maximize, lr_scale, threads
+        As for :class:`gdm.SGD`.
     lr : float or callable, default 0.001
-        The learning rate η, finite and not negative; or a schedule, a function that gives it for the number of steps
-        made before: one of :mod:`gdm.schedules`, or any.
+        The learning rate η, or a schedule of it.
     betas : (float, float), default (0.9, 0.999)
         The shares of the averages of gradients and of their squares that are kept from step to step, each in [0, 1).
     eps : float, default 1e-8
@@ -370,30 +333,13 @@ class Adam(Optimizer):
     decoupled_weight_decay : bool, default False
         Multiply each parameter by ``1 - lr * weight_decay`` before its update, and leave the gradient alone:
         :class:`AdamW`.
-    maximize : bool, default False
-        Walk up the gradient instead of down.
-    lr_scale : float, or the structure of ``params``, default 1
-        What the learning rate is multiplied by: one number, or for each parameter a number or an array like it, with a
-        factor for each element. Numbers and arrays are copied.
-    threads : int, optional
-        How many threads a step may use, from 1 to 256; by default as many as :func:`gdm.get_num_threads` says. The
-        result does not depend on it.
 
     Attributes
     ----------
-    lr, ...
-        The hyperparameters above, checked when set. Setting one sets it in every group.
     exp_avg, exp_avg_sq, max_exp_avg_sq
         The states: views, in the structure of ``params``; None for a parameter that has none.
-    groups : Groups
-        The groups, by index or name, with the same attributes: ``opt.groups["head"].lr = 0.001``.
-    steps : int
-        How many steps have been made.
-
-    Raises
-    ------
-    TypeError, ValueError, gdm.OverlapError
-        For parameters or hyperparameters that are not as above; the message names them.
+    lr, ..., groups, steps
+        As of :class:`gdm.SGD`.
 
     Notes
     -----
@@ -445,11 +391,10 @@ class AdamW(Adam):
 
     Parameters
     ----------
-    params : array, sequence or mapping of arrays, or list of groups
-        What to optimize, as for :class:`gdm.SGD`.
+    params, maximize, lr_scale, threads
+        As for :class:`gdm.SGD`.
     lr : float or callable, default 0.001
-        The learning rate η, finite and not negative; or a schedule, a function that gives it for the number of steps
-        made before: one of :mod:`gdm.schedules`, or any.
+        The learning rate η, or a schedule of it.
     betas : (float, float), default (0.9, 0.999)
         The shares of the averages of gradients and of their squares that are kept from step to step, each in [0, 1).
     eps : float, default 1e-8
@@ -459,30 +404,13 @@ class AdamW(Adam):
         ``1 - lr * weight_decay`` before its update.
     amsgrad : bool, default False
         Divide by the largest average of squares so far.
-    maximize : bool, default False
-        Walk up the gradient instead of down.
-    lr_scale : float, or the structure of ``params``, default 1
-        What the learning rate is multiplied by: one number, or for each parameter a number or an array like it, with a
-        factor for each element. Numbers and arrays are copied.
-    threads : int, optional
-        How many threads a step may use, from 1 to 256; by default as many as :func:`gdm.get_num_threads` says. The
-        result does not depend on it.
 
     Attributes
     ----------
-    lr, ...
-        The hyperparameters above, checked when set. Setting one sets it in every group.
     exp_avg, exp_avg_sq, max_exp_avg_sq
         The states: views, in the structure of ``params``; None for a parameter that has none.
-    groups : Groups
-        The groups, by index or name, with the same attributes: ``opt.groups["head"].lr = 0.001``.
-    steps : int
-        How many steps have been made.
-
-    Raises
-    ------
-    TypeError, ValueError, gdm.OverlapError
-        For parameters or hyperparameters that are not as above; the message names them.
+    lr, ..., groups, steps
+        As of :class:`gdm.SGD`.
 
     Notes
     -----
@@ -534,11 +462,10 @@ class NAdam(Optimizer):
 
     Parameters
     ----------
-    params : array, sequence or mapping of arrays, or list of groups
-        What to optimize, as for :class:`gdm.SGD`.
+    params, maximize, lr_scale, threads
+        As for :class:`gdm.SGD`.
     lr : float or callable, default 0.002
-        The learning rate η, finite and not negative; or a schedule, a function that gives it for the number of steps
-        made before: one of :mod:`gdm.schedules`, or any.
+        The learning rate η, or a schedule of it.
     betas : (float, float), default (0.9, 0.999)
         The shares of the averages of gradients and of their squares that are kept from step to step, each in [0, 1).
     eps : float, default 1e-8
@@ -549,30 +476,13 @@ class NAdam(Optimizer):
         How fast the momentum warms up to ``betas[0]``, finite and not negative.
     decoupled_weight_decay : bool, default False
         Multiply each parameter by ``1 - lr * weight_decay`` before its update, and leave the gradient alone.
-    maximize : bool, default False
-        Walk up the gradient instead of down.
-    lr_scale : float, or the structure of ``params``, default 1
-        What the learning rate is multiplied by: one number, or for each parameter a number or an array like it, with a
-        factor for each element. Numbers and arrays are copied.
-    threads : int, optional
-        How many threads a step may use, from 1 to 256; by default as many as :func:`gdm.get_num_threads` says. The
-        result does not depend on it.
 
     Attributes
     ----------
-    lr, ...
-        The hyperparameters above, checked when set. Setting one sets it in every group.
     exp_avg, exp_avg_sq
         The states: views, in the structure of ``params``; None for a parameter that has none.
-    groups : Groups
-        The groups, by index or name, with the same attributes: ``opt.groups["head"].lr = 0.001``.
-    steps : int
-        How many steps have been made.
-
-    Raises
-    ------
-    TypeError, ValueError, gdm.OverlapError
-        For parameters or hyperparameters that are not as above; the message names them.
+    lr, ..., groups, steps
+        As of :class:`gdm.SGD`.
 
     Notes
     -----
@@ -624,40 +534,22 @@ class Lion(Optimizer):
 
     Parameters
     ----------
-    params : array, sequence or mapping of arrays, or list of groups
-        What to optimize, as for :class:`gdm.SGD`.
+    params, maximize, lr_scale, threads
+        As for :class:`gdm.SGD`.
     lr : float or callable, default 1e-4
-        The learning rate η, finite and not negative; or a schedule, a function that gives it for the number of steps
-        made before: one of :mod:`gdm.schedules`, or any.
+        The learning rate η, or a schedule of it.
     betas : (float, float), default (0.9, 0.99)
         The shares of the average in the step, and in the new average, each in [0, 1).
     weight_decay : float, default 0
         The weight decay λ, finite and not negative: each parameter is multiplied by
         ``1 - lr * weight_decay`` before its update.
-    maximize : bool, default False
-        Walk up the gradient instead of down.
-    lr_scale : float, or the structure of ``params``, default 1
-        What the learning rate is multiplied by: one number, or for each parameter a number or an array like it, with a
-        factor for each element. Numbers and arrays are copied.
-    threads : int, optional
-        How many threads a step may use, from 1 to 256; by default as many as :func:`gdm.get_num_threads` says. The
-        result does not depend on it.
 
     Attributes
     ----------
-    lr, ...
-        The hyperparameters above, checked when set. Setting one sets it in every group.
     exp_avg
         The states: views, in the structure of ``params``; None for a parameter that has none.
-    groups : Groups
-        The groups, by index or name, with the same attributes: ``opt.groups["head"].lr = 0.001``.
-    steps : int
-        How many steps have been made.
-
-    Raises
-    ------
-    TypeError, ValueError, gdm.OverlapError
-        For parameters or hyperparameters that are not as above; the message names them.
+    lr, ..., groups, steps
+        As of :class:`gdm.SGD`.
 
     Notes
     -----

@@ -227,13 +227,10 @@ def momentum(
 
     Parameters
     ----------
-    param : array of float32 or float64, any shape
-        The parameter θ; overwritten. Contiguous (C or Fortran order), aligned and writable. A NumPy array, or anything
-        else with the buffer protocol.
+    param, grad, maximize, lr_scale
+        As for :func:`gdm.sgd`.
     velocity : array like ``param``
         The velocity v; overwritten.
-    grad : array like ``param``
-        The gradient g at ``param``; only read, and may be read-only.
     lr : float
         The learning rate η, finite and not negative. No unit of its own: that of ``param`` over that of ``grad``.
     momentum : float, default 0.9
@@ -245,27 +242,16 @@ def momentum(
         Step to where the velocity is about to lead. Needs ``momentum > 0``.
     weight_decay : float, default 0
         The weight decay λ, finite and not negative: ``weight_decay * param`` is added to the gradient.
-    maximize : bool, default False
-        Walk up the gradient instead of down.
     form : {"torch", "classic"}, default "torch"
         Whether the learning rate scales the whole velocity when it is applied (PyTorch, optax, MLX) or each gradient
         when it enters (the textbook, Keras, scikit-learn). The same path as long as ``lr`` does not change.
     decoupled_weight_decay : bool, default False
         Multiply ``param`` by ``1 - lr * weight_decay`` first, and leave the gradient alone (SGDW).
-    lr_scale : array like ``param``, optional
-        A factor of the learning rate for each element; only read.
 
     Raises
     ------
-    TypeError
-        For what is no buffer, another dtype, byte-swapped data, or an option of the wrong type.
-    ValueError
-        If shapes, dtypes or memory orders differ; a buffer is not contiguous, misaligned, or read-only; or an option
-        is outside its range or does not go with another one.
-    gdm.OverlapError
-        If two of the arrays share memory.
-
-    After an exception ``param`` and ``velocity`` are as they were.
+    TypeError, ValueError, gdm.OverlapError
+        As by :func:`gdm.sgd`. After an exception every array is as it was.
 
     Notes
     -----
@@ -334,13 +320,10 @@ def adagrad(
 
     Parameters
     ----------
-    param : array of float32 or float64, any shape
-        The parameter θ; overwritten. Contiguous (C or Fortran order), aligned and writable. A NumPy array, or anything
-        else with the buffer protocol.
+    param, grad, maximize, lr_scale
+        As for :func:`gdm.sgd`.
     state_sum : array like ``param``
         The sum of the squared gradients; overwritten. It starts from zeros, or from a small number.
-    grad : array like ``param``
-        The gradient g at ``param``; only read, and may be read-only.
     step : int
         Which step this is, counted from 1; it matters with ``lr_decay`` only.
     lr : float, default 0.01
@@ -351,22 +334,11 @@ def adagrad(
         ε, finite and not negative: added to the root in the denominator, where PyTorch adds it.
     weight_decay : float, default 0
         The weight decay λ, finite and not negative: ``weight_decay * param`` is added to the gradient.
-    maximize : bool, default False
-        Walk up the gradient instead of down.
-    lr_scale : array like ``param``, optional
-        A factor of the learning rate for each element; only read.
 
     Raises
     ------
-    TypeError
-        For what is no buffer, another dtype, byte-swapped data, or an option of the wrong type.
-    ValueError
-        If shapes, dtypes or memory orders differ; a buffer is not contiguous, misaligned, or read-only; or an option
-        is outside its range.
-    gdm.OverlapError
-        If two of the arrays share memory.
-
-    After an exception every array is as it was.
+    TypeError, ValueError, gdm.OverlapError
+        As by :func:`gdm.sgd`. After an exception every array is as it was.
 
     Notes
     -----
@@ -416,13 +388,10 @@ def rmsprop(
 
     Parameters
     ----------
-    param : array of float32 or float64, any shape
-        The parameter θ; overwritten. Contiguous (C or Fortran order), aligned and writable. A NumPy array, or anything
-        else with the buffer protocol.
+    param, grad, maximize, lr_scale
+        As for :func:`gdm.sgd`.
     square_avg : array like ``param``
         The average of the squared gradients; overwritten. It starts from zeros.
-    grad : array like ``param``
-        The gradient g at ``param``; only read, and may be read-only.
     lr : float, default 0.01
         The learning rate η, finite and not negative.
     alpha : float, default 0.99
@@ -435,26 +404,15 @@ def rmsprop(
         The weight decay λ, finite and not negative: ``weight_decay * param`` is added to the gradient.
     centered : bool, default False
         Take the square of the average gradient off the average square.
-    maximize : bool, default False
-        Walk up the gradient instead of down.
     grad_avg : array like ``param``, optional
         The average gradient; overwritten. Needed with ``centered``, and only then.
     momentum_buffer : array like ``param``, optional
         The velocity; overwritten. Needed with ``momentum > 0``, and only then.
-    lr_scale : array like ``param``, optional
-        A factor of the learning rate for each element; only read.
 
     Raises
     ------
-    TypeError
-        For what is no buffer, another dtype, byte-swapped data, or an option of the wrong type.
-    ValueError
-        If shapes, dtypes or memory orders differ; a buffer is not contiguous, misaligned, or read-only; or an option
-        is outside its range.
-    gdm.OverlapError
-        If two of the arrays share memory.
-
-    After an exception every array is as it was.
+    TypeError, ValueError, gdm.OverlapError
+        As by :func:`gdm.sgd`. After an exception every array is as it was.
 
     Notes
     -----
@@ -521,15 +479,12 @@ def adam(
 
     Parameters
     ----------
-    param : array of float32 or float64, any shape
-        The parameter θ; overwritten. Contiguous (C or Fortran order), aligned and writable. A NumPy array, or anything
-        else with the buffer protocol.
+    param, grad, maximize, lr_scale
+        As for :func:`gdm.sgd`.
     exp_avg : array like ``param``
         The average gradient m; overwritten. It starts from zeros.
     exp_avg_sq : array like ``param``
         The average v of the squared gradients; overwritten. It starts from zeros.
-    grad : array like ``param``
-        The gradient g at ``param``; only read, and may be read-only.
     step : int
         Which step this is, counted from 1: the averages start at zero, and are corrected for that.
     lr : float, default 0.001
@@ -542,26 +497,15 @@ def adam(
         The weight decay λ, finite and not negative: ``weight_decay * param`` is added to the gradient.
     amsgrad : bool, default False
         Divide by the largest ``exp_avg_sq`` so far.
-    maximize : bool, default False
-        Walk up the gradient instead of down.
     decoupled_weight_decay : bool, default False
         Multiply ``param`` by ``1 - lr * weight_decay`` first, and leave the gradient alone (AdamW).
     max_exp_avg_sq : array like ``param``, optional
         The largest ``exp_avg_sq`` so far; overwritten. Needed with ``amsgrad``, and only then.
-    lr_scale : array like ``param``, optional
-        A factor of the learning rate for each element; only read.
 
     Raises
     ------
-    TypeError
-        For what is no buffer, another dtype, byte-swapped data, or an option of the wrong type.
-    ValueError
-        If shapes, dtypes or memory orders differ; a buffer is not contiguous, misaligned, or read-only; or an option
-        is outside its range.
-    gdm.OverlapError
-        If two of the arrays share memory.
-
-    After an exception every array is as it was.
+    TypeError, ValueError, gdm.OverlapError
+        As by :func:`gdm.sgd`. After an exception every array is as it was.
 
     Notes
     -----
@@ -625,15 +569,12 @@ def nadam(
 
     Parameters
     ----------
-    param : array of float32 or float64, any shape
-        The parameter θ; overwritten. Contiguous (C or Fortran order), aligned and writable. A NumPy array, or anything
-        else with the buffer protocol.
+    param, grad, maximize, lr_scale
+        As for :func:`gdm.sgd`.
     exp_avg : array like ``param``
         The average gradient m; overwritten. It starts from zeros.
     exp_avg_sq : array like ``param``
         The average v of the squared gradients; overwritten. It starts from zeros.
-    grad : array like ``param``
-        The gradient g at ``param``; only read, and may be read-only.
     step : int
         Which step this is, counted from 1: the averages start at zero, and are corrected for that.
     mu_product : array of one float64
@@ -648,24 +589,13 @@ def nadam(
         The weight decay λ, finite and not negative: ``weight_decay * param`` is added to the gradient.
     momentum_decay : float, default 0.004
         How fast the momentum warms up to ``betas[0]``, finite and not negative.
-    maximize : bool, default False
-        Walk up the gradient instead of down.
     decoupled_weight_decay : bool, default False
         Multiply ``param`` by ``1 - lr * weight_decay`` first, and leave the gradient alone.
-    lr_scale : array like ``param``, optional
-        A factor of the learning rate for each element; only read.
 
     Raises
     ------
-    TypeError
-        For what is no buffer, another dtype, byte-swapped data, or an option of the wrong type.
-    ValueError
-        If shapes, dtypes or memory orders differ; a buffer is not contiguous, misaligned, or read-only; or an option
-        is outside its range.
-    gdm.OverlapError
-        If two of the arrays share memory.
-
-    After an exception every array is as it was.
+    TypeError, ValueError, gdm.OverlapError
+        As by :func:`gdm.sgd`. After an exception every array is as it was.
 
     Notes
     -----
@@ -723,13 +653,10 @@ def lion(
 
     Parameters
     ----------
-    param : array of float32 or float64, any shape
-        The parameter θ; overwritten. Contiguous (C or Fortran order), aligned and writable. A NumPy array, or anything
-        else with the buffer protocol.
+    param, grad, maximize, lr_scale
+        As for :func:`gdm.sgd`.
     exp_avg : array like ``param``
         The average gradient m; overwritten. It starts from zeros.
-    grad : array like ``param``
-        The gradient g at ``param``; only read, and may be read-only.
     lr : float, default 1e-4
         The learning rate η, finite and not negative.
     betas : (float, float), default (0.9, 0.99)
@@ -737,22 +664,11 @@ def lion(
     weight_decay : float, default 0
         The weight decay λ, finite and not negative; always decoupled: ``param`` is multiplied by ``1 - lr *
         weight_decay``.
-    maximize : bool, default False
-        Walk up the gradient instead of down.
-    lr_scale : array like ``param``, optional
-        A factor of the learning rate for each element; only read.
 
     Raises
     ------
-    TypeError
-        For what is no buffer, another dtype, byte-swapped data, or an option of the wrong type.
-    ValueError
-        If shapes, dtypes or memory orders differ; a buffer is not contiguous, misaligned, or read-only; or an option
-        is outside its range.
-    gdm.OverlapError
-        If two of the arrays share memory.
-
-    After an exception every array is as it was.
+    TypeError, ValueError, gdm.OverlapError
+        As by :func:`gdm.sgd`. After an exception every array is as it was.
 
     Notes
     -----
