@@ -549,3 +549,81 @@ def test_cases_are_complete():
     }
     assert classes == set(CASES)
     assert len(list(itertools.chain(*CASES.values()))) > len(CASES)
+
+
+# ---- what users trip over ----
+
+
+def test_scales_are_the_optimizers_own(tmp_path, backend):
+    """Neither the array given nor the one shown leads to what steps use, and what is saved is that."""
+    param, scale = np.ones(2), np.array([0.0, 1.0])
+    optimizer = gdm.SGD(param, lr=0.25, lr_scale=scale)
+    scale[...] = np.nan
+    with pytest.raises(ValueError, match="read-only"):
+        optimizer.lr_scale[...] = 5
+    optimizer.save(tmp_path / "state")
+    optimizer.step(np.ones(2))
+    np.testing.assert_array_equal(param, [1.0, 0.75])
+    fresh = gdm.SGD(param, lr=0.25)
+    fresh.load(tmp_path / "state")
+    np.testing.assert_array_equal(fresh.lr_scale, [0.0, 1.0])
+
+
+def test_scales_of_groups(backend):
+    """A group without one of its own has the number that was given, and not what is another parameter's."""
+    optimizer = gdm.SGD(np.ones(3), lr=0.1, lr_scale=np.array([0.0, 1.0, 1.0]))
+    assert optimizer.add_group({"params": np.ones(3)}).lr_scale == 1.0
+    assert gdm.SGD([{"params": np.ones(3)}], lr_scale=0.5).add_group({"params": np.ones(2)}).lr_scale == 0.5
+    with pytest.raises(TypeError, match=r"^lr_scale must be a number where there are groups"):
+        gdm.SGD([{"params": np.ones(3)}, {"params": np.ones(3)}], lr_scale=np.ones(3))
+
+
+class Tensor:
+    """What torch's looks like from here."""
+
+    def detach(self):
+        raise NotImplementedError
+
+    def __iter__(self):
+        raise AssertionError("a tensor is not a list of its numbers")
+
+
+def test_tensors_are_refused_as_a_whole(backend):
+    with pytest.raises(TypeError, match=r"^params must be .* not Tensor; pass its \.detach\(\)\.numpy\(\)"):
+        gdm.SGD(Tensor())
+    with pytest.raises(TypeError, match=r"^params\[0\] must be .* not Tensor; pass its"):
+        gdm.SGD([Tensor()])
+    with pytest.raises(TypeError, match=r"^grads must be .* not Tensor; pass its"):
+        gdm.SGD(np.ones(2)).step(Tensor())
+
+
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        ([{"param": np.ones(2)}], r"^params\[0\] must be a group, .* which this one has not: \['param'\]"),
+        ([{"params": np.ones(2)}, np.ones(2)], r"^params\[1\] must be a group, .* not ndarray"),
+    ],
+)
+def test_what_is_no_group(params, message):
+    with pytest.raises(TypeError, match=message):
+        gdm.SGD(params)
+    with pytest.raises(TypeError, match=r"^group must be a mapping with the key 'params', which this one has not"):
+        gdm.SGD([np.ones(1)]).add_group({"lr": 3})
+
+
+def test_a_moved_parameter_is_not_the_gradients_mistake(backend):
+    param = np.ones(4)
+    optimizer = gdm.SGD(param)
+    param.resize(8, refcheck=False)
+    for grads in (np.ones(8), np.ones(4)):
+        for call in (optimizer.step, optimizer.bind):
+            with pytest.raises(gdm.StaleBufferError, match=r"^params has moved, been resized"):
+                call(grads)
+
+
+def test_states_of_others():
+    optimizer = gdm.Adam(np.ones(2))
+    with pytest.raises(gdm.CheckpointError, match=r"gdm\.torch\.load_state_dict"):
+        optimizer.load_state_dict({"state": {}, "param_groups": []})
+    with pytest.raises(gdm.CheckpointError, match=r"load\(\) reads files"):
+        optimizer.load_state_dict("state.safetensors")

@@ -84,6 +84,10 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
+def __dir__() -> list[str]:
+    return [*__all__, "torch", "__version__"]
+
+
 def _register_threads() -> None:
     # Now, since nothing would tell us of its import later. It costs some 5 ms, where it is installed.
     from contextlib import suppress

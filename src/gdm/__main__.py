@@ -132,5 +132,7 @@ def _positive(text: str) -> int:
     return number
 
 
+_count.__name__ = _positive.__name__ = "whole number"  # as argparse calls them
+
 if __name__ == "__main__":
     sys.exit(main())

@@ -65,8 +65,8 @@ OPTIONAL_STATES = {"grad_avg": "centered", "momentum_buffer": "momentum", "max_e
 
 def real(name: str, value: object, domain: Domain) -> float:
     """The number as a float, if it is a real number inside the domain."""
-    array_of_others = isinstance(value, (np.generic, np.ndarray)) and (value.ndim or value.dtype.kind not in "fiub")
-    if array_of_others or isinstance(value, (str, bytes, bytearray)):
+    array_of_others = isinstance(value, (np.generic, np.ndarray)) and (value.ndim or value.dtype.kind not in "fiu")
+    if array_of_others or isinstance(value, (bool, str, bytes, bytearray)):
         raise TypeError(f"{name} must be a real number, not {_kind(value)}")
     try:
         # A float's own value, whatever a subclass makes of it: that is what the compiled functions see.
@@ -83,7 +83,7 @@ def real(name: str, value: object, domain: Domain) -> float:
 def pair(name: str, value: object, domain: Domain) -> tuple[float, float]:
     """Two such numbers."""
     if not isinstance(value, (tuple, list)) or len(value) != 2:
-        raise TypeError(f"{name} must be a pair of real numbers, not {_kind(value)}")
+        raise TypeError(f"{name} must be a pair of real numbers, not {_show(value)}")
     return real(f"{name}[0]", value[0], domain), real(f"{name}[1]", value[1], domain)
 
 
@@ -94,16 +94,16 @@ def flag(name: str, value: object) -> bool:
     return bool(value)
 
 
-def whole(name: str, n: object, low: int, high: int | None = None) -> int:
+def whole(name: str, n: object, low: float = -math.inf, high: float = math.inf) -> int:
     """A whole number that is not below ``low``, nor above ``high``."""
     try:
-        number = operator.index(n)  # type: ignore[arg-type]
+        number = None if isinstance(n, (bool, np.bool_)) else operator.index(n)  # type: ignore[arg-type]
     except TypeError:
-        raise TypeError(f"{name} must be a whole number, not {_kind(n)}") from None
-    if number < low or (high is not None and number > high):
-        raise ValueError(
-            f"{name} must be {f'at least {low}' if high is None else f'from {low} to {high}'}, got {number}"
-        )
+        number = None
+    if number is None:
+        raise TypeError(f"{name} must be a whole number, not {_kind(n)}")
+    if not low <= number <= high:
+        raise ValueError(f"{name} must be from {low} to {high}, got {number}")
     return number
 
 
@@ -144,8 +144,9 @@ def buffer(name: str, x: object, *, writable: bool) -> Array:
         try:
             x = np.asarray(memoryview(x))  # type: ignore[arg-type]
         except (TypeError, ValueError, BufferError):
+            hint = "; pass its .detach().numpy(), which shares its memory" if hasattr(x, "detach") else ""
             raise TypeError(
-                f"{name} must be a NumPy array (or another buffer) of float32 or float64, not {_kind(x)}"
+                f"{name} must be a NumPy array (or another buffer) of float32 or float64, not {_kind(x)}{hint}"
             ) from None
     if type(x) is not np.ndarray:
         if isinstance(x, np.ma.MaskedArray):

@@ -669,6 +669,7 @@ cdef class Stepper:
             items = self._flatten(grads)
         if self.all_in_order(items, True):
             return items
+        self.check_params()  # a parameter that has changed is not a gradient's mistake
         items = self._check_grads(self._flatten(grads) if items is grads else items)
         if not self.all_in_order(items, False):
             raise StaleBufferError("grads changed while they were being checked")
@@ -711,7 +712,7 @@ cdef class Stepper:
         Raises
         ------
         TypeError
-            For a gradient that is no buffer, has another dtype, or is byte-swapped.
+            For a gradient that is no buffer of float32 or float64, or is byte-swapped.
         ValueError
             For a gradient that does not fit its parameter, is not contiguous, or misaligned; or if the structure of
             ``grads`` is not that of ``params``.

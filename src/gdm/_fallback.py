@@ -48,9 +48,11 @@ class Stepper:
     def bind(self, grads: Any) -> None:
         self._enter()
         try:
-            self._bound = self._check_grads(self._flatten(grads))
+            given = self._flatten(grads)
             self._check_unmoved("params", self._given, self._given_at)
-            self._bound_at = [_where(grad) for grad in self._bound]
+            bound = self._check_grads(given)
+            self._check_unmoved("params", self._given, self._given_at)
+            self._bound, self._bound_at = bound, [_where(grad) for grad in bound]
         finally:
             self._leave()
 
@@ -63,7 +65,9 @@ class Stepper:
                 arrays = self._bound
                 self._check_unmoved("grads", self._bound, self._bound_at)
             else:
-                arrays = self._check_grads(self._flatten(grads))
+                given = self._flatten(grads)
+                self._check_unmoved("params", self._given, self._given_at)
+                arrays = self._check_grads(given)
             if self._scheduled:
                 self._set_rates()
             self._check_unmoved("params", self._given, self._given_at)

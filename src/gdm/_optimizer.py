@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from os import PathLike
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
@@ -14,8 +15,6 @@ from ._structure import Structure
 from .errors import CheckpointError
 
 if TYPE_CHECKING:
-    from os import PathLike
-
     from ._checks import Floats
 
     Params = Floats | Iterable[Floats] | Mapping[str, Floats] | Iterable[Mapping[str, Any]]
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
 
 FORMAT = 2  # of state_dict
 FIXED = ("form",)  # hyperparameters that the state depends on
+_NUMBERS = (int, float, np.number)
 
 
 class Group:
@@ -118,9 +118,14 @@ class Optimizer(Stepper):
     def _take(self, structure: Structure, arrays: list[Any], given: list[Options], first: int = 0) -> None:
         """Takes in groups, from index ``first`` on, with their arrays, all or nothing."""
         known = {name: value for name, value in self._defaults.items() if name != "lr_scale"}
+        default = self._defaults["lr_scale"]
+        if structure.grouped and not isinstance(default, _NUMBERS):
+            if "_structure" not in self.__dict__:
+                raise TypeError("lr_scale must be a number where there are groups; give others in the groups")
+            default = 1.0  # what was given for the parameters there were says nothing of new ones
         options, scales = [], []
         for i, group in enumerate(given, first):
-            scale = group.get("lr_scale", self._defaults["lr_scale"])
+            scale = group.get("lr_scale", default)
             changes = {name: value for name, value in group.items() if name != "lr_scale"}
             options.append(self._checked(structure, i, known, changes))
             scales.append(scale)
@@ -134,9 +139,11 @@ class Optimizer(Stepper):
         users = [*self._users, *(x if isinstance(x, np.ndarray) else y for x, y in zip(arrays, new, strict=True))]
         _checks.disjoint([*(Named(label, x, True) for label, x in zip(labels, params, strict=True)), *self._owned()])
         factors = list(self._scales)
-        for i, scale in enumerate(scales, first):
-            factors += self._checked_scale(structure, i, scale, params)
-        shown = [{**o, "lr_scale": scale} for o, scale in zip(options, scales, strict=True)]
+        shown = []
+        for i, (o, scale) in enumerate(zip(options, scales, strict=True), first):
+            as_shown, new_factors = self._checked_scale(structure, i, scale, params)
+            shown.append({**o, "lr_scale": as_shown})
+            factors += new_factors
         self._structure, self._params, self._users, self._scales = structure, params, users, factors
         self._state += [{} for _ in new]
         self._options += shown
@@ -190,7 +197,7 @@ class Optimizer(Stepper):
         if name in self._all_states():
             return self._structure.unflatten([s[name][...] if name in s else None for s in self._state])
         if name not in self._defaults:
-            known = ", ".join([*self._defaults, *self._all_states()])
+            known = ", ".join([*self._defaults, *self._all_states(), "groups", "steps", "threads"])
             raise AttributeError(f"{type(self).__name__} has no attribute {name!r}; it has {known}")
         if not self._options:
             raise ValueError(f"there are no groups, and so no {name}")
@@ -226,19 +233,26 @@ class Optimizer(Stepper):
         except (TypeError, ValueError) as error:
             raise type(error)(f"group {index}: {error}" if structure.grouped else str(error)) from None
 
-    def _checked_scale(self, structure: Structure, index: int, scale: Any, params: list[Array]) -> list[float | Array]:
-        """The factors of the learning rate of a group's parameters: numbers, or arrays like them."""
+    def _checked_scale(
+        self, structure: Structure, index: int, scale: Any, params: list[Array]
+    ) -> tuple[Any, list[float | Array]]:
+        """The factors of the learning rate of a group's parameters, as they are shown, and one for each of them.
+
+        Numbers, or arrays like the parameters, which are copies that nobody can change.
+        """
         where = f"group {index}: lr_scale" if structure.grouped else "lr_scale"
         members = [i for i, group in enumerate(structure.group_of) if group == index]
-        if isinstance(scale, (int, float, np.number)):
-            return [_checks.real(where, scale, _checks.NOT_NEGATIVE)] * len(members)
+        if isinstance(scale, _NUMBERS):
+            number = _checks.real(where, scale, _checks.NOT_NEGATIVE)
+            return number, [number] * len(members)
         items = structure.flatten_group(where, index, scale)
-        return [
+        factors = [
             _checks.real(f"{where}[{k}]", x, _checks.NOT_NEGATIVE)
-            if isinstance(x, (int, float, np.number))
+            if isinstance(x, _NUMBERS)
             else _factors(f"{where}[{k}]", x, params[i])
             for k, (i, x) in enumerate(zip(members, items, strict=True))
         ]
+        return structure.unflatten_group(index, factors), factors
 
     def _set_options(self, changes: dict[int, Options]) -> None:
         """Changes hyperparameters of groups, all or none."""
@@ -260,7 +274,8 @@ class Optimizer(Stepper):
                 base = {name: value for name, value in options[i].items() if name != "lr_scale"}
                 given = {name: value for name, value in change.items() if name != "lr_scale"}
                 if "lr_scale" in change:
-                    factors = iter(self._checked_scale(self._structure, i, scale, self._params))
+                    scale, checked = self._checked_scale(self._structure, i, scale, self._params)
+                    factors = iter(checked)
                     scales = [
                         next(factors) if group == i else x
                         for group, x in zip(self._structure.group_of, scales, strict=True)
@@ -587,7 +602,14 @@ class Optimizer(Stepper):
             return self._read_groups(state_dict)
         except CheckpointError:
             raise
-        except Exception as error:  # whatever reading something else than a state may come to
+        except Exception as error:
+            if isinstance(state_dict, (str, bytes, PathLike)):
+                raise CheckpointError("state_dict is a path; load() reads files") from None
+            if isinstance(state_dict, Mapping) and "param_groups" in state_dict:
+                raise CheckpointError(
+                    "state_dict is torch's; gdm.torch.load_state_dict reads those"
+                ) from None  # whatever reading something else than a state may come to
+            # Whatever reading something else than a state may come to.
             raise CheckpointError(f"state_dict is not one of gdm's: {type(error).__name__}: {error}") from error
 
     def _read_groups(self, state_dict: Mapping[str, Any]) -> tuple[list[Any], list[dict[str, Any]]]:
@@ -621,7 +643,7 @@ class Optimizer(Stepper):
             given["lr"] = rate_from(given["lr"], own["lr"])
             scale = given.pop("lr_scale")
             options = self._checked(self._structure, index, given, {})
-            scales = self._checked_scale(self._structure, index, scale, self._params)
+            scale, scales = self._checked_scale(self._structure, index, scale, self._params)
             steps = _checks.whole("steps", saved["steps"], 0, 2**63 - 1)
             product = _checks.real("mu_product", saved["mu_product"], _checks.UP_TO_ONE)
         except (TypeError, ValueError) as error:
@@ -683,6 +705,7 @@ def _factors(name: str, x: Any, param: Array) -> Array:
         raise ValueError(f"{name} must be finite and not negative in each element")
     copy = np.empty_like(param)
     copy[...] = given
+    copy.flags.writeable = False
     return copy
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -40,7 +40,10 @@ class Structure:
         """The structure of what was given; its arrays, in order; and for each group the options beside them."""
         if not (_is_one(params) or isinstance(params, Mapping)):
             params = _items("params", params)
-        grouped = isinstance(params, list) and bool(params) and all(map(_is_group, params))
+        grouped = isinstance(params, list) and any(isinstance(item, Mapping) for item in params)
+        for i, item in enumerate(params if grouped else ()):
+            if not _is_group(item):
+                raise TypeError(f"params[{i}] must be a group, a mapping with the key 'params', {_not(item)}")
         structure, arrays, options = Structure([], grouped), [], []
         for group in params if grouped else [{"params": params}]:
             structure, more, given = structure._and(group, grouped)
@@ -51,7 +54,7 @@ class Structure:
     def with_group(self, group: Any) -> tuple[Structure, list[Any], dict[str, Any]]:
         """The structure with one more group, that group's arrays, and its options."""
         if not _is_group(group):
-            raise TypeError(f"group must be a mapping with the key 'params', not {type(group).__name__}")
+            raise TypeError(f"group must be a mapping with the key 'params', {_not(group)}")
         return self._and(group, True)
 
     def without_group(self, index: int) -> Structure:
@@ -78,7 +81,9 @@ class Structure:
         """The index of a group, from that or its name."""
         if isinstance(key, str):
             if key not in self.names:
-                raise KeyError(f"there is no group {key!r}; there are {self.names}")
+                raise KeyError(
+                    f"there is no group {key!r}; there are {[name for name in self.names if name is not None]}"
+                )
             return self.names.index(key)
         index = operator.index(key)
         if not -len(self.parts) <= index < len(self.parts):
@@ -99,18 +104,20 @@ class Structure:
         """The arrays of ``given``, which must have the structure of one group, in order."""
         return _flatten(what, given, self.shapes[index])
 
-    def unflatten(self, flat: Sequence[T]) -> Any:
+    def unflatten(self, flat: Iterable[T]) -> Any:
         """The reverse of flatten."""
         rest = iter(flat)
-        groups: list[Any] = []
-        for shape in self.shapes:
-            if shape is None:
-                groups.append(next(rest))
-            elif isinstance(shape, list):
-                groups.append({key: next(rest) for key in shape})
-            else:
-                groups.append([next(rest) for _ in range(shape)])
+        groups = [self.unflatten_group(i, rest) for i in range(len(self.shapes))]
         return groups if self.grouped else groups[0]
+
+    def unflatten_group(self, index: int, flat: Iterable[T]) -> Any:
+        """The reverse of flatten_group; takes no more items than it needs."""
+        rest, shape = iter(flat), self.shapes[index]
+        if shape is None:
+            return next(rest)
+        if isinstance(shape, list):
+            return {key: next(rest) for key in shape}
+        return [next(rest) for _ in range(shape)]
 
 
 def _flatten(what: str, given: Any, shape: Any) -> list[Any]:
@@ -148,6 +155,8 @@ def _is_one(given: Any) -> bool:
         return True
     if isinstance(given, (list, tuple, Mapping)):
         return False
+    if hasattr(given, "detach"):  # a tensor, which is not a sequence of its numbers: for _checks.buffer to refuse
+        return True
     try:
         memoryview(given)
     except TypeError:
@@ -155,6 +164,10 @@ def _is_one(given: Any) -> bool:
     except (ValueError, BufferError):  # one that cannot be had, which is for _checks.buffer to say
         return True
     return True
+
+
+def _not(given: Any) -> str:
+    return f"which this one has not: {list(given)}" if isinstance(given, Mapping) else f"not {type(given).__name__}"
 
 
 def _is_group(given: Any) -> bool:

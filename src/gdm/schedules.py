@@ -20,7 +20,6 @@ from __future__ import annotations
 import functools
 import inspect
 import math
-import operator
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -143,10 +142,7 @@ def _real(domain: Domain, name: str, value: object) -> float:
 
 
 def _whole(low: int, name: str, value: object) -> int:
-    try:
-        number = operator.index(value)  # type: ignore[arg-type]
-    except TypeError:
-        raise TypeError(f"{name} must be a whole number, not {_checks._kind(value)}") from None
+    number = _checks.whole(name, value)
     if not low <= number <= MAX_STEP:
         raise ValueError(f"{name} must be from {low} to 2**53, got {_checks._show(number)}")
     return number
