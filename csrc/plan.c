@@ -116,17 +116,11 @@ gdm_status gdm_plan_add(gdm_plan *plan, size_t group, gdm_dtype dtype, void *par
     if (!is_complete(&entry, its->prepared.used)) return GDM_ERR_NULL;
     if (n > SIZE_MAX / 4 - plan->elements) return GDM_ERR_LENGTH;
 
-    const size_t pieces = (plan->elements + n) / (PIECE / 2) + 2, room = plan->room;
+    /* Each room by itself: where a later one is not to be had, the next attempt must ask for that one again. */
+    const size_t pieces = (plan->elements + n) / (PIECE / 2) + 2, spans = (plan->count + 1) * (1 + MAX_STATES);
     gdm_status status = make_room(&plan->entries, &plan->room, plan->count + 1, sizeof *plan->entries);
     if (!status) status = make_room(&plan->pieces, &plan->piece_room, pieces, sizeof *plan->pieces);
-    if (!status && plan->room != room) {
-        struct span *written = realloc(plan->written, plan->room * (1 + MAX_STATES) * sizeof *written);
-        if (!written) {
-            plan->room = room; /* so that the next attempt makes room for both */
-            return GDM_ERR_MEMORY;
-        }
-        plan->written = written;
-    }
+    if (!status) status = make_room(&plan->written, &plan->written_room, spans, sizeof *plan->written);
     if (status) return status;
     *buffer = plan->count;
     plan->entries[plan->count++] = entry;

@@ -39,7 +39,7 @@ struct gdm_plan {
     struct entry *entries;
     size_t count, room;
     struct span *written; /* what steps write to, sorted */
-    size_t written_count;
+    size_t written_count, written_room;
     struct piece *pieces; /* and one more, behind the last */
     size_t piece_count, piece_room;
     size_t elements;

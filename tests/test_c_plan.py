@@ -200,6 +200,17 @@ def test_wrong_parameters(momentum_plan, memory):
     assert add_arrays(momentum_plan, 0, None, None, None, 0) == "OK"  # nothing to do needs no buffers
 
 
+def test_a_plan_goes_on_after_a_lack_of_memory(plan, memory):
+    """A parameter for which there was no room for all that a plan notes leaves nothing behind."""
+    assert add_group(plan, RULE["momentum"], byref(args("momentum", momentum=0.9)), byref(c_size_t())) == "OK"
+    assert add_arrays(plan, 0, *memory[:3], 2**60) == "ERR_MEMORY"
+    for rows in (memory[:3], memory[3:]):
+        assert add_arrays(plan, 0, *rows) == "OK"
+    expected = memory[::3] - np.float32(0.1) * memory[2::3]
+    assert step(plan) == "OK"
+    np.testing.assert_array_equal(memory[::3], expected)
+
+
 @pytest.mark.usefixtures("untouched")
 @pytest.mark.parametrize(
     "rows",
