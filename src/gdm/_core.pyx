@@ -8,7 +8,7 @@ from the table in csrc/kernels.def; names, defaults and docstrings of their func
 
 cimport numpy as cnp
 from cpython.float cimport PyFloat_AS_DOUBLE, PyFloat_CheckExact
-from cpython.mem cimport PyMem_Calloc, PyMem_Free
+from cpython.mem cimport PyMem_Calloc, PyMem_Free, PyMem_Malloc
 from cpython.object cimport PyObject
 from cpython.pycapsule cimport PyCapsule_New
 from cpython.ref cimport Py_INCREF
@@ -98,6 +98,7 @@ cdef extern from "plan.h" nogil:
         size_t group_count
         entry *entries
         size_t count
+        size_t elements
         unsigned threads
         bint fresh
     ctypedef struct function "gdm_function":
@@ -461,7 +462,7 @@ cdef class Stepper:
     """What makes an optimizer fast: its plan, the arrays behind it, and the step.
 
     A subclass checks what it is given in Python, then hands it over through the methods with an underscore. It provides
-    ``_check_grads(grads)``, which returns a list of arrays after every check, whatever the structure,
+    ``_check_grads(grads)``, which returns a new list of arrays after every check, whatever the structure,
     ``_reference_step(grads)``, a whole step in NumPy, and ``_set_rates()``, which sets learning rates that a schedule
     gives.
     """
@@ -469,36 +470,53 @@ cdef class Stepper:
     cdef plan *plan
     cdef list given  # the user's arrays, which may change
     cdef list params  # our views of them, which do not
+    cdef list held  # what else the plan points into: states and factors
     cdef list bound  # the gradients bound, or None
     cdef void **bound_at  # where they were then
     cdef bint one, flat, scheduled
+    cdef readonly size_t _version  # counts the changes of the plan
     cdef unsigned busy  # 0, or 1 + the process's generation: a forked child is not in the step its parent was in
 
     def __dealloc__(self):
         gdm_plan_destroy(self.plan)
         PyMem_Free(self.bound_at)
 
+    cdef int require(self, size_t groups=0) except -1:
+        """Requires a plan, with at least so many groups."""
+        if self.plan == NULL:
+            raise RuntimeError("this optimizer has not been initialised")
+        if self.plan.group_count < groups:
+            raise RuntimeError("there is no such group")
+        return 0
+
     def _table(self, list given, list params, list states, list scales, list group_of, list groups, bint one,
-               bint flat):
-        """Takes the parameters, in place of those that were there before: how each has been stepped must be set anew.
+               bint flat, list started, list progress, bint scheduled, list writes):
+        """Takes the parameters, in place of those that were there before, or raises and leaves everything as it was.
 
         Parallel lists: the user's arrays; our views of them; the list of each one's states (None for one that its rule
-        does not use), which their owner keeps where they are; its ``lr_scale`` or None; the index of its group.
-        ``groups`` holds each one's rule and options. ``one``: gradients come as a single array; ``flat``: as a plain
-        sequence. What is bound stays bound if there are as many parameters as before.
+        does not use); its ``lr_scale`` or None; the index of its group; whether its states have been through a step.
+        ``groups`` holds each one's rule and options, ``progress`` how far each is. ``one``: gradients come as a single
+        array; ``flat``: as a plain sequence. ``scheduled``: ``_set_rates()`` is to be called before each step.
+        ``writes``: arrays and what is to be copied into each, of its dtype and shape.
+
+        What is bound stays bound if there are as many parameters as before.
         """
         cdef plan *plan = NULL
         cdef any_args args
         cdef void *buffers[MAX_STATES]
-        cdef void **bound_at
-        cdef size_t i, k, index
+        cdef void **bound_at = NULL
+        cdef size_t i, k, index, count = <size_t>len(params)
+        cdef bint rebind = self.plan == NULL or self.plan.count != count
+        cdef list held = [states, scales]
         cdef int number, status = gdm_plan_create(&plan)
         try:
             for rule, options in groups:
                 number = rule_number(rule)
                 fill(&args, number, options)
                 status = status or gdm_plan_add_group(plan, number, &args, &index)
-            for i in range(<size_t>len(params)):
+                if not status:
+                    plan.groups[index].steps, plan.groups[index].product = progress[<Py_ssize_t>index]
+            for i in range(count):
                 param, its_states, scale = params[i], states[i], scales[i]
                 memset(buffers, 0, sizeof(buffers))
                 for k in range(<size_t>len(its_states)):
@@ -511,37 +529,67 @@ cdef class Stepper:
                     status = status or gdm_plan_set_lr_scale(plan, index, data(<PyObject *>scale))
                 if not status:
                     plan.entries[i].order = PyArray_FLAGS(<PyArrayObject *><PyObject *>param) & IN_ORDER
+                    plan.entries[i].started = bool(started[i])
             status = status or gdm_plan_arrange(plan)
-            if self.plan == NULL or self.plan.count != <size_t>len(params):
-                bound_at = <void **>PyMem_Calloc(<size_t>len(params) + 1, sizeof(void *))
+            if rebind:
+                bound_at = <void **>PyMem_Calloc(count + 1, sizeof(void *))
                 if bound_at == NULL:
                     raise MemoryError
-                PyMem_Free(self.bound_at)
-                self.bound_at = bound_at
+            if status != OK:
+                refuse(status)
+            # From here on nothing fails.
+            plan.threads = 0 if self.plan == NULL else self.plan.threads
+            self.plan, plan = plan, self.plan
+            self._version += 1
+            if rebind:
+                self.bound_at, bound_at = bound_at, self.bound_at
                 self.bound = None
-            if status == OK:
-                plan.threads = 0 if self.plan == NULL else self.plan.threads
-                self.plan, plan = plan, self.plan
+            self.given = given
+            self.params = params
+            self.held = held
+            self.one = one
+            self.flat = flat
+            self.scheduled = scheduled
+            self._write(writes)
         finally:
             gdm_plan_destroy(plan)
-        if status != OK:
-            refuse(status)
-        self.given = given
-        self.params = params
-        self.one = one
-        self.flat = flat
+            PyMem_Free(bound_at)
 
-    def _configure(self, size_t index, str rule, dict options):
-        """Sets the rule and the options, which have been checked, of a group whose states are there."""
+    def _configure(self, list changes, bint scheduled):
+        """Sets rules and options, which have been checked, of groups whose states are there: all or none.
+
+        ``changes`` holds the index, rule and options of each group. ``scheduled`` as above.
+        """
+        cdef group *changed
         cdef any_args args
-        cdef int status, number = rule_number(rule)
-        if self.plan == NULL or index >= self.plan.group_count:
-            raise RuntimeError("there is no such group")
-        fill(&args, number, options)
-        status = gdm_plan_configure(&self.plan.groups[index], number, &args)
-        self.plan.fresh = True
-        if status != OK:
-            refuse(status)
+        cdef size_t i, index, count = <size_t>len(changes)
+        cdef int number, status = OK
+        self.require()
+        changed = <group *>PyMem_Malloc(count * sizeof(group))
+        if changed == NULL:
+            raise MemoryError
+        try:
+            for i in range(count):
+                index, rule, options = changes[i]
+                self.require(index + 1)
+                number = rule_number(rule)
+                fill(&args, number, options)
+                changed[i] = self.plan.groups[index]
+                status = status or gdm_plan_configure(&changed[i], number, &args)
+            if status != OK:
+                refuse(status)
+            for i in range(count):
+                self.plan.groups[<size_t>changes[i][0]] = changed[i]
+            self.plan.fresh = True
+            self.scheduled = scheduled
+            self._version += 1
+        finally:
+            PyMem_Free(changed)
+
+    def _write(self, list writes):
+        """Copies into each array what goes with it: out of reach of an interrupt, which Python code would stop at."""
+        for array, value in writes:
+            array[...] = value
 
     def _set_rate(self, size_t index, double lr):
         """Sets a group's learning rate alone, which has been checked."""
@@ -549,8 +597,7 @@ cdef class Stepper:
         cdef any_args args
         cdef const option_info *option
         cdef int status
-        if self.plan == NULL or index >= self.plan.group_count:
-            raise RuntimeError("there is no such group")
+        self.require(index + 1)
         group = &self.plan.groups[index]
         option = gdm_rules[group.rule].options
         args = group.args
@@ -561,31 +608,10 @@ cdef class Stepper:
         if status != OK:
             refuse(status)
 
-    @property
-    def _scheduled(self):
-        """Whether ``_set_rates()`` is to be called before each step."""
-        return self.scheduled
-
-    @_scheduled.setter
-    def _scheduled(self, bint on):
-        self.scheduled = on
-
     def _progress_of(self, size_t index):
         """The steps that a group has made, and its product of momenta."""
-        if self.plan == NULL or index >= self.plan.group_count:
-            raise RuntimeError("there is no such group")
+        self.require(index + 1)
         return self.plan.groups[index].steps, self.plan.groups[index].product
-
-    @property
-    def _progress(self):
-        """That of all groups."""
-        return [self._progress_of(i) for i in range(self.plan.group_count)]
-
-    @_progress.setter
-    def _progress(self, list progress):
-        cdef size_t i
-        for i in range(self.plan.group_count):
-            self.plan.groups[i].steps, self.plan.groups[i].product = progress[i]
 
     @property
     def _given(self):
@@ -595,22 +621,31 @@ cdef class Stepper:
     @property
     def _started(self):
         """For each parameter, whether its states have been through a step."""
+        self.require()
         return [bool(self.plan.entries[i].started) for i in range(self.plan.count)]
 
-    @_started.setter
-    def _started(self, list flags):
+    def _stepped(self, list writes, list started, list progress):
+        """Takes over a step that the reference has made: what is to be written, as above, and how far all are then."""
         cdef size_t i
+        self.require()
+        if <size_t>len(started) != self.plan.count or <size_t>len(progress) != self.plan.group_count:
+            raise RuntimeError("there are other parameters or groups")
+        self._write(writes)
         for i in range(self.plan.count):
-            self.plan.entries[i].started = bool(flags[i])
+            self.plan.entries[i].started = bool(started[i])
+        for i in range(self.plan.group_count):
+            self.plan.groups[i].steps, self.plan.groups[i].product = progress[i]
         self.plan.fresh = True
 
     @property
     def _threads(self):
         """How many threads a step may use; None for what gdm.get_num_threads says."""
+        self.require()
         return self.plan.threads or None
 
     @_threads.setter
     def _threads(self, n):
+        self.require()
         self.plan.threads = 0 if n is None else n
 
     cpdef int _enter(self) except -1:
@@ -655,22 +690,25 @@ cdef class Stepper:
                 return False
         return True
 
-    cdef list take(self, grads):
-        """The gradients as a list of arrays, each checked against its parameter.
+    cdef list take(self, grads, bint own):
+        """The gradients as a list of arrays, each checked against its parameter; ``own``: not the caller's list.
 
-        User code may run in here (a mapping's, an iterator's, a buffer's): the parameters are checked after it.
+        User code may run in here (a mapping's, an iterator's, a buffer's): the parameters are checked after it. None
+        may run between here and the end of the step.
         """
         cdef list items
+        cdef bint in_list = self.flat and type(grads) is list
+        self.require()
         if self.one and PyArray_CheckExact(<PyObject *>grads):
             items = [grads]
-        elif self.flat and type(grads) is list:
-            items = grads
+        elif in_list:
+            items = list(grads) if own else grads
         else:
             items = self._flatten(grads)
         if self.all_in_order(items, True):
             return items
         self.check_params()  # a parameter that has changed is not a gradient's mistake
-        items = self._check_grads(self._flatten(grads) if items is grads else items)
+        items = self._check_grads(list(self._flatten(items)) if in_list else items)
         if not self.all_in_order(items, False):
             raise StaleBufferError("grads changed while they were being checked")
         return items
@@ -693,11 +731,11 @@ cdef class Stepper:
         cdef list items
         self._enter()
         try:
-            items = self.take(grads)
+            items = self.take(grads, own=True)  # the caller's list may change
             self.check_params()
             for i in range(self.plan.count):
                 self.bound_at[i] = data(items_of(<PyObject *>items)[i])
-            self.bound = list(items)  # a copy: the caller's list may change
+            self.bound = items
         finally:
             self._leave()
 
@@ -725,7 +763,8 @@ cdef class Stepper:
 
         After an exception nothing has changed.
         """
-        cdef size_t i, total = 0
+        cdef size_t i
+        cdef bint alone
         cdef list items
         cdef entry *e
         cdef PyObject *grad
@@ -733,11 +772,14 @@ cdef class Stepper:
         cdef int status
         self._enter()
         try:
-            items = self.bound if grads is None else self.take(grads)
-            if items is None:
+            self.require()
+            if grads is None and self.bound is None:
                 raise RuntimeError("no gradients: call step(grads), or bind(grads) first")
             if self.scheduled:
-                self._set_rates()
+                self._set_rates()  # the user's code: before anything is looked at
+            # While other threads run, the caller's list may change, and let go of its arrays.
+            alone = self.plan.elements < GIL_THRESHOLD
+            items = self.bound if grads is None else self.take(grads, own=not alone)
             self.check_params()
             arrays = items_of(<PyObject *>items)
             for i in range(self.plan.count):
@@ -746,14 +788,12 @@ cdef class Stepper:
                 if grads is None and not is_unchanged(grad, cnp.NPY_ARRAY_ALIGNED, self.bound_at[i], e):
                     self.stale("grads", i)
                 e.buffers[GRAD] = data(grad)
-                total += e.n
             if use_reference:
                 self._reference_step(items)
                 return
-            if total < GIL_THRESHOLD:
+            if alone:
                 status = gdm_plan_run(self.plan)
             else:
-                items = list(items)  # keeps them alive whatever another thread does to the caller's list
                 with nogil:
                     status = gdm_plan_run(self.plan)
             if status != OK:

@@ -11,9 +11,9 @@ from .errors import StaleBufferError
 
 class Stepper:
     _started: list[bool]
-    _progress: list[tuple[int, float]]
     _threads: int | None = None
     _scheduled = False
+    _version = 0
 
     def _table(
         self,
@@ -25,30 +25,43 @@ class Stepper:
         groups: list[tuple[str, Options]],
         one: bool,
         flat: bool,
+        started: list[bool],
+        progress: list[tuple[int, float]],
+        scheduled: bool,
+        writes: list[tuple[Array, Array]],
     ) -> None:
-        if len(params) != len(getattr(self, "_given", ())):
-            self._bound: list[Array] | None = None
-        self._given = given
-        self._given_at = [_where(param) for param in given]
-        self._started = [False] * len(params)
-        self._progress = [(0, 1.0)] * len(groups)
+        where = [_where(param) for param in given]
         if not hasattr(self, "_alone"):
-            self._bound = None
             self._alone = threading.Lock()
+        self._version += 1
+        if len(params) != len(getattr(self, "_given", ())) or not hasattr(self, "_bound"):
+            self._bound: list[Array] | None = None
+        self._given, self._given_at, self._scheduled = given, where, scheduled
+        self._stepped(writes, started, progress)
 
-    def _configure(self, index: int, rule: str, options: Options) -> None:
+    def _configure(self, changes: list[tuple[int, str, Options]], scheduled: bool) -> None:
         """The reference finds the options in the optimizer."""
+        self._version += 1
+        self._scheduled = scheduled
 
     def _set_rate(self, index: int, lr: float) -> None:
-        """The reference asks the schedule itself."""
+        """The reference asks the optimizer."""
 
     def _progress_of(self, index: int) -> tuple[int, float]:
         return self._progress[index]
 
+    def _stepped(self, writes: list[tuple[Array, Any]], started: list[bool], progress: list[tuple[int, float]]) -> None:
+        self._write(writes)
+        self._started, self._progress = started, progress
+
+    def _write(self, writes: list[tuple[Array, Any]]) -> None:
+        for array, value in writes:
+            array[...] = value
+
     def bind(self, grads: Any) -> None:
         self._enter()
         try:
-            given = self._flatten(grads)
+            given = list(self._flatten(grads))
             self._check_unmoved("params", self._given, self._given_at)
             bound = self._check_grads(given)
             self._check_unmoved("params", self._given, self._given_at)
@@ -59,17 +72,17 @@ class Stepper:
     def step(self, grads: Any = None) -> None:
         self._enter()
         try:
-            if grads is None:
-                if self._bound is None:
-                    raise RuntimeError("no gradients: call step(grads), or bind(grads) first")
-                arrays = self._bound
-                self._check_unmoved("grads", self._bound, self._bound_at)
-            else:
-                given = self._flatten(grads)
-                self._check_unmoved("params", self._given, self._given_at)
-                arrays = self._check_grads(given)
+            if grads is None and self._bound is None:
+                raise RuntimeError("no gradients: call step(grads), or bind(grads) first")
             if self._scheduled:
                 self._set_rates()
+            if grads is None:
+                arrays = self._bound or []
+                self._check_unmoved("grads", arrays, self._bound_at)
+            else:
+                given = list(self._flatten(grads))
+                self._check_unmoved("params", self._given, self._given_at)
+                arrays = self._check_grads(given)
             self._check_unmoved("params", self._given, self._given_at)
             self._reference_step(arrays)
         finally:

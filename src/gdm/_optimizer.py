@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from os import PathLike
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 FORMAT = 2  # of state_dict
 FIXED = ("form",)  # hyperparameters that the state depends on
 _NUMBERS = (int, float, np.number)
+# What an optimizer consists of: replaced by new objects, never changed, so that they can be put back.
+PARTS = ("_structure", "_options", "_parts", "_params", "_users", "_state", "_scales")
 
 
 class Group:
@@ -55,10 +58,10 @@ class Group:
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):
             raise AttributeError(name)
-        options = self._optimizer._options[self._index]
+        options = self._optimizer._options[self._optimizer._structure.index_of(self._index)]
         if name not in options:
             raise AttributeError(f"a group has no hyperparameter {name!r}; it has {', '.join(options)}")
-        return options[name]
+        return _copied(options[name])
 
     def __setattr__(self, name: str, value: Any) -> None:
         self._optimizer._set_options({self._index: {name: value}})
@@ -111,9 +114,29 @@ class Optimizer(Stepper):
         self._users: list[Array] = []
         self._state: list[dict[str, Array]] = []
         self._scales: list[float | Array] = []
-        self._defaults: Options = {**defaults, "lr_scale": lr_scale}
+        self._current: list[float] = []  # with a schedule, the groups' learning rates of the step that is being made
+        self._defaults: Options = {**defaults, "lr_scale": _own_scale(lr_scale)}
         self._take(*Structure.of(params))
         self.threads = threads
+
+    @contextlib.contextmanager
+    def _changing(self) -> Iterator[None]:
+        """A change that is made by one thread alone, and whole or not at all.
+
+        Anything may go wrong on the way: a schedule or a buffer of the user's may raise, memory run short, an
+        interrupt come. Until the plan is changed, which is the last thing to be done, everything can be put back.
+        """
+        self._enter()
+        try:
+            before, version = {name: self.__dict__[name] for name in PARTS}, self._version
+            try:
+                yield
+            except BaseException:
+                if self._version == version:
+                    self.__dict__.update(before)
+                raise
+        finally:
+            self._leave()
 
     def _take(self, structure: Structure, arrays: list[Any], given: list[Options], first: int = 0) -> None:
         """Takes in groups, from index ``first`` on, with their arrays, all or nothing."""
@@ -139,14 +162,12 @@ class Optimizer(Stepper):
         users = [*self._users, *(x if isinstance(x, np.ndarray) else y for x, y in zip(arrays, new, strict=True))]
         _checks.disjoint([*(Named(label, x, True) for label, x in zip(labels, params, strict=True)), *self._owned()])
         factors = list(self._scales)
-        shown = []
-        for i, (o, scale) in enumerate(zip(options, scales, strict=True), first):
-            as_shown, new_factors = self._checked_scale(structure, i, scale, params)
-            shown.append({**o, "lr_scale": as_shown})
-            factors += new_factors
+        for i, (group, scale) in enumerate(zip(options, scales, strict=True), first):
+            group["lr_scale"], more = self._checked_scale(structure, i, scale, params)
+            factors += more
         self._structure, self._params, self._users, self._scales = structure, params, users, factors
-        self._state += [{} for _ in new]
-        self._options += shown
+        self._state = [*self._state, *({} for _ in new)]
+        self._options = [*self._options, *options]
         self._rebuild()
 
     @property
@@ -204,7 +225,7 @@ class Optimizer(Stepper):
         first, *others = [options[name] for options in self._options]
         if any(other is not first and not _same(other, first) for other in others):
             raise ValueError(f"the groups differ in {name}; use opt.groups[i].{name}")
-        return first
+        return _copied(first)
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name.startswith("_") or hasattr(type(self), name):
@@ -231,14 +252,15 @@ class Optimizer(Stepper):
                 rate_at(schedule, 0)
             return checked
         except (TypeError, ValueError) as error:
-            raise type(error)(f"group {index}: {error}" if structure.grouped else str(error)) from None
+            kind = TypeError if isinstance(error, TypeError) else ValueError  # a schedule may raise one of its own
+            raise kind(f"group {index}: {error}" if structure.grouped else str(error)) from None
 
     def _checked_scale(
         self, structure: Structure, index: int, scale: Any, params: list[Array]
     ) -> tuple[Any, list[float | Array]]:
-        """The factors of the learning rate of a group's parameters, as they are shown, and one for each of them.
+        """The factors of the learning rate of a group: in its structure, and one for each parameter.
 
-        Numbers, or arrays like the parameters, which are copies that nobody can change.
+        They are numbers, and arrays like the parameters; all are our own, and nobody can change them.
         """
         where = f"group {index}: lr_scale" if structure.grouped else "lr_scale"
         members = [i for i, group in enumerate(structure.group_of) if group == index]
@@ -266,24 +288,23 @@ class Optimizer(Stepper):
             if name not in self._defaults:
                 known = ", ".join(self._defaults)
                 raise AttributeError(f"{type(self).__name__} has no hyperparameter {name!r}; it has {known}")
-        self._enter()
-        try:
-            options, scales = dict(enumerate(self._options)), list(self._scales)
+        for i in changes:
+            self._structure.index_of(i)
+        with self._changing():
+            options, scales = list(self._options), list(self._scales)
             for i, change in changes.items():
-                scale = change.get("lr_scale", options[i]["lr_scale"])
                 base = {name: value for name, value in options[i].items() if name != "lr_scale"}
                 given = {name: value for name, value in change.items() if name != "lr_scale"}
+                scale = options[i]["lr_scale"]
                 if "lr_scale" in change:
-                    scale, checked = self._checked_scale(self._structure, i, scale, self._params)
-                    factors = iter(checked)
+                    scale, factors = self._checked_scale(self._structure, i, change["lr_scale"], self._params)
+                    rest = iter(factors)
                     scales = [
-                        next(factors) if group == i else x
+                        next(rest) if group == i else x
                         for group, x in zip(self._structure.group_of, scales, strict=True)
                     ]
                 options[i] = {**self._checked(self._structure, i, base, given), "lr_scale": scale}
-            self._apply(list(options.values()), scales)
-        finally:
-            self._leave()
+            self._apply(options, scales)
 
     def _apply(self, options: list[Options], scales: list[float | Array]) -> None:
         """Takes over options that have been checked, for every group."""
@@ -295,11 +316,15 @@ class Optimizer(Stepper):
         if not (kept and same_states):
             self._rebuild()
             return
-        self._scheduled = any(callable(o["lr"]) for o in options)
+        changes = []
         for i, group in enumerate(options):
             rule, rate = self._rule_of(group), self._rate(i)
             for factor, part in self._parts[i].items():
-                self._configure(part, rule, self._given_to(rule, group, rate * factor))
+                changes.append((part, rule, self._given_to(rule, group, _scaled(rate, factor))))
+        self._configure(changes, self._has_schedule())
+
+    def _has_schedule(self) -> bool:
+        return any(callable(options["lr"]) for options in self._options)
 
     def _rate(self, i: int) -> float:
         """The learning rate of a group's next step."""
@@ -307,18 +332,31 @@ class Optimizer(Stepper):
         return rate_at(lr, self._group_progress(i)[0]) if callable(lr) else lr
 
     def _set_rates(self) -> None:
-        for i, options in enumerate(self._options):
+        """Asks the schedules, each once, for the learning rates of this step."""
+        self._current = [self._rate(i) for i in range(len(self._options))]
+        for options, parts, rate in zip(self._options, self._parts, self._current, strict=True):
             if callable(options["lr"]):
-                rate = self._rate(i)
-                for factor, part in self._parts[i].items():
-                    self._set_rate(part, rate * factor)
+                for factor, part in parts.items():
+                    self._set_rate(part, _scaled(rate, factor))
 
     # The plan behind it. A group whose parameters have learning rates of their own is several groups there.
 
-    def _rebuild(self) -> None:
-        """Makes the table anew: after a change of what there is to be stepped."""
-        began = [*self._started, *[False] * len(self._params)][: len(self._params)] if self._parts else []
-        progress = [self._group_progress(i) for i in range(len(self._options))]
+    def _rebuild(
+        self,
+        began: list[bool] | None = None,
+        progress: list[tuple[int, float]] | None = None,
+        writes: list[tuple[Array, Array]] | None = None,
+    ) -> None:
+        """Makes the table anew: after a change of what there is to be stepped.
+
+        ``began`` says which parameters' states have been through a step, ``progress`` how far each group is; without
+        them all that were there go on, and what has been added starts. ``writes``: what is to be copied into states.
+        """
+        if began is None:
+            began = list(self._started) if self._parts else []
+            began += [False] * (len(self._params) - len(began))
+        if progress is None:
+            progress = [self._group_progress(i) for i in range(len(self._options))]
         self._allocate()
         parts: list[dict[float, int]] = []
         groups: list[tuple[str, Options]] = []
@@ -330,11 +368,11 @@ class Optimizer(Stepper):
                 if g == i and isinstance(x, float)
             }
             parts.append({})
+            lr = options["lr"]
+            rate = rate_at(lr, progress[i][0]) if callable(lr) else lr
             for factor in [1.0, *sorted(own - {1.0})]:  # 1 even without parameters: it keeps the count of steps
                 parts[i][factor] = len(groups)
-                lr = options["lr"]
-                rate = rate_at(lr, progress[i][0]) if callable(lr) else lr
-                groups.append((rule, self._given_to(rule, options, rate * factor)))
+                groups.append((rule, self._given_to(rule, options, _scaled(rate, factor))))
         shapes, group_of = self._structure.shapes, self._structure.group_of
         one = not self._structure.grouped and shapes[0] is None
         flat = not self._structure.grouped and isinstance(shapes[0], int)
@@ -344,11 +382,22 @@ class Optimizer(Stepper):
         ]
         place = [parts[g][x if isinstance(x, float) else 1.0] for x, g in zip(self._scales, group_of, strict=True)]
         scales = [None if isinstance(x, float) else x for x in self._scales]
-        self._table(self._users, self._params, states, scales, place, groups, one, flat)
         self._parts = parts
-        self._started = began or [False] * len(self._params)
-        self._progress = [progress[i] for i, part in enumerate(parts) for _ in part]
-        self._scheduled = any(callable(o["lr"]) for o in self._options)
+        of_parts = [progress[i] for i, part in enumerate(parts) for _ in part]
+        self._table(
+            self._users,
+            self._params,
+            states,
+            scales,
+            place,
+            groups,
+            one,
+            flat,
+            began,
+            of_parts,
+            self._has_schedule(),
+            writes or [],
+        )
 
     def _group_progress(self, i: int) -> tuple[int, float]:
         """The steps that a group has made, and its product of momenta."""
@@ -369,31 +418,24 @@ class Optimizer(Stepper):
         TypeError, ValueError, gdm.OverlapError
             As the class does. Nothing has changed then.
         """
-        self._enter()
-        try:
+        with self._changing():
             structure, arrays, given = self._structure.with_group(group)
             self._take(structure, arrays, [given], len(self._options))
-        finally:
-            self._leave()
         return Group(self, len(self._options) - 1)
 
     def remove_group(self, key: int | str) -> None:
         """Forgets a group, by its index or name, with its state; what was bound is forgotten."""
-        index = self._structure.index_of(key)
-        self._enter()
-        try:
+        with self._changing():
+            index = self._structure.index_of(key)
             kept = [i for i, group in enumerate(self._structure.group_of) if group != index]
-            began, progress = self._started, [self._group_progress(i) for i in range(len(self._options))]
+            others = [i for i in range(len(self._options)) if i != index]
+            started = self._started
+            began, progress = [started[i] for i in kept], [self._group_progress(i) for i in others]
             self._structure = self._structure.without_group(index)
-            for name in ("_params", "_users", "_state", "_scales"):
-                setattr(self, name, [getattr(self, name)[i] for i in kept])
-            for per_group in (self._options, progress, self._parts):
-                del per_group[index]
-            self._rebuild()
-            self._started = [began[i] for i in kept]
-            self._progress = [progress[i] for i, part in enumerate(self._parts) for _ in part]
-        finally:
-            self._leave()
+            self._params, self._users = [self._params[i] for i in kept], [self._users[i] for i in kept]
+            self._state, self._scales = [self._state[i] for i in kept], [self._scales[i] for i in kept]
+            self._options = [self._options[i] for i in others]
+            self._rebuild(began, progress)
 
     # State.
 
@@ -422,6 +464,7 @@ class Optimizer(Stepper):
         ]
         if not wanted:
             return
+        self._state = [dict(state) for state in self._state]
         line = 64
         places = [_checks.address(self._params[i]) % line for i, _ in wanted]
         sizes = [
@@ -459,33 +502,39 @@ class Optimizer(Stepper):
     def _reference_step(self, grads: list[Array]) -> None:
         started = list(self._started)
         progress = [self._group_progress(i) for i in range(len(self._options))]
+        rates = self._current if self._has_schedule() else [options["lr"] for options in self._options]
         products = [product for _, product in progress]
         results: list[tuple[Array, Array]] = []
+
+        def update(group: int, rate: float, buffers: dict[str, Array], first: bool) -> dict[str, Array]:
+            options, (steps, product) = self._options[group], progress[group]
+            rule = self._rule_of(options)
+            given = self._given_to(rule, options, rate) | {"step": steps + 1, "mu_product": np.array(product)}
+            new = reference.update(rule, {**given, **buffers}, first=first)
+            products[group] = float(new.pop("mu_product", np.float64(product)))
+            return new
+
+        for group in set(range(len(progress))).difference(self._structure.group_of):  # without parameters: they count
+            names = self._all_states()
+            update(group, rates[group], {name: np.empty(0) for name in ["param", "grad", *names]}, False)
         for i, (param, grad) in enumerate(zip(self._params, grads, strict=True)):
             group, scale = self._structure.group_of[i], self._scales[i]
-            options = self._options[group]
-            rule = self._rule_of(options)
-            steps, product = progress[group]
-            given = self._given_to(rule, options, self._rate(group) * (scale if isinstance(scale, float) else 1.0))
-            given |= {"step": steps + 1, "mu_product": np.array(product)}
-            if not isinstance(scale, float):
-                given["lr_scale"] = scale
             # The gradient's memory in the parameter's layout: a bound array may have been given another shape since.
             layout: Literal["C", "F"] = "C" if param.flags.c_contiguous else "F"
             plain = np.ndarray.view(grad, np.ndarray).ravel(order="K").reshape(param.shape, order=layout)
             buffers = {"param": param, "grad": plain, **self._state[i]}
-            new = reference.update(rule, {**given, **buffers}, first=not started[i])
-            products[group] = float(new.pop("mu_product", np.float64(products[group])))
+            if isinstance(scale, float):
+                new = update(group, rates[group] * scale, buffers, not started[i])
+            else:
+                new = update(group, rates[group], {**buffers, "lr_scale": scale}, not started[i])
             results += [(buffers[name], x) for name, x in new.items()]
             started[i] = started[i] or len(new) > 1
-        for array, value in results:
-            array[...] = value
-        self._started = started
-        self._progress = [
+        counted = [
             (steps + 1, product)
             for (steps, _), product, parts in zip(progress, products, self._parts, strict=True)
             for _ in parts
         ]
+        self._stepped(results, started, counted)
 
     # Saving.
 
@@ -500,27 +549,22 @@ class Optimizer(Stepper):
             for a function of the user's own, which is not saved), ``steps``, ``mu_product`` (NAdam's), and ``params``:
             a list with, for each parameter, ``name``, ``started``, and the arrays of its ``state``.
         """
-        return self._saved(copy=True)
+        with self._changing():
+            return self._saved(copy=True)
 
     def _saved(self, *, copy: bool) -> dict[str, Any]:
-        self._enter()
-        try:
-            groups: list[dict[str, Any]] = []
-            for i, options in enumerate(self._options):
-                steps, product = self._group_progress(i)
-                plain = {
-                    **options,
-                    "lr": _plain_rate(options["lr"]),
-                    "lr_scale": _plain_scale(options["lr_scale"], copy),
-                }
-                name = self._structure.names[i]
-                groups.append({"name": name, "options": plain, "steps": steps, "mu_product": product, "params": []})
-            for i, started in enumerate(self._started):
-                state = {name: x.copy() if copy else x for name, x in self._state[i].items()}
-                entry = {"name": self._structure.labels[i], "started": started, "state": state}
-                groups[self._structure.group_of[i]]["params"].append(entry)
-        finally:
-            self._leave()
+        """The same; without copies it holds only as long as nobody changes anything."""
+        groups: list[dict[str, Any]] = []
+        for i, options in enumerate(self._options):
+            steps, product = self._group_progress(i)
+            scale = options["lr_scale"]
+            plain = {**options, "lr": _plain_rate(options["lr"]), "lr_scale": _copied(scale) if copy else scale}
+            name = self._structure.names[i]
+            groups.append({"name": name, "options": plain, "steps": steps, "mu_product": product, "params": []})
+        for i, started in enumerate(self._started):
+            state = {name: x.copy() if copy else x for name, x in self._state[i].items()}
+            entry = {"name": self._structure.labels[i], "started": started, "state": state}
+            groups[self._structure.group_of[i]]["params"].append(entry)
         return {"format": FORMAT, "optimizer": type(self).__name__, "groups": groups}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
@@ -534,27 +578,24 @@ class Optimizer(Stepper):
             If anything does not fit: another format, class or ``form``, other groups, names, shapes or dtypes. Nothing
             has been loaded then.
         """
-        groups, entries = self._read(state_dict)
-        self._enter()
-        try:
-            for i, entry in enumerate(entries):
-                self._state[i] = {name: self._state[i][name] for name in self._state[i] if name in entry["state"]}
+        with self._changing():
+            groups, entries = self._read(state_dict)
+            self._state = [
+                {name: x for name, x in state.items() if name in entry["state"]}
+                for state, entry in zip(self._state, entries, strict=True)
+            ]
             self._options = [options for options, _, _, _ in groups]
             self._scales = [x for _, _, _, scales in groups for x in scales]
             self._allocate([entry["state"] for entry in entries])
-            self._rebuild()
-            for i, entry in enumerate(entries):
-                for name, x in self._state[i].items():
-                    if name in entry["state"]:
-                        x[...] = entry["state"][name]
-            self._started = [entry["started"] for entry in entries]
-            self._progress = [
-                (steps, product)
-                for (_, steps, product, _), parts in zip(groups, self._parts, strict=True)
-                for _ in parts
-            ]
-        finally:
-            self._leave()
+            self._rebuild(
+                [entry["started"] for entry in entries],
+                [(steps, product) for _, steps, product, _ in groups],
+                [
+                    (state[name], x)
+                    for state, entry in zip(self._state, entries, strict=True)
+                    for name, x in entry["state"].items()
+                ],
+            )
 
     def save(self, path: str | PathLike[str]) -> None:
         """Writes what :meth:`state_dict` gives to a safetensors file, which is there whole or not at all.
@@ -576,7 +617,8 @@ class Optimizer(Stepper):
         """
         from . import _checkpoint
 
-        _checkpoint.save(path, self._saved(copy=False))
+        with self._changing():  # no step, which would change what is being written
+            _checkpoint.save(path, self._saved(copy=False))
 
     def load(self, path: str | PathLike[str]) -> None:
         """Reads a file that :meth:`save` wrote, of an optimizer for the same parameters, and goes on from there.
@@ -738,12 +780,29 @@ def rate_from(saved: Any, own: Any) -> Any:
     return own if saved is None else saved
 
 
-def _plain_scale(scale: Any, copy: bool) -> Any:
-    if isinstance(scale, Mapping):
-        return {key: _plain_scale(x, copy) for key, x in scale.items()}
+def _copied(option: Any) -> Any:
+    """A hyperparameter's value; a copy of factors of the learning rate, which nobody is to change unseen."""
+    if isinstance(option, dict):
+        return {key: _copied(x) for key, x in option.items()}
+    if isinstance(option, np.ndarray):
+        return option.copy(order="K")
+    return [_copied(x) for x in option] if isinstance(option, list) else option
+
+
+def _own_scale(scale: Any) -> Any:
+    """The user's ``lr_scale`` in containers of our own, which can be gone through more than once."""
+    if isinstance(scale, (int, float, np.number)):
+        return scale
     if isinstance(scale, np.ndarray):
-        return scale.copy() if copy else scale
-    return [_plain_scale(x, copy) for x in scale] if isinstance(scale, (list, tuple)) else scale
+        return scale.copy(order="K")
+    if isinstance(scale, Mapping):
+        return {key: _own_scale(x) for key, x in scale.items()}
+    return [_own_scale(x) for x in scale] if isinstance(scale, (list, tuple, Iterator)) else scale
+
+
+def _scaled(rate: float, factor: float) -> float:
+    """The learning rate of a parameter with this factor of its group's."""
+    return rate if factor == 1.0 else _checks.real("lr * lr_scale", rate * factor, _checks.NOT_NEGATIVE)
 
 
 def _restore(cls: type[Optimizer], params: Any, options: Options, state_dict: dict[str, Any]) -> Optimizer:

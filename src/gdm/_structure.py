@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -107,17 +107,15 @@ class Structure:
     def unflatten(self, flat: Iterable[T]) -> Any:
         """The reverse of flatten."""
         rest = iter(flat)
-        groups = [self.unflatten_group(i, rest) for i in range(len(self.shapes))]
+        groups = [self.unflatten_group(i, [next(rest) for _ in part.keys]) for i, part in enumerate(self.parts)]
         return groups if self.grouped else groups[0]
 
-    def unflatten_group(self, index: int, flat: Iterable[T]) -> Any:
-        """The reverse of flatten_group; takes no more items than it needs."""
-        rest, shape = iter(flat), self.shapes[index]
+    def unflatten_group(self, index: int, flat: Sequence[T]) -> Any:
+        """The reverse of flatten_group."""
+        shape = self.shapes[index]
         if shape is None:
-            return next(rest)
-        if isinstance(shape, list):
-            return {key: next(rest) for key in shape}
-        return [next(rest) for _ in range(shape)]
+            return flat[0]
+        return dict(zip(shape, flat, strict=True)) if isinstance(shape, list) else list(flat)
 
 
 def _flatten(what: str, given: Any, shape: Any) -> list[Any]:
