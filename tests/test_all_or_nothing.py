@@ -240,8 +240,7 @@ def test_factors_are_the_optimizers_own(backend, tmp_path):
         optimizer = gdm.SGD(np.ones(3), lr_scale=number)
         assert type(optimizer.lr_scale) is float
         optimizer.save(tmp_path / "state")
-    groups = [{"params": [np.ones(1)]}, {"params": [np.ones(2)]}]
-    assert gdm.SGD(groups, lr_scale=iter([0.5])).lr_scale == [0.5]
+    assert gdm.SGD([np.ones(1)], lr_scale=iter([0.5])).lr_scale == [0.5]
 
 
 def test_a_state_that_changes_the_optimizer_it_is_loaded_into(backend):

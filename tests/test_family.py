@@ -554,21 +554,6 @@ def test_cases_are_complete():
 # ---- what users trip over ----
 
 
-def test_scales_are_the_optimizers_own(tmp_path, backend):
-    """Neither the array given nor the one shown leads to what steps use, and what is saved is that."""
-    param, scale = np.ones(2), np.array([0.0, 1.0])
-    optimizer = gdm.SGD(param, lr=0.25, lr_scale=scale)
-    scale[...] = np.nan
-    with pytest.raises(ValueError, match="read-only"):
-        optimizer.lr_scale[...] = 5
-    optimizer.save(tmp_path / "state")
-    optimizer.step(np.ones(2))
-    np.testing.assert_array_equal(param, [1.0, 0.75])
-    fresh = gdm.SGD(param, lr=0.25)
-    fresh.load(tmp_path / "state")
-    np.testing.assert_array_equal(fresh.lr_scale, [0.0, 1.0])
-
-
 def test_scales_of_groups(backend):
     """A group without one of its own has the number that was given, and not what is another parameter's."""
     optimizer = gdm.SGD(np.ones(3), lr=0.1, lr_scale=np.array([0.0, 1.0, 1.0]))

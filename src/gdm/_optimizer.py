@@ -747,7 +747,6 @@ def _factors(name: str, x: Any, param: Array) -> Array:
         raise ValueError(f"{name} must be finite and not negative in each element")
     copy = np.empty_like(param)
     copy[...] = given
-    copy.flags.writeable = False
     return copy
 
 
