@@ -243,6 +243,22 @@ def test_factors_are_the_optimizers_own(backend, tmp_path):
     assert gdm.SGD([np.ones(1)], lr_scale=iter([0.5])).lr_scale == [0.5]
 
 
+@pytest.mark.parametrize("order", "CF")
+def test_factors_lie_as_their_parameter_does(backend, order):
+    """Whatever the order of the array they came in, and whatever becomes of that."""
+    given = np.arange(6.0).reshape(2, 3)
+    param = np.zeros((2, 3), order=order)
+    for factors in (given.copy("C"), given.copy("F")):
+        grouped = gdm.SGD([{"params": param, "lr_scale": factors}], lr=1.0)
+        later = gdm.SGD(param, lr=1.0)
+        later.lr_scale = factors
+        factors[:] = 9
+        for optimizer, grad in ((grouped, [np.ones_like(param)]), (later, np.ones_like(param))):
+            param[:] = 0
+            optimizer.step(grad)
+            np.testing.assert_array_equal(param, -given)
+
+
 def test_a_state_that_changes_the_optimizer_it_is_loaded_into(backend):
     optimizer = gdm.SGD([{"params": np.ones(3)}], momentum=0.5)
 
@@ -290,6 +306,17 @@ def test_a_group_that_has_been_removed(backend):
         group.lr  # noqa: B018
     with pytest.raises(IndexError, match="there is no group 1"):
         group.lr = 0.5
+
+
+def test_what_is_left_after_a_group_is_removed(backend):
+    """A group that has not been stepped yet has its first step before it, whatever those before it had."""
+    optimizer = gdm.SGD([{"params": np.ones(3)}], momentum=0.5, dampening=0.5)
+    optimizer.step([np.ones(3)])
+    optimizer.add_group({"params": np.ones(2)})
+    optimizer.remove_group(0)
+    optimizer.step([np.ones(2)])
+    np.testing.assert_array_equal(optimizer.velocity, [[1.0, 1.0]])
+    assert optimizer.steps == 1
 
 
 def test_a_group_without_parameters_counts(backend):
