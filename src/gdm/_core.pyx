@@ -777,8 +777,8 @@ cdef class Stepper:
                 raise RuntimeError("no gradients: call step(grads), or bind(grads) first")
             if self.scheduled:
                 self._set_rates()  # the user's code: before anything is looked at
-            # While other threads run, the caller's list may change, and let go of its arrays.
-            alone = self.plan.elements < GIL_THRESHOLD
+            # While other threads run, or the reference, the caller's list may change, and let go of its arrays.
+            alone = self.plan.elements < GIL_THRESHOLD and not use_reference
             items = self.bound if grads is None else self.take(grads, own=not alone)
             self.check_params()
             arrays = items_of(<PyObject *>items)
