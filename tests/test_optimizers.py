@@ -971,6 +971,9 @@ BAD_STATES = {
     "fewer": (_edit(LAST, KeyError), r"has \[2\] parameters in its groups; expected \[3\]"),
     "name": (_edit([*LAST, "name"], "[7]"), r"has a parameter '\[7\]' where '\[2\]' was expected"),
     "lr": (_edit(["groups", 0, "options", "lr"], -1.0), "group 0: lr must be finite and not negative"),
+    "steps": (_edit(["groups", 0, "steps"], -1), "group 0: steps must be from 0 to 9223372036854775807, got -1"),
+    "steps as a float": (_edit(["groups", 0, "steps"], 1.0), "group 0: steps must be a whole number"),
+    "product": (_edit(["groups", 0, "mu_product"], 1.5), r"group 0: mu_product must be in \[0, 1\], got 1.5"),
     "option": (_edit(["groups", 0, "options", "beta"], 1.0), "group 0 has options"),
     "form": (_edit(["groups", 0, "options", "form"], "classic"), "has form 'classic'; expected 'torch'"),
     "shape": (
