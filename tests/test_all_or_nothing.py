@@ -247,16 +247,17 @@ def test_factors_are_the_optimizers_own(backend, tmp_path):
 def test_factors_lie_as_their_parameter_does(backend, order):
     """Whatever the order of the array they came in, and whatever becomes of that."""
     given = np.arange(6.0).reshape(2, 3)
-    param = np.zeros((2, 3), order=order)
+    param, grad = np.zeros((2, 3), order=order), np.zeros((2, 3), order=order)
+    grad[...] = [[1, 2, 4], [8, 16, 32]]
     for factors in (given.copy("C"), given.copy("F")):
         grouped = gdm.SGD([{"params": param, "lr_scale": factors}], lr=1.0)
         later = gdm.SGD(param, lr=1.0)
         later.lr_scale = factors
         factors[:] = 9
-        for optimizer, grad in ((grouped, [np.ones_like(param)]), (later, np.ones_like(param))):
+        for optimizer, grads in ((grouped, [grad]), (later, grad)):
             param[:] = 0
-            optimizer.step(grad)
-            np.testing.assert_array_equal(param, -given)
+            optimizer.step(grads)
+            np.testing.assert_array_equal(param, -given * grad)
 
 
 def test_a_state_that_changes_the_optimizer_it_is_loaded_into(backend):
