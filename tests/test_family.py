@@ -483,6 +483,22 @@ def test_forms_convert(backend, form, other, nesterov):
         np.testing.assert_allclose(x, y, rtol=1e-12)
 
 
+def test_forms_convert_at_the_learning_rate_of_the_next_step():
+    optimizer = gdm.SGD(np.ones(2), lr=gdm.schedules.piecewise([1.0, 0.5, 0.25], [1, 2]), momentum=0.5)
+    optimizer.step(np.ones(2))
+    (saved,) = gdm.SGD.to_form(optimizer.state_dict(), "classic")["groups"][0]["params"]
+    np.testing.assert_array_equal(saved["state"]["velocity"], [-0.5, -0.5])
+
+
+@pytest.mark.parametrize("form", ["torch", "classic"])
+def test_forms_convert_before_the_first_step(form):
+    """A velocity that is nothing yet does not mind a learning rate of 0, with which a warm-up begins."""
+    optimizer = gdm.SGD(np.ones(2), lr=gdm.schedules.constant(0.5, warmup=3), momentum=0.5, form=form)
+    other = {"torch": "classic", "classic": "torch"}[form]
+    (saved,) = gdm.SGD.to_form(optimizer.state_dict(), other)["groups"][0]["params"]
+    assert_same_bits(saved["state"]["velocity"], np.zeros(2))
+
+
 def test_forms_that_do_not_convert():
     with pytest.raises(ValueError, match=r"dampening=0\.5, which the classic form does not know"):
         gdm.SGD.to_form(gdm.SGD(np.ones(2), momentum=0.9, dampening=0.5).state_dict(), "classic")
