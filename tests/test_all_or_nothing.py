@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import json
+import pickle
 import sys
 import threading
 
@@ -307,6 +309,17 @@ def test_a_group_that_has_been_removed(backend):
         group.lr  # noqa: B018
     with pytest.raises(IndexError, match="there is no group 1"):
         group.lr = 0.5
+
+
+def test_the_number_of_threads_stays(backend):
+    """Through changes of the table, and in copies."""
+    optimizer = gdm.SGD(np.ones(3), threads=2)
+    optimizer.momentum = 0.5
+    optimizer.add_group({"params": np.ones(2)})
+    optimizer.remove_group(0)
+    assert optimizer.threads == 2
+    assert copy.deepcopy(optimizer).threads == 2
+    assert pickle.loads(pickle.dumps(optimizer)).threads == 2
 
 
 def test_what_is_left_after_a_group_is_removed(backend):
