@@ -311,6 +311,15 @@ def test_a_group_that_has_been_removed(backend):
         group.lr = 0.5
 
 
+def test_a_change_of_groups_forgets_what_was_bound(backend):
+    optimizer = gdm.SGD([{"params": np.ones(3)}, {"params": np.ones(2)}])
+    for change in (lambda: optimizer.add_group({"params": np.ones(1)}), lambda: optimizer.remove_group(0)):
+        optimizer.bind([np.ones(x.size) for x in optimizer._given])
+        change()
+        with pytest.raises(RuntimeError, match="no gradients"):
+            optimizer.step()
+
+
 def test_the_number_of_threads_stays(backend):
     """Through changes of the table, and in copies."""
     optimizer = gdm.SGD(np.ones(3), threads=2)
