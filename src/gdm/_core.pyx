@@ -11,7 +11,6 @@ from cpython.float cimport PyFloat_AS_DOUBLE, PyFloat_CheckExact
 from cpython.mem cimport PyMem_Calloc, PyMem_Free, PyMem_Malloc
 from cpython.object cimport PyObject
 from cpython.pycapsule cimport PyCapsule_New
-from cpython.ref cimport Py_INCREF
 from libc.stdint cimport uint64_t
 from libc.string cimport memset
 
@@ -58,7 +57,6 @@ cdef extern from "plan.h" nogil:
     ctypedef int status "gdm_status"
     cdef enum:
         OK "GDM_OK"
-        GDM_ABI
         RULES, F32, F64, PARAM, GRAD, SCALE, STATE, MAX_STATES, MAX_BUFFERS
     enum kind:
         not_negative, below_one, up_to_one, flag, form, factors, count, betas, product
@@ -201,7 +199,7 @@ cdef inline int dtype_of(PyObject *x) noexcept nogil:
 
 
 cdef inline size_t bytes_of(PyObject *x) noexcept nogil:
-    return length(x) * (4 if PyArray_TYPE(<PyArrayObject *>x) == cnp.NPY_FLOAT else 8)
+    return length(x) * (4 if dtype_of(x) == F32 else 8)
 
 
 cdef inline void *data(PyObject *x) noexcept nogil:

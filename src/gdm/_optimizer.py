@@ -107,9 +107,8 @@ class Optimizer(Stepper):
         if "_structure" in self.__dict__:
             raise RuntimeError("an optimizer cannot be initialised twice")
         self._options: list[Options] = []
-        self._parts: list[
-            dict[float, int]
-        ] = []  # per group: factor of the learning rate -> index of the group in the plan
+        # For each group, from each factor of its learning rate to the index of a group in the plan.
+        self._parts: list[dict[float, int]] = []
         self._params: list[Array] = []
         self._users: list[Array] = []
         self._state: list[dict[str, Array]] = []
@@ -648,9 +647,7 @@ class Optimizer(Stepper):
             if isinstance(state_dict, (str, bytes, PathLike)):
                 raise CheckpointError("state_dict is a path; load() reads files") from None
             if isinstance(state_dict, Mapping) and "param_groups" in state_dict:
-                raise CheckpointError(
-                    "state_dict is torch's; gdm.torch.load_state_dict reads those"
-                ) from None  # whatever reading something else than a state may come to
+                raise CheckpointError("state_dict is torch's; gdm.torch.load_state_dict reads those") from None
             # Whatever reading something else than a state may come to.
             raise CheckpointError(f"state_dict is not one of gdm's: {type(error).__name__}: {error}") from error
 
@@ -790,7 +787,7 @@ def _copied(option: Any) -> Any:
 
 def _own_scale(scale: Any) -> Any:
     """The user's ``lr_scale`` in containers of our own, which can be gone through more than once."""
-    if isinstance(scale, (int, float, np.number)):
+    if isinstance(scale, _NUMBERS):
         return scale
     if isinstance(scale, np.ndarray):
         return scale.copy(order="K")
