@@ -33,6 +33,7 @@ from ._backend import (
 from ._embedding import get_cmake_dir, get_include
 from .errors import CheckpointError, OverlapError, StaleBufferError
 from .optimizers import SGD, Adagrad, Adam, AdamW, Lion, NAdam, RMSprop
+from .reductions import count_nonfinite, grad_norm
 
 if TYPE_CHECKING:
     from . import schedules
@@ -56,9 +57,11 @@ __all__ = [
     "available_isas",
     "backend",
     "c_functions",
+    "count_nonfinite",
     "get_cmake_dir",
     "get_include",
     "get_num_threads",
+    "grad_norm",
     "isa",
     "lion",
     "momentum",

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 from . import _checks
 
 __all__ = [
-    "Stepper",
+    "Engine",
+    "OptimizerCore",
     "adagrad",
     "adam",
     "available_isas",
@@ -197,7 +198,7 @@ _backend: str
 _start()
 
 if native is not None and not TYPE_CHECKING:
-    from ._core import Stepper, adagrad, adam, lion, momentum, nadam, rmsprop, sgd
+    from ._core import Engine, OptimizerCore, adagrad, adam, lion, momentum, nadam, rmsprop, sgd
 else:
-    from ._fallback import Stepper
+    from ._numpy_engine import Engine, OptimizerCore
     from .reference import adagrad, adam, lion, momentum, nadam, rmsprop, sgd

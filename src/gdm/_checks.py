@@ -45,8 +45,8 @@ NOT_NEGATIVE = Domain(math.inf, False, "finite and not negative")
 BELOW_ONE = Domain(1.0, False, "in [0, 1)")
 UP_TO_ONE = Domain(1.0, True, "in [0, 1]")
 
-# The options of all rules, by kind, as in csrc/kernels.def (a test compares them). Beside these there are form, betas,
-# step, lr_scale and mu_product.
+# The options of all rules, by kind, as in csrc/rules.def (a test compares them). Beside these there are form, betas, step,
+# lr_scale, and the scalars.
 REALS = {
     "lr": NOT_NEGATIVE,
     "momentum": BELOW_ONE,
@@ -61,6 +61,19 @@ REALS = {
 FLAGS = ("nesterov", "maximize", "decoupled_weight_decay", "centered", "amsgrad")
 # States that are only there with an option that is not 0.
 OPTIONAL_STATES = {"grad_avg": "centered", "momentum_buffer": "momentum", "max_exp_avg_sq": "amsgrad"}
+
+
+
+class Scalar(NamedTuple):
+    """A number that a rule keeps from step to step."""
+
+    initial: float
+    domain: Domain
+
+
+SCALARS = {"mu_product": Scalar(1.0, UP_TO_ONE)}
+# From here on a double rounds to infinity in float32.
+FLOAT32_OVERFLOW = 2.0**128 - 2.0**103
 
 
 def real(name: str, value: object, domain: Domain) -> float:
@@ -78,6 +91,14 @@ def real(name: str, value: object, domain: Domain) -> float:
     if number not in domain:
         raise ValueError(f"{name} must be {domain.words}, got {_show(value)}")
     return number
+
+
+def finite_in(name: str, value: float, dtype: np.dtype[Any]) -> None:
+    """Requires that a number, which is finite and not negative, stays finite in the dtype that a rule computes in."""
+    if value >= FLOAT32_OVERFLOW and dtype == np.float32:
+        raise ValueError(f"{name} must be finite in float32, got {value!r}")
+    if value == math.inf:
+        raise ValueError(f"{name} must be finite and not negative, got {value!r}")
 
 
 def pair(name: str, value: object, domain: Domain) -> tuple[float, float]:
@@ -208,7 +229,7 @@ def disjoint(buffers: Iterable[Named]) -> None:
 def arguments(given: Mapping[str, Any], positional: int) -> dict[str, Any]:
     """All arguments of a rule's function, of which so many are positional: as plain arrays and checked options."""
     names = list(given)
-    optional = [name for name in names[positional:] if name in (*OPTIONAL_STATES, "lr_scale", "mu_product")]
+    optional = [name for name in names[positional:] if name in (*OPTIONAL_STATES, "lr_scale", *SCALARS)]
     checked = options({name: given[name] for name in names[positional:] if name not in optional})
     buffers = names[:positional]
     for name in optional:
@@ -218,20 +239,29 @@ def arguments(given: Mapping[str, Any], positional: int) -> dict[str, Any]:
                 raise ValueError(f"{name} is needed with {option}={checked[option]!r}, got None")
             if not checked[option] and given[name] is not None:
                 raise ValueError(f"{name} is only used with {option}, which is {checked[option]!r}; expected None")
-        if given[name] is not None or name == "mu_product":
+        if given[name] is not None or name in SCALARS:
             buffers.append(name)
     read = ("grad", "lr_scale")
     arrays = {name: buffer(name, given[name], writable=name not in read) for name in buffers}
     for name, x in arrays.items():
-        if name == "mu_product":
+        if name in SCALARS:
             if x.dtype != np.float64 or x.size != 1:
-                raise ValueError(f"mu_product must be one float64, got dtype {x.dtype} and shape {x.shape}")
-            if x.item() not in UP_TO_ONE:
-                raise ValueError(f"mu_product must be {UP_TO_ONE.words}, got {x.item()!r}")
+                raise ValueError(f"{name} must be one float64, got dtype {x.dtype} and shape {x.shape}")
+            if x.item() not in SCALARS[name].domain:
+                raise ValueError(f"{name} must be {SCALARS[name].domain.words}, got {x.item()!r}")
         elif name != "param":
             like(name, x, "param", arrays["param"])
     disjoint(Named(name, x, name not in read) for name, x in arrays.items())
+    for name, value in checked.items():
+        if REALS.get(name) is NOT_NEGATIVE:
+            finite_in(name, value, arrays["param"].dtype)
     return {**dict.fromkeys(optional), **arrays, **checked}
+
+
+def in_order_of(x: Array, value: Any) -> Array:
+    """A value as an array of the dtype and memory order of another array; the same object if it is one already."""
+    result: Array = np.asarray(value, x.dtype, order="C" if x.flags.c_contiguous else "F")
+    return result
 
 
 def address(x: Array) -> int:

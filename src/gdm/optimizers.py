@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 
 from . import _checks
-from ._optimizer import Optimizer, expanded_scale, rate_at, rate_from
+from .optimizer import Optimizer
+from .optimizer.options import expanded_lr_scale, loaded_rate, rate_at
 
 if TYPE_CHECKING:
     from ._checks import Options
-    from ._optimizer import Params, Rate
+    from .optimizer.base import Params, Rate
 
 
 class SGD(Optimizer):
@@ -149,16 +150,16 @@ class SGD(Optimizer):
         groups = []
         for i, group in enumerate(state_dict["groups"]):
             options = dict(group["options"])
-            scales, params = expanded_scale(options["lr_scale"], len(group["params"])), []
+            scales, params = expanded_lr_scale(options["lr_scale"], len(group["params"])), []
             if form == "classic" and options["dampening"] != 0:
                 raise ValueError(
                     f"group {i} has dampening={options['dampening']!r}, which the classic form does not know"
                 )
-            lr = rate_from(options["lr"], None)
+            lr = loaded_rate(options["lr"], None)
             rate = rate_at(lr, group["steps"]) if callable(lr) else lr
             for entry, scale in zip(group["params"], scales, strict=True):
                 state = {name: np.array(x) for name, x in entry["state"].items()}
-                if options["form"] != form and "velocity" in state and entry["started"]:
+                if options["form"] != form and "velocity" in state and entry["begun"]:
                     factor = -rate * np.asarray(scale, np.float64)
                     if form == "torch" and not np.all(factor):
                         raise ValueError(

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec
 
 import numpy as np
@@ -41,7 +41,7 @@ def written(formula: Callable[..., New]) -> list[str]:
     """What a formula gives new values of, in its order."""
     positional, keywords = names(formula)
     return [name for name in positional if name != "grad"] + [
-        name for name in keywords if name in _checks.OPTIONAL_STATES or name == "mu_product"
+        name for name in keywords if name in _checks.OPTIONAL_STATES or name in _checks.SCALARS
     ]
 
 
@@ -696,3 +696,55 @@ def lion(
     x = T(beta1) * m + T(1.0 - beta1) * g
     sign = np.where(x > 0, T(1.0), np.where(x < 0, T(-1.0), x))
     return keep * p - eta * sign, T(beta2) * m + T(1.0 - beta2) * g
+
+
+# ---- reductions: one number from many arrays -----------------------------------------------------------------------
+
+BLOCK, LANES = 4096, 32
+
+
+def sum_of_squares(arrays: Sequence[Array]) -> float:
+    """The sum of the squares of all elements, in float64, in a fixed order that does not depend on threads."""
+    return _reduced(arrays, lambda x: x.astype(np.float64) * x.astype(np.float64), np.add)
+
+
+def largest_magnitude(arrays: Sequence[Array]) -> float:
+    """The largest absolute value of all elements; NaN if any is NaN; 0 if there are none."""
+    return _reduced(arrays, lambda x: np.abs(x).astype(np.float64), np.maximum)
+
+
+def count_nonfinite(arrays: Sequence[Array]) -> int:
+    """How many elements are NaN or infinite."""
+    return int(_reduced(arrays, lambda x: (~np.isfinite(x)).astype(np.float64), np.add))
+
+
+def _reduced(arrays: Sequence[Array], map_elements: Callable[[Array], Array], combine: np.ufunc) -> float:
+    """Each array in blocks, each block in lanes; lanes, blocks and arrays are combined in fixed trees."""
+    results = []
+    with np.errstate(all="ignore"):
+        for x in arrays:
+            if x.size:
+                values = map_elements(x.ravel(order="K"))
+                padded = np.zeros(-(-x.size // BLOCK) * BLOCK)
+                padded[: x.size] = values
+                results.append(_tree([_lanes(block, combine) for block in padded.reshape(-1, BLOCK)], combine))
+        return float(_tree(results, combine)) if results else 0.0
+
+
+def _lanes(block: Array, combine: np.ufunc) -> Any:
+    """One block: element i belongs to lane i % 32; then the upper half of the lanes joins the lower half, and so on."""
+    lanes = np.zeros(LANES)
+    for row in block.reshape(-1, LANES):
+        lanes = combine(lanes, row)
+    while lanes.size > 1:
+        half = lanes.size // 2
+        lanes = combine(lanes[:half], lanes[half:])
+    return lanes[0]
+
+
+def _tree(results: Sequence[Any], combine: np.ufunc) -> Any:
+    """Combines a list; the left part has the largest power of two of its items that is less than their number."""
+    if len(results) == 1:
+        return results[0]
+    left = 1 << ((len(results) - 1).bit_length() - 1)
+    return combine(_tree(results[:left], combine), _tree(results[left:], combine))

@@ -3,7 +3,7 @@
 For :class:`gdm.SGD`, :class:`gdm.Adagrad`, :class:`gdm.RMSprop`, :class:`gdm.Adam`, :class:`gdm.AdamW` and
 :class:`gdm.NAdam`, and the classes of the same names in ``torch.optim``: their formulas are the same, their steps equal
 within rounding. (PyTorch's NAdam rounds its product of momenta to the default dtype, float32 as a rule; gdm's keeps it
-in float64.) Needs PyTorch when a function is called: ``pip install 'gdm[torch]'``.
+in float64.) Needs PyTorch when a function is called: ``pip install 'gdm-optim[torch]'``.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import optimizers
-from ._optimizer import Optimizer
-from .errors import CheckpointError
+from .. import optimizers
+from ..errors import CheckpointError
+from ..optimizer import Optimizer, adapter
 
 if TYPE_CHECKING:
-    from ._checks import Array, Options
+    from .._checks import Array, Options
 
 __all__ = ["load_state_dict", "to_state_dict"]
 
@@ -101,7 +101,7 @@ def to_state_dict(optimizer: Optimizer) -> dict[str, Any]:
         count += len(numbers)
         groups.append({**{key: options[key] for key in GROUPS[name].split()}, **noted, "params": numbers})
         for number, entry in zip(numbers, group["params"], strict=True):
-            if tensors := _tensors(torch, name, group, entry):
+            if tensors := _tensors(torch, name, entry):
                 state[number] = tensors
     return {"state": state, "param_groups": groups}
 
@@ -128,13 +128,13 @@ def load_state_dict(optimizer: Optimizer, state_dict: Mapping[str, Any]) -> None
         If ``optimizer`` is not one of these; ``torch.optim`` has no Lion.
     gdm.CheckpointError
         If anything does not fit: another class, other groups, shapes or dtypes, options that are unknown, missing or
-        outside gdm's ranges; parameters of one group that have made different numbers of steps, since a group of gdm's
-        has one count; or an optimizer with what torch's class has not, as for :func:`to_state_dict`. Nothing has been
-        loaded then.
+        outside gdm's ranges; or an optimizer with an option that torch's class does not have, as for
+        :func:`to_state_dict`. Nothing has been loaded then.
 
     Notes
     -----
-    ``torch.optim.SGD`` does not count its steps: ``optimizer.steps`` stays as it was.
+    Each parameter goes on from its own count of steps; ``optimizer.steps`` becomes the largest of them.
+    ``torch.optim.SGD`` does not count its steps: all counts stay as they were.
 
     Examples
     --------
@@ -151,7 +151,7 @@ def load_state_dict(optimizer: Optimizer, state_dict: Mapping[str, Any]) -> None
     array([ 0.2, -0.2], dtype=float32)
     """
     torch, name = _torch(), _class_of(optimizer)
-    own = optimizer._saved(copy=False)
+    own = dict(adapter.live_state_dict(optimizer))
     try:
         own["groups"] = _groups(torch, name, optimizer, own["groups"], state_dict)
     except CheckpointError:
@@ -165,7 +165,7 @@ def _torch() -> Any:
     try:
         import torch
     except ImportError as error:
-        raise ImportError("gdm.torch needs PyTorch: pip install 'gdm[torch]'") from error
+        raise ImportError("gdm.torch needs PyTorch: pip install 'gdm-optim[torch]'") from error
     return torch
 
 
@@ -183,8 +183,7 @@ def _class_of(optimizer: object) -> str:
 
 def _foreign(optimizer: Optimizer, name: str, i: int, options: Options) -> str | None:
     """What a group has that torch's class has not, in words."""
-    members = [x for x, group in zip(optimizer._scales, optimizer._structure.group_of, strict=True) if group == i]
-    if not all(np.all(x == 1) for x in members):
+    if not all(np.all(x.lr_scale == 1) for x in adapter.parameters(optimizer) if x.group == i):
         return f"group {i} has an lr_scale, which torch.optim.{name} does not have; expected 1"
     if options.get("form") == "classic":
         return (
@@ -200,17 +199,16 @@ def _foreign(optimizer: Optimizer, name: str, i: int, options: Options) -> str |
     return None
 
 
-def _tensors(torch: Any, name: str, group: Mapping[str, Any], entry: Mapping[str, Any]) -> dict[str, Any]:
+def _tensors(torch: Any, name: str, entry: Mapping[str, Any]) -> dict[str, Any]:
     """The state of a parameter as torch's class has it."""
     states = {STATES.get(key, key): torch.from_numpy(x) for key, x in entry["state"].items()}
     if name == "SGD":
-        return states if entry["started"] else dict.fromkeys(states)
+        return states if entry["begun"] else dict.fromkeys(states)
     # As torch, which counts in the default dtype; but float32 counts no further than 2**24.
-    wide = group["steps"] >= 2**24 or torch.get_default_dtype() == torch.float64
-    counts = {"step": torch.tensor(float(group["steps"]), dtype=torch.float64 if wide else torch.float32)}
-    if name == "NAdam":
-        counts["mu_product"] = torch.tensor(group["mu_product"], dtype=torch.float64)
-    return {**counts, **states}
+    wide = entry["steps"] >= 2**24 or torch.get_default_dtype() == torch.float64
+    counts = {"step": torch.tensor(float(entry["steps"]), dtype=torch.float64 if wide else torch.float32)}
+    scalars = {key: torch.tensor(x, dtype=torch.float64) for key, x in entry["scalars"].items()}
+    return {**counts, **scalars, **states}
 
 
 def _groups(
@@ -229,18 +227,21 @@ def _groups(
     numbers = [number for group in given for number in group["params"]]
     if len(set(numbers)) != len(numbers) or state.keys() - set(numbers):
         raise CheckpointError(f"state_dict has states of {list(state)}; expected some of {numbers}, each once")
-    groups, first = [], 0
+    params, groups, first = adapter.parameters(optimizer), [], 0
     for i, (theirs, ours) in enumerate(zip(given, own, strict=True)):
         options = _options(torch, name, i, theirs, ours)
         if foreign := _foreign(optimizer, name, i, options):
             raise CheckpointError(foreign)
-        states = [dict(state.get(number) or {}) for number in theirs["params"]]
-        entries = [_entry(torch, name, optimizer, first + k, options, saved) for k, saved in enumerate(states)]
-        first += len(states)
-        progress = ours["steps"], ours["mu_product"]
-        if name != "SGD" and states:
-            progress = _progress(torch, name, i, states)
-        groups.append({**ours, "options": options, "steps": progress[0], "mu_product": progress[1], "params": entries})
+        entries = [
+            _entry(torch, name, optimizer, params[first + k], options, dict(state.get(number) or {}))
+            for k, number in enumerate(theirs["params"])
+        ]
+        for k, entry in enumerate(entries):
+            if name == "SGD":  # torch does not count its steps
+                entry["steps"] = ours["params"][k]["steps"]
+        first += len(entries)
+        steps = ours["steps"] if name == "SGD" else max((entry["steps"] for entry in entries), default=ours["steps"])
+        groups.append({**ours, "options": options, "steps": steps, "params": entries})
     return groups
 
 
@@ -269,23 +270,27 @@ def _plain(torch: Any, x: Any) -> Any:
     return x.item() if isinstance(x, torch.Tensor) else x
 
 
-def _entry(torch: Any, name: str, optimizer: Optimizer, k: int, options: Options, given: Options) -> dict[str, Any]:
-    """What gdm's state has of the parameter of index ``k``."""
-    label, param = optimizer._structure.labels[k], optimizer._params[k]
-    counts = {"SGD": (), "NAdam": ("step", "mu_product")}.get(name, ("step",))
-    theirs = {STATES.get(key, key): key for key in optimizer._all_states()}
+def _entry(
+    torch: Any, name: str, optimizer: Optimizer, parameter: adapter.Parameter, options: Options, given: Options
+) -> dict[str, Any]:
+    """What gdm's state has of one parameter."""
+    label, param = parameter.label, parameter.array
+    scalars = adapter.initial_scalars(optimizer, options)
+    counts = (() if name == "SGD" else ("step",)) + tuple(scalars)
+    theirs = {STATES.get(key, key): key for key in adapter.state_names(optimizer)}
     if unknown := [key for key in given if key not in (*counts, *theirs)]:
         raise CheckpointError(
             f"state_dict has the states {unknown} of params{label}; torch.optim.{name} has {[*counts, *theirs]}"
         )
     present = {key: x for key, x in given.items() if key in theirs and x is not None}
     state = {theirs[key]: _array(torch, f"the {key} of params{label}", x, param) for key, x in present.items()}
-    if not (present if name == "SGD" else given):  # not a step so far: what the states begin with
-        starts = {key: options[start] for key, start in optimizer._initial.items()}
-        needed = [key for key in optimizer._states_for(options) if key is not None]
-        state = {key: np.full(param.shape, starts.get(key, 0), param.dtype) for key in needed}
-    started = bool(present) if name == "SGD" else _steps(torch, given) > 0
-    return {"name": label, "started": started, "state": state}
+    if not (present if name == "SGD" else given):  # no step so far
+        state = adapter.initial_state(optimizer, param, options)
+    elif name != "SGD":
+        scalars = {key: float(_plain(torch, given[key])) for key in scalars}
+    steps = 0 if name == "SGD" else _steps(torch, given)
+    begun = bool(present) if name == "SGD" else steps > 0
+    return {"name": label, "steps": steps, "begun": begun, "scalars": scalars, "state": state}
 
 
 def _array(torch: Any, what: str, x: Any, param: Array) -> Array:
@@ -307,25 +312,3 @@ def _steps(torch: Any, given: Mapping[str, Any]) -> int:
     if not (steps >= 0 and steps.is_integer()):
         raise CheckpointError(f"state_dict has a step of {steps!r}; expected a whole number that is not negative")
     return int(steps)
-
-
-def _progress(torch: Any, name: str, i: int, states: list[Options]) -> tuple[int, float]:
-    """How many steps a group has made, and its product of momenta."""
-    steps = sorted({_steps(torch, given) for given in states})
-    if len(steps) > 1:
-        raise CheckpointError(
-            f"state_dict has in param_groups[{i}] parameters that have made {steps} steps; "
-            "expected one number, as a group has in gdm"
-        )
-    if name != "NAdam":
-        return steps[0], 1.0
-    products = [(given["mu_product"], float(_plain(torch, given["mu_product"]))) for given in states if given]
-    # Beside parameters of float64, those of float32 have a product of float32, which has gone its own way by rounding.
-    double = [x for tensor, x in products if getattr(tensor, "dtype", None) == torch.float64]
-    product = [*double, *(x for _, x in products), 1.0][0]
-    if not all(abs(x - product) <= 1e-5 for _, x in products):
-        raise CheckpointError(
-            f"state_dict has in param_groups[{i}] parameters with the mu_product {sorted({x for _, x in products})}; "
-            "expected one number, as a group has in gdm"
-        )
-    return steps[0], product

@@ -1,0 +1,160 @@
+# The engine: a plan in C for the arrays of one specification, and the arrays that it points into.
+
+cdef inline bint is_unchanged(PyObject *x, int flags, const void *place, const entry *e) noexcept nogil:
+    """Whether it is still the memory that was checked when the array was given: address, length, dtype, order, flags."""
+    cdef PyArrayObject *array = <PyArrayObject *>x
+    return (data(x) == place and length(x) == e.n
+            and PyArray_FLAGS(array) & (flags | CONTIGUOUS) == flags | e.order
+            and PyArray_TYPE(array) == (cnp.NPY_FLOAT if e.dtype == F32 else cnp.NPY_DOUBLE)
+            and PyArray_ISNOTSWAPPED(array))
+
+
+cdef class Engine:
+    """Steps the arrays of one specification, which stay the same as long as it exists."""
+
+    cdef plan *plan
+    cdef list user_arrays  # as the user gave them; they may change
+    cdef list params  # our views of them, which do not
+    cdef object held  # what else the plan points into: states and factors of the learning rate
+    cdef list bound  # the gradients that are bound, or None
+    cdef void **bound_places  # where they were then
+    cdef bint is_one_array, is_sequence
+
+    def __cinit__(self, specification, *, bint is_one_array, bint is_sequence):
+        cdef any_args args
+        cdef entry_args e = GDM_ENTRY_DEFAULTS
+        cdef buffer states[MAX_STATES]
+        cdef double scalars[MAX_SCALARS]
+        cdef PyObject *x
+        cdef size_t i, k, index
+        cdef int number, status = gdm_plan_create(&self.plan)
+        cdef list params = specification.params, groups = specification.group_of
+        cdef list all_states = specification.states, lr_scales = specification.lr_scales
+        cdef list lr_factors = specification.lr_factors
+        progress = specification.progress
+        cdef list steps = progress.steps, all_scalars = progress.scalars, begun = progress.begun
+        cdef list its_states
+        cdef tuple its_scalars
+        if status != OK:
+            refuse(status)
+        self.user_arrays = specification.user_arrays
+        self.params = params
+        self.held = all_states, lr_scales
+        self.is_one_array, self.is_sequence = is_one_array, is_sequence
+        for rule, options in zip(specification.rules, specification.options, strict=True):
+            number = rule_number(rule)
+            fill(&args, number, options)
+            status = gdm_plan_add_group(self.plan, <rule_t>number, &args, &index)
+            if status == OK:
+                status = gdm_plan_set_group_steps(self.plan, index, progress.group_steps[index])
+            if status != OK:
+                refuse(status)
+        for i in range(<size_t>len(params)):
+            x = items_of(<PyObject *>params)[i]
+            e.group = groups[i]
+            e.n = length(x)
+            e.param = buffer_of(x)
+            its_states = all_states[i]
+            memset(states, 0, sizeof(states))
+            for k in range(<size_t>len(its_states)):
+                state = its_states[k]
+                if state is not None:
+                    states[k] = buffer_of(<PyObject *>state)
+            e.states = states
+            e.state_count = <size_t>len(its_states)
+            e.lr_scale.data = NULL
+            if lr_scales[i] is not None:
+                e.lr_scale = buffer_of(<PyObject *>lr_scales[i])
+            e.lr_factor = lr_factors[i]
+            status = gdm_plan_add(self.plan, &e, &index)
+            if status == OK:
+                its_scalars = all_scalars[i]
+                for k in range(<size_t>len(its_scalars)):
+                    scalars[k] = its_scalars[k]
+                status = gdm_plan_set_progress(self.plan, i, steps[i], scalars)
+            if status != OK:
+                refuse(status)
+            self.plan.entries[i].order = <uint8_t>(PyArray_FLAGS(<PyArrayObject *>x) & CONTIGUOUS)
+            self.plan.entries[i].begun = bool(begun[i])
+        status = gdm_plan_arrange(self.plan)
+        if status != OK:
+            refuse(status)
+        self.bound_places = <void **>PyMem_Calloc(self.plan.count + 1, sizeof(void *))
+        if self.bound_places == NULL:
+            raise MemoryError
+
+    def __dealloc__(self):
+        gdm_plan_destroy(self.plan)
+        PyMem_Free(self.bound_places)
+
+    cdef object progress(self):
+        cdef size_t i, k
+        cdef uint64_t n
+        cdef double scalars[MAX_SCALARS]
+        cdef entry *e
+        cdef list steps = [], all_scalars = [], begun = []
+        cdef unsigned count
+        for i in range(self.plan.count):
+            gdm_plan_get_progress(self.plan, i, &n, scalars)
+            e = &self.plan.entries[i]
+            count = gdm_rules[self.plan.groups[e.group].rule].scalars
+            steps.append(n)
+            all_scalars.append(tuple([scalars[k] for k in range(count)]) if count else ())
+            begun.append(bool(e.begun))
+        return Progress([self.plan.groups[i].walks for i in range(self.plan.group_count)], steps, all_scalars, begun)
+
+    cdef int set_progress(self, progress) except -1:
+        """Takes over the progress that a step on the NumPy rules has made."""
+        cdef size_t i, k
+        cdef double scalars[MAX_SCALARS]
+        cdef tuple its_scalars
+        for i in range(self.plan.count):
+            its_scalars = progress.scalars[i]
+            for k in range(<size_t>len(its_scalars)):
+                scalars[k] = its_scalars[k]
+            gdm_plan_set_progress(self.plan, i, progress.steps[i], scalars)
+            self.plan.entries[i].begun = bool(progress.begun[i])
+        for i in range(self.plan.group_count):
+            gdm_plan_set_group_steps(self.plan, i, progress.group_steps[i])
+        return 0
+
+    cdef double lr(self, size_t index) except? -1:
+        """The learning rate of a group."""
+        cdef group *g = &self.plan.groups[index]
+        return (<double *>(<char *>&g.args + offset_of(g.rule, b"lr")))[0]
+
+    cdef bint are_params_unchanged(self, size_t *changed) noexcept:
+        """Whether all parameters are where they were; else which one is not."""
+        cdef size_t i
+        cdef entry *e = self.plan.entries
+        cdef PyObject **params = items_of(<PyObject *>self.user_arrays)
+        for i in range(self.plan.count):
+            if (not is_unchanged(params[i], WRITABLE, e[i].data[PARAM], &e[i])
+                    or not is_inside_base(params[i], e[i].n * (4 if e[i].dtype == F32 else 8))):
+                changed[0] = i
+                return False
+        return True
+
+    cdef bint are_usable(self, list grads, bint exact) noexcept:
+        """Whether there is one gradient for each parameter, like it, in order, and apart from what a step writes; or
+        None. ``exact``: and none is of a subclass of NumPy's array."""
+        cdef size_t i
+        cdef entry *e = self.plan.entries
+        cdef PyObject **params = items_of(<PyObject *>self.params)
+        cdef PyObject **items = items_of(<PyObject *>grads)
+        cdef PyObject *grad
+        if <size_t>len(grads) != self.plan.count:
+            return False
+        for i in range(self.plan.count):
+            grad = items[i]
+            if grad == <PyObject *>None:
+                if self.is_one_array:
+                    return False
+                continue
+            if not (is_usable(grad, READABLE) or not exact and PyArray_Check(grad)):
+                return False
+            if not is_like(grad, params[i]):
+                return False
+            if data(grad) != e[i].data[GRAD] and gdm_plan_overlaps(self.plan, data(grad), bytes_of(grad)):
+                return False
+        return True

@@ -1,0 +1,77 @@
+# The library: backends, instruction sets, threads, and the table of rules.
+
+def set_reference(bint whether):
+    """Runs everything on the NumPy rules, or not."""
+    global use_reference
+    use_reference = whether
+
+
+def isa():
+    """The instruction set in use; None if GDM_ISA names one that is unknown or unsupported."""
+    cdef const char *name = gdm_isa()
+    return None if name == NULL else name.decode()
+
+
+def available_isas():
+    """The instruction sets that this machine can run, best first."""
+    cdef size_t i = 0
+    names = []
+    while gdm_available_isa(i) != NULL:
+        names.append(gdm_available_isa(i).decode())
+        i += 1
+    return names
+
+
+def set_isa(str name):
+    """Uses this instruction set from now on. Returns whether this machine can."""
+    return gdm_set_isa(name.encode()) == OK
+
+
+def get_num_threads():
+    """How many threads a step may use."""
+    return gdm_get_num_threads()
+
+
+def set_num_threads(int n):
+    """Sets that. Returns whether it is a possible number."""
+    return gdm_set_num_threads(n) == OK
+
+
+def build_info():
+    """How this module was built."""
+    return {"version": gdm_version().decode(), "compiler": GDM_COMPILER.decode(), "flags": GDM_FLAGS.decode()}
+
+
+def rules():
+    """The table of rules (csrc/rules.def), for tests and benchmarks to enumerate.
+
+    For each rule: ``states``, a dict from the name of a state to the option without which it is not used, or None;
+    ``scalars``, a dict from the name of a scalar to the number it begins with; and ``options``, a dict from the name of an
+    option to its kind.
+    """
+    kinds = {not_negative: "not_negative", below_one: "below_one", up_to_one: "up_to_one", flag: "flag", form: "form",
+             factors: "factors", count: "count", betas: "betas"}
+    cdef int i, k
+    table = {}
+    for i in range(RULES):
+        states, options = {}, {}
+        for k in range(gdm_rules[i].states):
+            needs = gdm_rules[i].state[k].option
+            states[gdm_rules[i].state[k].name.decode()] = None if needs == NULL else needs.decode()
+        k = 0
+        while gdm_rules[i].options[k].name != NULL:
+            options[gdm_rules[i].options[k].name.decode()] = kinds[gdm_rules[i].options[k].kind]
+            k += 1
+        scalars = {gdm_rules[i].scalar[k].name.decode(): gdm_rules[i].scalar[k].initial
+                   for k in range(gdm_rules[i].scalars)}
+        table[gdm_rules[i].name.decode()] = {"states": states, "scalars": scalars, "options": options}
+    return table
+
+
+def functions():
+    """The functions of gdm/gdm.h: name -> (address, C prototype)."""
+    cdef const table *table = gdm_get_table()
+    return {
+        table.functions[i].name.decode(): (<size_t>table.functions[i].address, table.functions[i].signature.decode())
+        for i in range(table.count)
+    }

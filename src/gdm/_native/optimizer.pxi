@@ -1,0 +1,382 @@
+# The base class of optimizers: the lock, the step, and the one place where a change is put in place.
+
+cdef enum:
+    BLOCK = 512  # so many learning rates are asked of a built-in schedule at a time
+
+
+cdef class _Schedule:
+    """The learning rates of one group that has a schedule."""
+
+    cdef size_t group
+    cdef object function
+    cdef object block  # a NumPy array of the learning rates from `first` on
+    cdef const double *rates
+    cdef uint64_t first, count
+
+
+cdef class OptimizerCore:
+    """The base class of :class:`gdm.optimizer.Optimizer`.
+
+    A subclass checks what it is given in Python, and hands it over in ``_put_in_place`` or ``_configure``. It provides
+    ``_flatten(grads)`` and ``_check_grads(grads)``, which return lists of arrays; ``_label(what, i)``;
+    ``_scheduled_rates(group, schedule, step, count)`` and ``_check_rate(group, rate)``; ``_numpy_step(grads, lrs,
+    progress)``, a whole step in NumPy; and ``_set_attribute(name, value)``.
+    """
+
+    cdef Engine engine
+    cdef readonly object _snapshot
+    cdef list schedules  # of the groups whose learning rate is not a number
+    cdef unsigned thread_count  # that a step may use; 0: what gdm_get_num_threads says
+    cdef unsigned busy  # 0, or 1 + the process's generation: a forked child is not in the step that its parent was in
+
+    cdef int require(self) except -1:
+        if self.engine is None:
+            raise RuntimeError("this optimizer has not been initialised")
+        return 0
+
+    # ---- the lock: a flag that is set and cleared here, where no interrupt stops the code in between ----
+
+    cdef int lock(self) except -1:
+        if self.busy == 1 + gdm_generation():
+            raise RuntimeError("this optimizer is already in the middle of a step")
+        self.busy = 1 + gdm_generation()
+        return 0
+
+    def _exclusively(self, function, *args):
+        """Calls the function while no step and no other change runs."""
+        self.lock()
+        try:
+            return function(*args)
+        finally:
+            self.busy = 0
+
+    # ---- changes: everything that can fail comes first; then there is only C code, which no interrupt stops ----
+
+    def _put_in_place(self, Engine engine not None, snapshot, list options, list writes):
+        """Puts a snapshot and its engine in place of the present ones.
+
+        ``options`` holds records of groups, each with its hyperparameters from then on; ``writes`` holds arrays, each
+        with what is copied into it: an array of the same dtype, size and memory order.
+        """
+        cdef Engine before = self.engine
+        cdef size_t i
+        cdef list schedules = schedules_of(options)
+        cdef PyObject *target
+        cdef PyObject *source
+        cdef bint rebind = before is not None and before.bound is not None and self._snapshot.layout is snapshot.layout
+        for array, value in writes:
+            target, source = <PyObject *>array, <PyObject *>value
+            if not (is_usable(target, WRITABLE) and is_usable(source, READABLE) and is_like(source, target)):
+                raise RuntimeError("an array that is to be copied does not fit its state")
+        if rebind:
+            memcpy(engine.bound_places, before.bound_places, before.plan.count * sizeof(void *))
+            engine.bound = before.bound
+        # Nothing fails from here on.
+        for array, value in writes:
+            memcpy(data(<PyObject *>array), data(<PyObject *>value), bytes_of(<PyObject *>array))
+        for record, of_group in options:
+            record.options = of_group
+        engine.plan.threads = self.thread_count
+        self.engine = engine
+        self.schedules = schedules
+        self._snapshot = snapshot
+
+    def _configure(self, list changes, list options):
+        """Sets hyperparameters that need no other states.
+
+        ``changes`` holds indices of groups, each with the options of its rule; ``options`` records of the same groups,
+        each with its hyperparameters from then on.
+        """
+        cdef any_args *args
+        cdef any_args before
+        cdef size_t i, index, count = <size_t>len(changes)
+        cdef plan *plan
+        cdef int rule, status = OK
+        self.require()
+        plan = self.engine.plan
+        cdef dict now = {record: of_group for record, of_group in options}
+        cdef list schedules = schedules_of(
+            [(record, now.get(record, record.options)) for record in self._snapshot.records])
+        args = <any_args *>PyMem_Malloc((count + 1) * sizeof(any_args))
+        if args == NULL:
+            raise MemoryError
+        try:
+            for i in range(count):
+                index = changes[i][0]
+                if index >= plan.group_count:
+                    raise RuntimeError("there is no such group")
+                fill(&args[i], plan.groups[index].rule, changes[i][1])
+            for i in range(count):
+                index = changes[i][0]
+                before = plan.groups[index].args
+                status = gdm_plan_set_args(plan, index, &args[i])
+                args[i] = before
+                if status != OK:
+                    while i > 0:  # what has been set goes back
+                        i -= 1
+                        gdm_plan_set_args(plan, changes[i][0], &args[i])
+                    break
+            if status != OK:
+                refuse(status)
+            for record, of_group in options:
+                record.options = of_group
+            self.schedules = schedules
+        finally:
+            PyMem_Free(args)
+
+    def _try_set_lr(self, record, value):
+        """Sets the learning rate of one group, or with None of all, if that is simple: a float, in range, and no
+        schedule. Returns whether it was."""
+        cdef list records, options
+        cdef size_t i, first
+        cdef double lr, before
+        cdef plan *plan
+        if self.engine is None or self.schedules or not PyFloat_CheckExact(value) or self.busy:
+            return False
+        lr = value
+        plan = self.engine.plan
+        if record is None:
+            records, first = self._snapshot.records, 0
+        else:
+            index = self._snapshot.index_of.get(record)
+            if index is None:
+                return False
+            records, first = [record], index
+        if not records:
+            return False
+        options = [{**each.options, "lr": value} for each in records]
+        for i in range(<size_t>len(records)):
+            before = self.engine.lr(first + i)
+            if gdm_plan_set_lr(plan, first + i, lr) != OK:
+                while i > 0:
+                    i -= 1
+                    gdm_plan_set_lr(plan, first + i, <double>records[i].options["lr"])
+                return False
+        for i in range(<size_t>len(records)):
+            records[i].options = options[i]
+        return True
+
+    def __setattr__(self, str name, value):
+        if name == "lr" and self._try_set_lr(None, value):
+            return
+        self._set_attribute(name, value)
+
+    # ---- progress ----
+
+    def _progress(self):
+        """How far the groups and the parameters are: a Progress."""
+        self.require()
+        return self.engine.progress()
+
+    def _group_steps(self, size_t index):
+        """How many steps have been made since there is this group."""
+        self.require()
+        if index >= self.engine.plan.group_count:
+            raise RuntimeError("there is no such group")
+        return self.engine.plan.groups[index].walks
+
+    @property
+    def _threads(self):
+        """How many threads a step may use; None for what gdm.get_num_threads says."""
+        self.require()
+        return self.thread_count or None
+
+    @_threads.setter
+    def _threads(self, n):
+        self.require()
+        self.thread_count = 0 if n is None else n
+        self.engine.plan.threads = self.thread_count
+
+    def _any_overlap(self, list arrays):
+        """Whether two of these arrays, contiguous ones, share memory."""
+        return any_overlap(arrays)
+
+    # ---- gradients ----
+
+    cdef int stale(self, str what, size_t i) except -1:
+        raise StaleBufferError(
+            f"{self._label(what, i)} has moved, been resized, or changed in another way since it was bound")
+
+    cdef int check_params(self) except -1:
+        cdef size_t i
+        if not self.engine.are_params_unchanged(&i):
+            self.stale("params", i)
+        return 0
+
+    cdef list checked_grads(self, grads, bint own):
+        """The gradients as a list of arrays, each checked against its parameter; ``own``: not the caller's list.
+
+        User code may run in here (a mapping's, an iterator's, a buffer's): the parameters are checked after it. None
+        may run between here and the end of the step.
+        """
+        cdef list items
+        cdef Engine engine = self.engine
+        cdef bint in_list = engine.is_sequence and type(grads) is list
+        if engine.is_one_array and PyArray_CheckExact(<PyObject *>grads):
+            items = [grads]
+        elif in_list:
+            items = list(grads) if own else grads
+        else:
+            items = self._flatten(grads)
+        if engine.are_usable(items, True):
+            return items
+        self.check_params()  # a parameter that has changed is not a gradient's mistake
+        items = self._check_grads(list(self._flatten(items)) if in_list else items)
+        if self.engine is not engine or not engine.are_usable(items, False):
+            raise StaleBufferError("grads changed while they were being checked")
+        return items
+
+    def bind(self, grads):
+        """Keeps the arrays that every later ``step()`` reads its gradients from.
+
+        Parameters
+        ----------
+        grads : in the structure of ``params``
+            One array for each parameter, of its dtype, shape and memory order, contiguous and aligned; or None, which
+            leaves the parameter out of every step. The arrays are kept alive; put each new gradient into them
+            (``grad[...] = ...``).
+
+        Raises
+        ------
+        TypeError, ValueError, gdm.OverlapError
+            As :meth:`step` does. What was bound before stays bound.
+        """
+        cdef size_t i
+        cdef list items
+        cdef PyObject *grad
+        cdef Engine engine
+        self.lock()
+        try:
+            self.require()
+            engine = self.engine
+            items = self.checked_grads(grads, own=True)  # the caller's list may change
+            self.check_params()
+            for i in range(engine.plan.count):
+                grad = items_of(<PyObject *>items)[i]
+                engine.bound_places[i] = NULL if grad == <PyObject *>None else data(grad)
+            engine.bound = items
+        finally:
+            self.busy = 0
+
+    # ---- the step ----
+
+    cdef int set_scheduled_rates(self) except -1:
+        """Sets the learning rates that schedules give for this step. A built-in one is asked for a block of them."""
+        cdef _Schedule schedule
+        cdef plan *plan = self.engine.plan
+        cdef uint64_t step
+        for schedule in self.schedules:
+            step = plan.groups[schedule.group].walks
+            if step < schedule.first or step - schedule.first >= schedule.count:
+                schedule.count = 0
+                block = self._scheduled_rates(schedule.group, schedule.function, step, BLOCK)
+                if not is_usable(<PyObject *>block, READABLE) or PyArray_TYPE(<PyArrayObject *><PyObject *>block) != cnp.NPY_DOUBLE:
+                    raise RuntimeError("a block of learning rates is not an array of float64")
+                schedule.block = block
+                schedule.rates = <const double *>data(<PyObject *>block)
+                schedule.first, schedule.count = step, length(<PyObject *>block)
+            if gdm_plan_set_lr(plan, schedule.group, schedule.rates[step - schedule.first]) != OK:
+                self._check_rate(schedule.group, schedule.rates[step - schedule.first])
+                raise RuntimeError("a learning rate from a schedule was refused")
+        return 0
+
+    cdef int reference_step(self, list grads) except -1:
+        """A step on the NumPy rules: everything is worked out first, and then written by C code alone."""
+        cdef size_t i
+        cdef Engine engine = self.engine
+        cdef list lrs = [engine.lr(i) for i in range(engine.plan.group_count)]
+        writes, progress = self._numpy_step(grads, lrs, engine.progress())
+        cdef list ordered = []
+        for target, value in writes:
+            ordered.append((target, _checks.in_order_of(target, value)))
+        for target, value in ordered:
+            if not (is_usable(<PyObject *>target, WRITABLE) and is_usable(<PyObject *>value, READABLE)
+                    and is_like(<PyObject *>value, <PyObject *>target)):
+                raise RuntimeError("the reference returned another array")
+        for target, value in ordered:
+            memcpy(data(<PyObject *>target), data(<PyObject *>value), bytes_of(<PyObject *>target))
+        engine.set_progress(progress)
+        return 0
+
+    def step(self, grads=None):
+        """Updates every parameter and its state, in place.
+
+        Parameters
+        ----------
+        grads : in the structure of ``params``, optional
+            The gradients, for this step only; None in the place of one leaves its parameter out: the parameter, its
+            states and its count of steps stay as they are. Without ``grads``, those that were bound are read.
+
+        Raises
+        ------
+        TypeError
+            For a gradient that is no buffer of float32 or float64, or is byte-swapped.
+        ValueError
+            For a gradient that does not fit its parameter, is not contiguous, or misaligned; or if the structure of
+            ``grads`` is not that of ``params``.
+        gdm.OverlapError
+            If a gradient shares memory with a parameter or a state.
+        gdm.StaleBufferError
+            If a parameter or a bound gradient has moved, been resized, or changed its dtype, order or flags.
+        RuntimeError
+            If another thread is in the middle of a step, or nothing is bound.
+
+        After an exception nothing has changed.
+        """
+        cdef size_t i
+        cdef bint alone
+        cdef list items
+        cdef entry *e
+        cdef PyObject *grad
+        cdef PyObject **arrays
+        cdef Engine engine
+        cdef int status
+        self.lock()
+        try:
+            self.require()
+            engine = self.engine
+            if grads is None and engine.bound is None:
+                raise RuntimeError("no gradients: call step(grads), or bind(grads) first")
+            if self.schedules:
+                self.set_scheduled_rates()  # the user's code: before anything is looked at
+            # While other threads run, or the reference, the caller's list may change, and let go of its arrays.
+            alone = engine.plan.elements < GIL_THRESHOLD and not use_reference
+            items = engine.bound if grads is None else self.checked_grads(grads, own=not alone)
+            self.check_params()
+            arrays = items_of(<PyObject *>items)
+            for i in range(engine.plan.count):
+                e = &engine.plan.entries[i]
+                grad = arrays[i]
+                if grad == <PyObject *>None:
+                    e.data[GRAD] = NULL
+                    continue
+                if grads is None and not is_unchanged(grad, READABLE, engine.bound_places[i], e):
+                    self.stale("grads", i)
+                e.data[GRAD] = data(grad)
+            if use_reference:
+                self.reference_step(items)
+                return
+            if alone:
+                status = gdm_plan_run(engine.plan)
+            else:
+                with nogil:
+                    status = gdm_plan_run(engine.plan)
+            if status != OK:
+                refuse(status)
+        finally:
+            self.busy = 0
+
+
+cdef list schedules_of(list options):
+    """The schedules among the learning rates of groups: records with their hyperparameters, in order."""
+    cdef list schedules = []
+    cdef _Schedule schedule
+    cdef size_t i = 0
+    for _, of_group in options:
+        lr = of_group["lr"]
+        if callable(lr):
+            schedule = _Schedule.__new__(_Schedule)
+            schedule.group, schedule.function, schedule.count = i, lr, 0
+            schedules.append(schedule)
+        i += 1
+    return schedules

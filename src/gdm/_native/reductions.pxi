@@ -1,0 +1,31 @@
+# Reductions: one number from many arrays.
+
+def reduce(int reduction, list arrays):
+    """The reduction of this number (csrc/reduce.c) over these arrays, which have been checked."""
+    cdef size_t i, count = <size_t>len(arrays), elements = 0
+    cdef double result = 0
+    cdef int status
+    cdef PyObject *x
+    cdef buffer *buffers = <buffer *>PyMem_Malloc((count + 1) * sizeof(buffer))
+    cdef size_t *lengths = <size_t *>PyMem_Malloc((count + 1) * sizeof(size_t))
+    try:
+        if buffers == NULL or lengths == NULL:
+            raise MemoryError
+        for i in range(count):
+            x = items_of(<PyObject *>arrays)[i]
+            if not is_usable(x, READABLE):
+                raise RuntimeError("the arrays of a reduction have not been checked")
+            buffers[i] = buffer_of(x)
+            lengths[i] = length(x)
+            elements += lengths[i]
+        if elements < GIL_THRESHOLD:
+            status = gdm_reduce(<reduction_t>reduction, buffers, lengths, count, &result)
+        else:
+            with nogil:
+                status = gdm_reduce(<reduction_t>reduction, buffers, lengths, count, &result)
+        if status != OK:
+            refuse(status)
+        return result
+    finally:
+        PyMem_Free(buffers)
+        PyMem_Free(lengths)

@@ -1,0 +1,236 @@
+"""The NumPy engine: steps by the reference, and the whole engine where the compiled module does not load."""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from . import _checks, reference
+from ._checks import Array, Options, address
+from ._specification import Progress, Specification
+from .errors import StaleBufferError
+
+if TYPE_CHECKING:
+    from .optimizer.snapshot import GroupRecord, Snapshot
+
+
+def numpy_step(
+    snapshot: Snapshot, rules: list[str], options: list[Options], grads: list[Array | None], progress: Progress
+) -> tuple[list[tuple[Array, Array]], Progress]:
+    """One step by the reference. Nothing is written: it returns what is to be written where, and the new progress.
+
+    ``rules`` and ``options`` are those of each group; a gradient that is None leaves its parameter out.
+    """
+    writes: list[tuple[Array, Array]] = []
+    steps, scalars, begun = list(progress.steps), list(progress.scalars), list(progress.begun)
+    for i, (param, grad, group) in enumerate(zip(snapshot.params, grads, snapshot.layout.group_of, strict=True)):
+        if grad is None:
+            continue
+        rule, state = rules[group], snapshot.states[i]
+        formula = getattr(reference, rule).__wrapped__
+        scalar_names = [name for name in reference.written(formula) if name in _checks.SCALARS]
+        # The gradient's memory in the parameter's layout: a bound array may have been given another shape since.
+        order: Literal["C", "F"] = "C" if param.flags.c_contiguous else "F"
+        plain = np.ndarray.view(grad, np.ndarray).ravel(order="K").reshape(param.shape, order=order)
+        given: dict[str, Any] = {**options[group], "step": steps[i] + 1, "lr_scale": snapshot.lr_scales[i]}
+        given["lr"] = options[group]["lr"] * snapshot.lr_factors[i]
+        given |= {name: np.array(x) for name, x in zip(scalar_names, scalars[i], strict=True)}
+        buffers = {"param": param, "grad": plain, **state}
+        new = reference.update(rule, {**given, **buffers}, first=not begun[i])
+        scalars[i] = tuple(float(new.pop(name)) for name in scalar_names)
+        writes += [(buffers[name], x) for name, x in new.items()]
+        steps[i] += 1
+        begun[i] = begun[i] or len(new) > 1
+    return writes, Progress([n + 1 for n in progress.group_steps], steps, scalars, begun)
+
+
+class Engine:
+    """The arrays of one specification, and how far they are."""
+
+    def __init__(self, specification: Specification, *, is_one_array: bool, is_sequence: bool) -> None:
+        self.user_arrays = specification.user_arrays
+        self.places = [_place(x) for x in specification.user_arrays]
+        self.progress = specification.progress
+        self.bound: list[Array | None] | None = None
+        self.bound_places: list[Any] = []
+
+
+class _Holder:
+    """A value that lives as long as the call that made it: while it does, that call holds the lock."""
+
+    __slots__ = ("__weakref__",)
+
+
+class OptimizerCore:
+    """The base class of :class:`gdm.optimizer.Optimizer` where the compiled module does not load."""
+
+    _snapshot: Any = None
+    _engine: Engine
+    _threads: int | None = None
+
+    def __init_subclass__(cls, **keywords: Any) -> None:
+        super().__init_subclass__(**keywords)
+
+    def __new__(cls, *args: Any, **keywords: Any) -> OptimizerCore:
+        self = super().__new__(cls)
+        object.__setattr__(self, "_mutex", (os.getpid(), threading.Lock()))
+        object.__setattr__(self, "_holder", None)
+        return self
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        self._set_attribute(name, value)
+
+    # ---- the lock ----
+
+    def _lock(self, holder: _Holder) -> None:
+        """Locks the optimizer until the holder is gone, however its call ends: also by an interrupt."""
+        pid, mutex = self._mutex
+        if pid != os.getpid():  # a forked child is not in the step that its parent was in
+            pid, mutex = os.getpid(), threading.Lock()
+            self._mutex, self._holder = (pid, mutex), None
+        with mutex:
+            if self._holder is not None and self._holder() is not None:
+                raise RuntimeError("this optimizer is already in the middle of a step")
+            self._holder = weakref.ref(holder)
+
+    def _exclusively(self, function: Callable[..., Any], *args: Any) -> Any:
+        """Calls the function while no step and no other change runs."""
+        holder = _Holder()
+        try:
+            self._lock(holder)
+            return function(*args)
+        finally:
+            del holder
+
+    # ---- changes ----
+
+    def _require(self) -> None:
+        if self._snapshot is None:
+            raise RuntimeError("this optimizer has not been initialised")
+
+    def _progress(self) -> Progress:
+        self._require()
+        return self._engine.progress
+
+    def _group_steps(self, index: int) -> int:
+        return self._engine.progress.group_steps[index]
+
+    def _any_overlap(self, arrays: list[Array]) -> bool:
+        """Whether two arrays may share memory. Here the checks in Python find out."""
+        return True
+
+    def _put_in_place(
+        self,
+        engine: Engine,
+        snapshot: Snapshot,
+        options: list[tuple[GroupRecord, Options]],
+        writes: list[tuple[Array, Array]],
+    ) -> None:
+        """Puts a snapshot and its engine in place of the present ones, and copies arrays into states."""
+        before = self._snapshot
+        if before is not None and len(before.params) == len(snapshot.params) and before.layout is snapshot.layout:
+            engine.bound, engine.bound_places = self._engine.bound, self._engine.bound_places
+        self._write(writes)
+        for record, of_group in options:
+            record.options = of_group
+        self._engine, self._snapshot = engine, snapshot
+
+    def _configure(self, changes: list[tuple[int, Options]], options: list[tuple[GroupRecord, Options]]) -> None:
+        """Sets hyperparameters that need no other states."""
+        for record, of_group in options:
+            record.options = of_group
+
+    def _try_set_lr(self, record: GroupRecord | None, value: object) -> bool:
+        """Sets a learning rate the fast way, if there is one here."""
+        return False
+
+    def _write(self, writes: list[tuple[Array, Array]]) -> None:
+        for array, value in writes:
+            array[...] = value
+
+    # ---- steps ----
+
+    def bind(self, grads: Any) -> None:
+        self._exclusively(self._bind_locked, grads)
+
+    def _bind_locked(self, grads: Any) -> None:
+        self._require()
+        given = list(self._flatten(grads))
+        self._check_unmoved("params", self._engine.user_arrays, self._engine.places)
+        bound = self._check_grads(given)
+        self._check_unmoved("params", self._engine.user_arrays, self._engine.places)
+        places = [None if grad is None else _place(grad) for grad in bound]
+        self._engine.bound, self._engine.bound_places = bound, places
+
+    def step(self, grads: Any = None) -> None:
+        self._exclusively(self._step_locked, grads)
+
+    def _step_locked(self, grads: Any) -> None:
+        self._require()
+        engine, snapshot = self._engine, self._snapshot
+        if grads is None and engine.bound is None:
+            raise RuntimeError("no gradients: call step(grads), or bind(grads) first")
+        lrs = []
+        for i, options in enumerate(snapshot.options):
+            lr = options["lr"]
+            if callable(lr):
+                lr = float(self._scheduled_rates(i, lr, engine.progress.group_steps[i], 1)[0])
+                self._check_rate(i, lr)
+            lrs.append(lr)
+        if grads is None:
+            arrays = engine.bound or []
+            self._check_unmoved("grads", arrays, engine.bound_places)
+        else:
+            given = list(self._flatten(grads))
+            self._check_unmoved("params", engine.user_arrays, engine.places)
+            arrays = self._check_grads(given)
+        self._check_unmoved("params", engine.user_arrays, engine.places)
+        writes, progress = self._numpy_step(arrays, lrs, engine.progress)
+        self._write(writes)
+        engine.progress = progress
+
+    def _check_unmoved(self, what: str, arrays: list[Any], places: list[Any]) -> None:
+        for i, (array, place) in enumerate(zip(arrays, places, strict=True)):
+            if array is not None and _place(array) != place:
+                raise StaleBufferError(
+                    f"{self._label(what, i)} has moved, been resized, or changed in another way since it was bound"
+                )
+
+    if TYPE_CHECKING:  # what a subclass provides
+        _mutex: tuple[int, threading.Lock]
+        _holder: weakref.ref[_Holder] | None
+
+        def _set_attribute(self, name: str, value: Any) -> None: ...
+        def _flatten(self, grads: Any) -> list[Any]: ...
+        def _check_grads(self, grads: list[Any]) -> list[Array | None]: ...
+        def _label(self, what: str, i: int) -> str: ...
+        def _scheduled_rates(self, index: int, schedule: Any, step: int, count: int) -> Array: ...
+        def _check_rate(self, index: int, rate: float) -> None: ...
+        def _numpy_step(
+            self, grads: list[Array | None], lrs: list[float], progress: Progress
+        ) -> tuple[list[tuple[Array, Array]], Progress]: ...
+
+
+def _place(array: Array) -> tuple[Any, ...]:
+    """What must stay the same of an array: address, length, dtype, order, flags; and that its base still holds it."""
+    flags, base, start = array.flags, array.base, address(array)
+    if isinstance(base, np.ndarray):
+        first = address(base)
+        inside = first <= start and start + array.nbytes <= first + base.nbytes
+    else:
+        inside = True
+    return (
+        start,
+        array.size,
+        array.dtype,
+        flags.aligned,
+        flags.writeable,
+        flags.c_contiguous,
+        flags.f_contiguous,
+        inside,
+    )

@@ -1,0 +1,34 @@
+"""What an engine is made from, and how far it is: the interface between the optimizers and both of their engines.
+
+An engine (the compiled one in ``_core``, the NumPy one in ``_numpy_engine``) updates the arrays of one specification. It
+never changes which arrays those are: other parameters, groups or states need another engine.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from ._checks import Array, Options
+
+
+class Progress(NamedTuple):
+    """How far the groups and the parameters are. Lists: one item for each group, or for each parameter."""
+
+    group_steps: list[int]  # how many steps the optimizer has made since it has the group; schedules count these
+    steps: list[int]  # how many steps the parameter has made, without those that left it out
+    scalars: list[tuple[float, ...]]  # its rule's scalars, in the order of the table of rules
+    begun: list[bool]  # whether its states have been through a step
+
+
+class Specification(NamedTuple):
+    """All that an engine is made from. Lists: one item for each parameter, except for those of groups."""
+
+    user_arrays: list[Array]  # what the user gave; it may change
+    params: list[Array]  # our views of it, which do not change
+    states: list[list[Array | None]]  # in the rule's order; None for a state that the options do not need
+    lr_scales: list[Array | None]  # a factor of the learning rate for each element
+    lr_factors: list[float]  # a factor of the learning rate for the whole parameter
+    group_of: list[int]
+    rules: list[str]  # of each group
+    options: list[Options]  # of each group: what the rule's function takes, with ``lr`` a number
+    progress: Progress

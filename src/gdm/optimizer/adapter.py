@@ -1,0 +1,59 @@
+"""What adapters to other libraries may use of an optimizer beside its public methods, and all that they may use."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from .._checks import Array, Options
+
+if TYPE_CHECKING:
+    from .base import Optimizer
+
+
+class Parameter(NamedTuple):
+    """One parameter of an optimizer."""
+
+    label: str  # its place in ``params``: "[2]", "['w']", "[1]['params'][0]"
+    group: int  # the index of its group
+    array: Array  # a view of its memory
+    lr_scale: float | Array  # what its learning rate is multiplied by
+
+
+def parameters(optimizer: Optimizer) -> list[Parameter]:
+    """All parameters, in order."""
+    snapshot = optimizer._snapshot
+    scales = [
+        factor if scale is None else scale
+        for factor, scale in zip(snapshot.lr_factors, snapshot.lr_scales, strict=True)
+    ]
+    layout = snapshot.layout
+    return [Parameter(*x) for x in zip(layout.labels(), layout.group_of, snapshot.params, scales, strict=True)]
+
+
+def state_names(optimizer: Optimizer) -> tuple[str, ...]:
+    """The names of all states that an optimizer of this class may have."""
+    return optimizer._all_states()
+
+
+def initial_state(optimizer: Optimizer, param: Array, options: Options) -> dict[str, Array]:
+    """The states that a parameter begins with under these hyperparameters."""
+    starts = {name: options[option] for name, option in optimizer._initial.items()}
+    names = [name for name in optimizer._states_for(options) if name is not None]
+    return {name: np.full(param.shape, starts.get(name, 0), param.dtype) for name in names}
+
+
+def initial_scalars(optimizer: Optimizer, options: Options) -> dict[str, float]:
+    """The scalars that a parameter begins with under these hyperparameters."""
+    from .state import scalar_names
+
+    names = scalar_names(optimizer._rule_of(options))
+    return dict(zip(names, optimizer._initial_scalars(options), strict=True))
+
+
+def live_state_dict(optimizer: Optimizer) -> Mapping[str, Any]:
+    """What ``state_dict`` returns, without copies: it holds only until something changes."""
+    state: Mapping[str, Any] = optimizer._exclusively(optimizer._state_dict_locked, False)
+    return state

@@ -1,0 +1,573 @@
+"""The base class of all optimizers: its public methods, and how changes are made."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from os import PathLike
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from .. import _checks
+from .._arrays import are_plain, views
+from .._backend import Engine, OptimizerCore
+from .._checks import Array, Named, Options
+from .._numpy_engine import numpy_step
+from .._specification import Progress, Specification
+from . import options as hyperparameters
+from . import state_dict as saved_state
+from .groups import Group, Groups
+from .layout import Layout
+from .options import FIXED, NUMBERS, rate_at, rule_options
+from .snapshot import GroupRecord, Snapshot
+from .state import allocate, missing_states, scalar_names, state_names, states_for
+
+if TYPE_CHECKING:
+    from .._checks import Floats
+
+    Params = Floats | Iterable[Floats] | Mapping[str, Floats] | Iterable[Mapping[str, Any]]
+    Rate = float | Callable[[int], float]  # a learning rate, or a schedule of it
+
+
+class Optimizer(OptimizerCore):
+    """What all optimizers share: parameters, groups, states, and how they are saved. See the subclasses.
+
+    The base class holds an engine and the snapshot that it was made from, and makes a step. A method whose name ends in
+    ``_locked`` is called by ``_exclusively``, so that no step and no other change runs meanwhile. It prepares everything
+    that can fail, and ends with one call that puts the change in place as a whole.
+    """
+
+    _snapshot: Snapshot
+    _rule: str  # the name of its rule; the reference's function of that name declares options, states and scalars
+    _initial: ClassVar[Mapping[str, str]] = {}  # states that do not begin with 0: the hyperparameter that says with what
+
+    def __init__(self, params: Any, threads: int | None, lr_scale: Any, **defaults: Any) -> None:
+        if self._snapshot is not None:
+            raise RuntimeError("an optimizer cannot be initialised twice")
+        threads = None if threads is None else _checks.thread_count("threads", threads)
+        layout, arrays, given = Layout.of(params)
+        scale = hyperparameters.own_lr_scale(lr_scale)
+        if layout.grouped and not isinstance(scale, NUMBERS):
+            raise TypeError("lr_scale must be a number where there are groups; give others in the groups")
+        self._defaults: Options = {**defaults, "lr_scale": scale}
+        empty = Snapshot(Layout([], layout.grouped), [], {}, [], [], [], [], [])
+        self._exclusively(self._add_groups_locked, empty, Progress([], [], [], []), layout, arrays, given)
+        self._threads = threads
+
+    # ---- groups ----
+
+    @property
+    def groups(self) -> Groups:
+        """The groups, whose hyperparameters can be read and set: ``opt.groups[1].lr``, ``opt.groups["head"].lr``."""
+        return Groups(self)
+
+    @property
+    def steps(self) -> int:
+        """How many steps have been made; with groups that were added later, those of the oldest group."""
+        return max(self._progress().group_steps, default=0)
+
+    @property
+    def param_steps(self) -> Any:
+        """How many steps each parameter has made, in the structure of ``params``: without those that left it out."""
+        return self._snapshot.layout.unflatten(self._progress().steps)
+
+    @property
+    def threads(self) -> int | None:
+        """How many threads a step of this optimizer may use; None for as many as :func:`gdm.get_num_threads` says."""
+        return self._threads
+
+    @threads.setter
+    def threads(self, n: int | None) -> None:
+        self._threads = None if n is None else _checks.thread_count("threads", n)
+
+    def add_group(self, group: Mapping[str, Any]) -> Group:
+        """Adds parameters with hyperparameters of their own, which start from step 0.
+
+        From then on gradients come as a list with one item for each group. Bound gradients are forgotten.
+
+        Parameters
+        ----------
+        group : mapping
+            ``"params"``, as given to the class; hyperparameters; and, if you like, a ``"name"``.
+
+        Returns
+        -------
+        Group
+            The new group.
+
+        Raises
+        ------
+        TypeError, ValueError, gdm.OverlapError
+            As the class does. Nothing has changed then.
+        """
+        return Group(self, self._exclusively(self._add_group_locked, group))
+
+    def _add_group_locked(self, group: Mapping[str, Any]) -> GroupRecord:
+        before = self._snapshot
+        layout, arrays, given = before.layout.with_group(group)
+        after = self._add_groups_locked(before, self._progress(), layout, arrays, [given])
+        return after.records[-1]
+
+    def _add_groups_locked(
+        self, before: Snapshot, progress: Progress, layout: Layout, arrays: list[Any], given: list[Options]
+    ) -> Snapshot:
+        """Adds groups with their arrays to those of a snapshot; the layout is that of all."""
+        first, old = len(before.records), len(before.params)
+        default = self._defaults["lr_scale"]
+        if first and not isinstance(default, NUMBERS):
+            default = 1.0  # an lr_scale given for the first parameters says nothing of new ones
+        known = {name: value for name, value in self._defaults.items() if name != "lr_scale"}
+        class_name, options, scales = type(self).__name__, [], []
+        for i, group in enumerate(given, first):
+            scales.append(group.get("lr_scale", default))
+            changes = {name: value for name, value in group.items() if name != "lr_scale"}
+            options.append(hyperparameters.check(class_name, layout, i, known, changes))
+        user_arrays, new = self._checked_params(layout, old, arrays)
+        params = before.params + new
+        self._require_disjoint_params(layout, params, before)
+
+        lr_factors, lr_scales = list(before.lr_factors), list(before.lr_scales)
+        for i, (group, scale) in enumerate(zip(options, scales, strict=True), first):
+            group["lr_scale"], factors = hyperparameters.check_lr_scale(layout, i, scale, params)
+            self._check_range(layout, params, i, group, 0, factors)
+            lr_factors += [x if isinstance(x, float) else 1.0 for x in factors]
+            lr_scales += [None if isinstance(x, float) else x for x in factors]
+
+        records = before.records + [GroupRecord(group) for group in options]
+        after = Snapshot(
+            layout,
+            records,
+            {record: i for i, record in enumerate(records)},
+            before.user_arrays + user_arrays,
+            params,
+            self._with_states(layout, params, before.states + [{} for _ in new], before.options + options),
+            lr_factors,
+            lr_scales,
+        )
+        scalars = [self._initial_scalars(options[g - first]) for g in layout.group_of[old:]]
+        begin = Progress([0] * len(options), [0] * len(new), scalars, [False] * len(new))
+        self._replace(after, after.options, Progress(*(a + b for a, b in zip(progress, begin, strict=True))), [])
+        return after
+
+    def remove_group(self, key: int | str) -> None:
+        """Forgets a group, by its index or name, with its state. Bound gradients are forgotten, too."""
+        self._exclusively(self._remove_group_locked, key)
+
+    def _remove_group_locked(self, key: int | str) -> None:
+        before, progress = self._snapshot, self._progress()
+        index = before.layout.index_of(key)
+        gone = before.layout.members(index)
+
+        def others(items: list[Any]) -> list[Any]:
+            return items[: gone.start] + items[gone.stop :]
+
+        records = before.records[:index] + before.records[index + 1 :]
+        after = Snapshot(
+            before.layout.without_group(index),
+            records,
+            {record: i for i, record in enumerate(records)},
+            others(before.user_arrays),
+            others(before.params),
+            others(before.states),
+            others(before.lr_factors),
+            others(before.lr_scales),
+        )
+        group_steps = progress.group_steps[:index] + progress.group_steps[index + 1 :]
+        rest = Progress(group_steps, others(progress.steps), others(progress.scalars), others(progress.begun))
+        self._replace(after, after.options, rest, [])
+
+    def _index_of(self, record: GroupRecord) -> int:
+        index = self._snapshot.index_of.get(record)
+        if index is None:
+            raise RuntimeError("this group has been removed from its optimizer")
+        return index
+
+    # ---- hyperparameters ----
+
+    def _rule_of(self, options: Options) -> str:
+        """The rule for these options."""
+        return self._rule
+
+    def _all_states(self) -> tuple[str, ...]:
+        """The names of all states that an optimizer of this class may have, in the rule's order."""
+        return state_names(self._rule)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        snapshot = self._snapshot
+        if name in self._all_states():
+            return snapshot.layout.unflatten([s[name][...] if name in s else None for s in snapshot.states])
+        if name not in self._defaults:
+            known = ", ".join([*self._defaults, *self._all_states(), "groups", "steps", "param_steps", "threads"])
+            raise AttributeError(f"{type(self).__name__} has no attribute {name!r}; it has {known}")
+        if not snapshot.records:
+            raise ValueError(f"there are no groups, and so no {name}")
+        first, *others = [record.options[name] for record in snapshot.records]
+        if not all(hyperparameters.same(other, first) for other in others):
+            raise ValueError(f"the groups differ in {name}; use opt.groups[i].{name}")
+        return hyperparameters.copied(first)
+
+    def _set_attribute(self, name: str, value: Any) -> None:
+        """Sets a hyperparameter of all groups, or an attribute of the class."""
+        if name.startswith("_") or hasattr(type(self), name):
+            object.__setattr__(self, name, value)
+        else:
+            self._set_options(self._snapshot.records, {name: value})
+
+    def __dir__(self) -> list[str]:
+        return [*super().__dir__(), *self._defaults, *self._all_states()]
+
+    def _set_options(self, records: list[GroupRecord], changes: Options) -> None:
+        """Changes hyperparameters of groups, all or none."""
+        if not records:
+            raise ValueError("there are no groups whose hyperparameters could be set")
+        for name in changes:
+            if name in FIXED and name in self._defaults:
+                raise AttributeError(
+                    f"{name} is fixed when the optimizer is made: it says what the state means"
+                )
+            if name in self._initial.values():
+                raise AttributeError(f"{name} is what a state begins with: give it when the optimizer is made")
+            if name not in self._defaults:
+                known = ", ".join(self._defaults)
+                raise AttributeError(f"{type(self).__name__} has no hyperparameter {name!r}; it has {known}")
+        self._exclusively(self._set_options_locked, records, changes)
+
+    def _set_options_locked(self, records: list[GroupRecord], changes: Options) -> None:
+        snapshot, progress = self._snapshot, self._progress()
+        layout, options = snapshot.layout, snapshot.options
+        lr_factors, lr_scales = list(snapshot.lr_factors), list(snapshot.lr_scales)
+        given = {name: value for name, value in changes.items() if name != "lr_scale"}
+        changed = [self._index_of(record) for record in records]
+        for i in changed:
+            members, scale = layout.members(i), options[i]["lr_scale"]
+            if "lr_scale" in changes:
+                scale, factors = hyperparameters.check_lr_scale(layout, i, changes["lr_scale"], snapshot.params)
+                for k, x in zip(members, factors, strict=True):
+                    lr_factors[k], lr_scales[k] = (x, None) if isinstance(x, float) else (1.0, x)
+            base = {name: value for name, value in options[i].items() if name != "lr_scale"}
+            options[i] = hyperparameters.check(type(self).__name__, layout, i, base, given)
+            steps, of_group = progress.group_steps[i], [lr_factors[k] for k in members]
+            self._check_range(layout, snapshot.params, i, options[i], steps, of_group)
+            options[i]["lr_scale"] = scale
+        same_states = all(
+            self._states_for(options[i]) == self._states_for(snapshot.records[i].options) for i in changed
+        )
+        if same_states and "lr_scale" not in changes:
+            self._configure(
+                [(i, self._engine_options(options[i], progress.group_steps[i])) for i in changed],
+                [(snapshot.records[i], options[i]) for i in changed],
+            )
+            return
+        states = self._with_states(layout, snapshot.params, snapshot.states, options)
+        after = Snapshot(
+            layout,
+            snapshot.records,
+            snapshot.index_of,
+            snapshot.user_arrays,
+            snapshot.params,
+            states,
+            lr_factors,
+            lr_scales,
+        )
+        self._replace(after, options, progress, [])
+
+    def _check_range(
+        self, layout: Layout, params: list[Array], index: int, options: Options, steps: int, factors: Iterable[Any]
+    ) -> None:
+        """Requires that a group's hyperparameters are finite in the narrowest dtype of its parameters."""
+        dtype = np.dtype(np.float64)
+        if any(params[i].dtype == np.float32 for i in layout.members(index)):
+            dtype = np.dtype(np.float32)
+        lr = options["lr"]
+        rate = rate_at(lr, steps) if callable(lr) else lr
+        hyperparameters.check_range(layout, index, options, rate, factors, dtype)
+
+    # ---- learning rates ----
+
+    def _rate(self, index: int) -> float:
+        """The learning rate of a group's next step."""
+        lr = self._snapshot.records[index].options["lr"]
+        return rate_at(lr, self._group_steps(index)) if callable(lr) else lr
+
+    def _scheduled_rates(self, index: int, schedule: Callable[[int], float], step: int, count: int) -> Array:
+        """The learning rates of a group's next steps: of so many if the schedule is a built-in one, else of one."""
+        rates = None
+        if type(schedule).__module__.startswith("gdm.schedules"):
+            from ..schedules._blocks import rates as block_of
+
+            rates = block_of(schedule, step, count)
+        if rates is None:
+            rates = np.array([rate_at(schedule, step)])
+        return rates
+
+    def _check_rate(self, index: int, rate: float) -> None:
+        """Requires that a learning rate from a schedule is finite in the dtype that the group's rule computes in."""
+        snapshot = self._snapshot
+        factors = [snapshot.lr_factors[i] for i in snapshot.layout.members(index)]
+        self._check_range(snapshot.layout, snapshot.params, index, {"lr": rate}, 0, factors)
+
+    # ---- parameters, states, and the engine made from them ----
+
+    def _checked_params(self, layout: Layout, first: int, given: list[Any]) -> tuple[list[Array], list[Array]]:
+        """New parameters, from index ``first`` on: the user's arrays, and views of them that only we have."""
+        if are_plain(given):
+            return given, views(given)
+        labels = [f"params{label}" for label in layout.labels()[first:]]
+        arrays = [_checks.buffer(label, x, writable=True) for label, x in zip(labels, given, strict=True)]
+        users = [x if isinstance(x, np.ndarray) else y for x, y in zip(given, arrays, strict=True)]
+        return users, views(arrays)
+
+    def _require_disjoint_params(self, layout: Layout, params: list[Array], before: Snapshot) -> None:
+        if self._any_overlap(params):
+            labels = [f"params{label}" for label in layout.labels()]
+            _checks.disjoint(Named(label, x, True) for label, x in zip(labels, params, strict=True))
+        if len(before.params) < len(params):
+            written = [x for state in before.states for x in state.values()]
+            if written and self._any_overlap(params + written):
+                labels = [f"params{label}" for label in layout.labels()]
+                named = [Named(label, x, True) for label, x in zip(labels, params, strict=True)]
+                _checks.disjoint(named + self._named_states(before))
+
+    def _states_for(self, options: Options) -> list[str | None]:
+        return states_for(self._rule_of(options), options)
+
+    def _initial_scalars(self, options: Options) -> tuple[float, ...]:
+        return tuple(_checks.SCALARS[name].initial for name in scalar_names(self._rule_of(options)))
+
+    def _with_states(
+        self,
+        layout: Layout,
+        params: list[Array],
+        states: list[dict[str, Array]],
+        options: list[Options],
+        more: list[Iterable[str]] | None = None,
+    ) -> list[dict[str, Array]]:
+        """The states, with those that parameters lack for these options; ``more`` names further ones for each."""
+        names = [self._states_for(group) for group in options]
+        needed = ((i, [*names[g], *(more[i] if more else ())]) for i, g in enumerate(layout.group_of))
+        wanted = missing_states(needed, states)
+        if not wanted:
+            return states
+        initial = {
+            k: options[layout.group_of[i]][self._initial[name]]
+            for k, (i, name) in enumerate(wanted)
+            if name in self._initial
+        }
+        result = [dict(state) for state in states]
+        for (i, name), array in zip(wanted, allocate(params, wanted, initial), strict=True):
+            result[i][name] = array
+        return result
+
+    def _engine_options(self, options: Options, steps: int) -> Options:
+        """The options that the rule's function takes, with the learning rate of the next step."""
+        lr = options["lr"]
+        return rule_options(self._rule_of(options), options, rate_at(lr, steps) if callable(lr) else lr)
+
+    def _replace(
+        self, snapshot: Snapshot, options: list[Options], progress: Progress, writes: list[tuple[Array, Array]]
+    ) -> None:
+        """Puts a snapshot in place of the present one, with an engine of its own; all or nothing.
+
+        ``options`` are those of each group from then on, ``writes`` says what is copied into which state.
+        """
+        names = [self._states_for(group) for group in options]
+        specification = Specification(
+            snapshot.user_arrays,
+            snapshot.params,
+            [
+                [None if name is None else state[name] for name in names[group]]
+                for state, group in zip(snapshot.states, snapshot.layout.group_of, strict=True)
+            ],
+            snapshot.lr_scales,
+            snapshot.lr_factors,
+            snapshot.layout.group_of,
+            [self._rule_of(group) for group in options],
+            [self._engine_options(group, steps) for group, steps in zip(options, progress.group_steps, strict=True)],
+            progress,
+        )
+        layout = snapshot.layout
+        engine = Engine(specification, is_one_array=bool(layout.groups) and layout.is_one_array,
+                        is_sequence=bool(layout.groups) and layout.is_sequence)  # fmt: skip
+        self._put_in_place(engine, snapshot, list(zip(snapshot.records, options, strict=True)), writes)
+
+    # ---- gradients: what the engine asks for ----
+
+    def _label(self, what: str, i: int) -> str:
+        return self._snapshot.layout.label(what, i)
+
+    def _flatten(self, grads: Any) -> list[Any]:
+        return self._snapshot.layout.flatten("grads", grads)
+
+    def _named_states(self, snapshot: Snapshot) -> list[Named]:
+        return [
+            Named(f"the {name} of params{label}", x, True)
+            for label, state in zip(snapshot.layout.labels(), snapshot.states, strict=True)
+            for name, x in state.items()
+        ]
+
+    def _check_grads(self, grads: list[Any]) -> list[Array | None]:
+        """The gradients as arrays, each requirement checked. Other people's code runs in the first loop only."""
+        snapshot = self._snapshot
+        labels = [f"grads{label}" for label in snapshot.layout.grad_labels()]
+        params = [f"params{label}" for label in snapshot.layout.labels()]
+        arrays = [
+            None if grad is None and not snapshot.layout.is_one_array else _checks.buffer(label, grad, writable=False)
+            for label, grad in zip(labels, grads, strict=True)
+        ]
+        named = [Named(label, x, True) for label, x in zip(params, snapshot.params, strict=True)]
+        named += self._named_states(snapshot)
+        for label, array, name, param in zip(labels, arrays, params, snapshot.params, strict=True):
+            if array is not None:
+                _checks.like(label, array, name, param)
+                named.append(Named(label, array, False))
+        _checks.disjoint(named)
+        return [g if isinstance(g, np.ndarray) else array for g, array in zip(grads, arrays, strict=True)]
+
+    def _numpy_step(
+        self, grads: list[Array | None], lrs: list[float], progress: Progress
+    ) -> tuple[list[tuple[Array, Array]], Progress]:
+        """A whole step on the NumPy rules: what is to be written where, and how far all are then."""
+        snapshot = self._snapshot
+        options = snapshot.options
+        rules = [self._rule_of(group) for group in options]
+        given = [rule_options(rule, group, lr) for rule, group, lr in zip(rules, options, lrs, strict=True)]
+        return numpy_step(snapshot, rules, given, grads, progress)
+
+    # ---- saving ----
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that a later :meth:`load_state_dict` needs to go on to the bit: copies, plain arrays and scalars.
+
+        Returns
+        -------
+        dict
+            ``format`` (int), ``optimizer`` (the class's name), and ``groups``: a list with, for each group, its
+            ``name``, ``options`` (the hyperparameters; for a schedule what :func:`gdm.schedules.to_dict` gives; None
+            for a function of the user's own, which is not saved), ``steps``, and ``params``: a list with, for each
+            parameter, its ``name``, its own ``steps``, ``begun`` (whether its states have been through a step), the
+            ``scalars`` of its rule (NAdam's ``mu_product``), and the arrays of its ``state``.
+        """
+        state: dict[str, Any] = self._exclusively(self._state_dict_locked, True)
+        return state
+
+    def _state_dict_locked(self, copy: bool) -> dict[str, Any]:
+        return saved_state.make(self, self._snapshot, self._progress(), copy=copy)
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Takes over hyperparameters and state that :meth:`state_dict` gave, of an optimizer for the same parameters.
+
+        A learning rate that was a function of the user's own stays what it is here.
+
+        Raises
+        ------
+        gdm.CheckpointError
+            If anything does not fit: another format, class or ``form``, other groups, names, shapes or dtypes. Nothing
+            has been loaded then.
+        MemoryError
+            If memory runs out. Nothing has been loaded then, either.
+        """
+        self._exclusively(self._load_locked, state_dict)
+
+    def _load_locked(self, state_dict: Mapping[str, Any]) -> None:
+        before = self._snapshot
+        loaded = saved_state.read(self, before, state_dict)
+        kept = [
+            {name: x for name, x in old.items() if name in new}
+            for old, new in zip(before.states, loaded.states, strict=True)
+        ]
+        more: list[Iterable[str]] = list(loaded.states)
+        states = self._with_states(before.layout, before.params, kept, loaded.options, more)
+        after = Snapshot(
+            before.layout,
+            before.records,
+            before.index_of,
+            before.user_arrays,
+            before.params,
+            states,
+            loaded.lr_factors,
+            loaded.lr_scales,
+        )
+        writes = [
+            (state[name], np.asarray(x, order="C" if state[name].flags.c_contiguous else "F"))
+            for state, new in zip(states, loaded.states, strict=True)
+            for name, x in new.items()
+        ]
+        self._replace(after, loaded.options, loaded.progress, writes)
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Writes what :meth:`state_dict` gives to a safetensors file, which is there whole or not at all.
+
+        The new file is written beside the old one, and replaces it when it has reached the disk: whatever happens
+        meanwhile, the file is the old one or the new one. Needs the package safetensors:
+        ``pip install 'gdm-optim[checkpoint]'``.
+
+        Parameters
+        ----------
+        path : str or path
+            The file; one that is there is replaced.
+
+        Raises
+        ------
+        ImportError
+            If safetensors is missing.
+        OSError
+            If the file cannot be written. The old one is as it was.
+        """
+        self._exclusively(self._save_locked, path)  # no step, which would change what is being written
+
+    def _save_locked(self, path: str | PathLike[str]) -> None:
+        from .. import _checkpoint
+
+        _checkpoint.save(path, self._state_dict_locked(False))
+
+    def load(self, path: str | PathLike[str]) -> None:
+        """Reads a file that :meth:`save` wrote, of an optimizer for the same parameters, and goes on from there.
+
+        Parameters
+        ----------
+        path : str or path
+            The file.
+
+        Raises
+        ------
+        gdm.CheckpointError
+            If it is damaged, no such file, or does not fit this optimizer. Nothing has been loaded then.
+        OSError
+            If it cannot be read.
+        """
+        from .. import _checkpoint
+
+        self.load_state_dict(_checkpoint.load(path))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """What copies and pickles hold: the parameters, options and state; not the gradients that are bound."""
+        return self._exclusively(self._reduce_locked)
+
+    def _reduce_locked(self) -> tuple[Any, ...]:
+        snapshot = self._snapshot
+        layout, defaults = snapshot.layout, dict(self._defaults)
+        params = layout.unflatten(snapshot.user_arrays) if layout.groups else []
+        if layout.grouped:
+            named = [{} if name is None else {"name": name} for name in layout.names]
+            params = [{"params": p, **o, **n} for p, o, n in zip(params, snapshot.options, named, strict=True)]
+            if not isinstance(defaults["lr_scale"], NUMBERS):
+                defaults["lr_scale"] = 1.0  # each group has its own
+        elif snapshot.records:
+            defaults |= snapshot.records[0].options
+        return _restore, (type(self), params, {**defaults, "threads": self.threads}, self._state_dict_locked(True))
+
+    def __repr__(self) -> str:
+        elements = sum(param.size for param in self._snapshot.params)
+        groups = ", ".join(repr(group) for group in self.groups)
+        return f"<{type(self).__name__} of {len(self._snapshot.params)} arrays, {elements:,} elements: {groups}>"
+
+
+def _restore(cls: type[Optimizer], params: Any, options: Options, state_dict: dict[str, Any]) -> Optimizer:
+    optimizer = cls.__new__(cls)
+    Optimizer.__init__(optimizer, params, **options)  # a subclass of the user's may take other arguments
+    if not state_dict["groups"]:  # all groups were removed; the empty list above made one, of no parameters
+        optimizer.remove_group(0)
+    optimizer.load_state_dict(state_dict)
+    return optimizer

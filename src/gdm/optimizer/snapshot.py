@@ -1,0 +1,36 @@
+"""What an optimizer consists of at one moment. A change makes a new snapshot, and puts it in place of the old at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .._checks import Array, Options
+from .layout import Layout
+
+
+class GroupRecord:
+    """One group for as long as it exists. Handles (:class:`gdm.optimizer.groups.Group`) mean this, not an index."""
+
+    __slots__ = ("options",)
+
+    def __init__(self, options: Options) -> None:
+        self.options = options  # never changed in place: a change puts a new dict here
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """The groups, parameters and states of an optimizer. Lists: one item for each parameter, in order."""
+
+    layout: Layout
+    records: list[GroupRecord]  # one for each group
+    index_of: dict[GroupRecord, int]
+    user_arrays: list[Array]  # what the user gave
+    params: list[Array]  # views of it
+    states: list[dict[str, Array]]
+    lr_factors: list[float]  # of the learning rate: a number for the whole parameter
+    lr_scales: list[Array | None]  # and, or, one for each element
+
+    @property
+    def options(self) -> list[Options]:
+        """The hyperparameters of each group."""
+        return [record.options for record in self.records]

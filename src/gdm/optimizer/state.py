@@ -1,0 +1,100 @@
+"""The states of an optimizer: which ones its parameters need, and where in memory they lie.
+
+A kernel reads and writes a parameter and its states side by side. How fast it does depends on their addresses
+(docs/decisions.md, "Where states lie"):
+
+- A state lies in its cache lines as its parameter does, so that a kernel reaches the beginning of a line in all of them
+  at the same element.
+- The large states of a parameter, and the parameter itself, are apart from each other, counted modulo ``PERIOD``.
+  Streams whose addresses agree there fight for the same places in the caches.
+
+All the states that an optimizer allocates at a time are parts of one block of memory. They do not own their memory, so
+they cannot be resized, and a step need not check whether they were.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from functools import cache
+
+import numpy as np
+
+from .. import _checks, reference
+from .._arrays import addresses, carve
+from .._checks import Array, Options
+
+LINE = 64  # bytes of a cache line
+LARGE = 1 << 20  # bytes of a state from which it pays to keep it apart from the others
+PERIOD = 1 << 16  # bytes after which addresses meet the same places in a cache again
+DISTANCE = 1 << 14  # bytes between two streams of one parameter, modulo PERIOD
+
+
+@cache
+def state_names(rule: str) -> tuple[str, ...]:
+    """The names of all states that a rule may have, in its order."""
+    formula = getattr(reference, rule).__wrapped__
+    return tuple(name for name in reference.written(formula) if name != "param" and name not in _checks.SCALARS)
+
+
+@cache
+def scalar_names(rule: str) -> tuple[str, ...]:
+    """The names of the scalars that a rule keeps from step to step, in its order."""
+    return tuple(name for name in reference.written(getattr(reference, rule).__wrapped__) if name in _checks.SCALARS)
+
+
+def states_for(rule: str, options: Options) -> list[str | None]:
+    """The names of the states of a rule, in its order; None in the place of one that these options do not need."""
+    needed_by = _checks.OPTIONAL_STATES
+    return [name if name not in needed_by or options[needed_by[name]] else None for name in state_names(rule)]
+
+
+def allocate(params: list[Array], wanted: list[tuple[int, str]], initial: Mapping[int, float]) -> list[Array]:
+    """Memory for states: for each a parameter's index and a name.
+
+    Parameters
+    ----------
+    params : list of array
+        All parameters.
+    wanted : list of (int, str)
+        The states, each by the index of its parameter and its name.
+    initial : mapping from int to float
+        For an index in ``wanted``, the number that the state begins with, where that is not 0.
+
+    Returns
+    -------
+    list of array
+        One for each of ``wanted``, like its parameter in dtype, shape and order.
+    """
+    if not wanted:
+        return []
+    at = addresses(params)
+    count: dict[int, int] = {}  # of the states of each parameter
+    places = []  # where each state begins, from the beginning of a block that starts at a multiple of PERIOD
+    end = 0
+    for i, _ in wanted:
+        nbytes = params[i].nbytes
+        k = count[i] = count.get(i, 0) + 1
+        if nbytes < LARGE:
+            start = end + (at[i] - end) % LINE
+        else:
+            start = end + (at[i] + k * DISTANCE - end) % PERIOD
+        places.append(start)
+        end = start + nbytes
+    memory = np.zeros(end + PERIOD, dtype=np.uint8)
+    offset = -_checks.address(memory) % (PERIOD if any(params[i].nbytes >= LARGE for i, _ in wanted) else LINE)
+    arrays = carve(memory, [offset + start for start in places], [params[i] for i, _ in wanted])
+    for k, value in initial.items():
+        arrays[k][...] = value
+    return arrays
+
+
+def missing_states(
+    needed: Iterable[tuple[int, Iterable[str | None]]], states: list[dict[str, Array]]
+) -> list[tuple[int, str]]:
+    """The states that parameters need and do not have: each by the index of its parameter and its name."""
+    return [
+        (i, name)
+        for i, names in needed
+        for name in dict.fromkeys(names)
+        if name is not None and name not in states[i]
+    ]
