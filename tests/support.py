@@ -68,7 +68,7 @@ def has(rule: str, option: str) -> bool:
 
 def option_cases(rule: str) -> list[dict]:
     """Every combination of the rule's options that is legal, but for those taken in turn."""
-    names = [name for name in RULES[rule]["options"] if name != "mu_product"]
+    names = list(RULES[rule]["options"])
     crossed = [name for name in names if name not in IN_TURN]
     cases = []
     for values in itertools.product(*(VALUES[name] for name in crossed)):
@@ -118,8 +118,7 @@ def names(rule: str, options: dict) -> list[str]:
 def call(rule: str, arrays: dict, options: dict, *, native: bool = True) -> None:
     """An update of these buffers."""
     given = {name: value for name, value in options.items() if name != "lr_scale"}
-    if has(rule, "mu_product"):
-        given = {"mu_product": np.array([0.7]), **given}
+    given = {**{name: np.array([0.7]) for name in RULES[rule]["scalars"]}, **given}
     function(rule, native=native)(**arrays, **given)
 
 

@@ -323,7 +323,7 @@ def test_code_that_runs_during_a_call(backend, how, name):
 @pytest.mark.parametrize("rule", list(RULES))
 def test_wrong_call(backend, rule):
     arguments = {name: x for name, x in good(rule).items() if name in names(rule, plain(rule))}
-    options = {**plain(rule), **({"mu_product": np.ones(1)} if has(rule, "mu_product") else {})}
+    options = {**plain(rule), **({name: np.ones(1) for name in RULES[rule]["scalars"]})}
     required = "step" if has(rule, "step") else "lr" if rule in ("sgd", "momentum") else "grad"
     given = {**arguments, **options}
     with pytest.raises(TypeError, match=required):

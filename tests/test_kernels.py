@@ -154,7 +154,7 @@ def test_steps(rule):
         if has(rule, "lr_decay"):
             options["lr_decay"] = float(rng.choice([0.0, 0.1, 1e-9, 1e9]))
         arrays = buffers(rule, options, np.dtype(np.float64), 3, seed=k)
-        products = [{"mu_product": np.array([0.3])} if has(rule, "mu_product") else {} for _ in range(2)]
+        products = [{name: np.array([0.3]) for name in RULES[rule]["scalars"]} for _ in range(2)]
         copies = {name: x.copy() for name, x in arrays.items()}
         call(rule, arrays, {**options, **products[0]})
         call(rule, copies, {**options, **products[1]}, native=False)

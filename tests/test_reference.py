@@ -252,7 +252,7 @@ def test_same_names_and_signatures():
         for name, parameter in native.parameters.items():
             assert parameter.kind == mirrored.parameters[name].kind
             assert parameter.default == mirrored.parameters[name].default
-        assert set(native.parameters) == {"param", "grad", *RULES[rule]["states"], *RULES[rule]["options"]}
+        assert set(native.parameters) == {"param", "grad", *RULES[rule]["states"], *RULES[rule]["scalars"], *RULES[rule]["options"]}
         positional = [name for name, p in native.parameters.items() if p.kind is p.POSITIONAL_OR_KEYWORD]
         assert positional == names(rule, plain(rule))
         assert function(rule).__doc__ == function(rule, native=False).__doc__
@@ -266,6 +266,8 @@ def test_options_are_those_of_the_table():
                 assert _checks.REALS[name] is domains[kind]
             else:
                 known = {**dict.fromkeys(_checks.FLAGS, "flag"), "form": "form", "betas": "betas", "step": "count"}
-                assert {**known, "lr_scale": "factors", "mu_product": "product"}[name] == kind
+                assert {**known, "lr_scale": "factors"}[name] == kind
+        for name, initial in rule["scalars"].items():
+            assert _checks.SCALARS[name].initial == initial
         for name, needs in rule["states"].items():
             assert _checks.OPTIONAL_STATES.get(name) == needs

@@ -205,10 +205,10 @@ WORKERS = """
         optimizer.bind(np.full(n, -1.0, np.float32))
         return optimizer
     def steps(optimizer):
-        before = optimizer._params[0][0]
+        before = optimizer._snapshot.params[0][0]
         for _ in range(3):
             optimizer.step()
-        assert np.all(optimizer._params[0] == before + 3)
+        assert np.all(optimizer._snapshot.params[0] == before + 3)
 """
 only_linux = pytest.mark.skipif(sys.platform != "linux", reason="NOT TESTED: threads are counted through /proc")
 

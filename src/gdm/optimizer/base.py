@@ -294,7 +294,7 @@ class Optimizer(OptimizerCore):
     def _scheduled_rates(self, index: int, schedule: Callable[[int], float], step: int, count: int) -> Array:
         """The learning rates of a group's next steps: of so many if the schedule is a built-in one, else of one."""
         rates = None
-        if type(schedule).__module__.startswith("gdm.schedules"):
+        if count > 1 and type(schedule).__module__.startswith("gdm.schedules"):
             from ..schedules._blocks import rates as block_of
 
             rates = block_of(schedule, step, count)
