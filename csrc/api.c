@@ -8,12 +8,12 @@
 
 /* ---- the rules' host parts -------------------------------------------------------------------------------------- */
 
-/* What a rule's file is written in here: the coefficients that every rule has, and whether the decay is coupled. */
-#define COMMON(args, rate, decoupled)                                                                                  \
+/* What a rule's file is written in here: the constants that every rule has, and the bit for coupled decay. */
+#define COMMON_CONSTANTS(args, rate, decoupled)                                                                        \
     .lr = (rate), .weight_decay = (args)->weight_decay, .sign = (args)->maximize ? -1.0 : 1.0,                         \
-    .keep = (decoupled) ? 1.0 - (args)->lr * (args)->weight_decay : 1.0,                                               \
-    .shrink = (decoupled) ? (args)->lr * (args)->weight_decay : 0.0
-#define COUPLES(args, decoupled) ((args)->weight_decay != 0 && !(decoupled) ? COUPLED : 0)
+    .decay_factor = (decoupled) ? 1.0 - (args)->lr * (args)->weight_decay : 1.0,                                       \
+    .lr_times_decay = (decoupled) ? (args)->lr * (args)->weight_decay : 0.0
+#define DECAY_VARIANT(args, decoupled) ((args)->weight_decay != 0 && !(decoupled) ? COUPLED_DECAY : 0)
 
 /* Powers by multiplication alone, in a fixed order: libraries' pow() differ between machines. */
 static double power(double base, uint64_t exponent) {
@@ -39,7 +39,7 @@ static double power_of_096(double x) {
 
 #define GDM_PREPARE
 #define GDM_RULE_FILES
-#include "kernels.def"
+#include "rules.def"
 #undef GDM_RULE_FILES
 #undef GDM_PREPARE
 
@@ -54,7 +54,6 @@ static double power_of_096(double x) {
 #define TYPE_form int
 #define TYPE_factors const void *
 #define TYPE_count uint64_t
-#define TYPE_product const double *
 #define LEGAL_not_negative(x) ((x) >= 0 && (x) <= DBL_MAX)
 #define LEGAL_below_one(x) ((x) >= 0 && (x) < 1)
 #define LEGAL_up_to_one(x) ((x) >= 0 && (x) <= 1)
@@ -63,14 +62,19 @@ static double power_of_096(double x) {
 #define LEGAL_form(x) ((x) == GDM_FORM_TORCH || (x) == GDM_FORM_CLASSIC)
 #define LEGAL_factors(x) ((void)(x), 1)
 #define LEGAL_count(x) ((x) >= 1)
-#define LEGAL_product(x) ((x) && LEGAL_up_to_one(*(x)))
 
 #define GDM_OPTION(name, kind, status, must, meaning)                                                                  \
     static inline gdm_status check_##name(TYPE_##kind x) {                                                             \
         return LEGAL_##kind(x) ? GDM_OK : (gdm_status)status;                                                          \
     }                                                                                                                  \
     enum { KIND_##name = kind };
-#include "kernels.def"
+#include "rules.def"
+#define GDM_SCALAR(name, initial, domain, status, must, meaning)                                                       \
+    static inline gdm_status check_##name(const double *x) {                                                           \
+        return x && LEGAL_##domain(*x) ? GDM_OK : (gdm_status)status;                                                  \
+    }                                                                                                                  \
+    enum { KIND_##name = scalar };
+#include "rules.def"
 
 /* Copies a caller's args struct: fields that an older caller does not know are 0 (off); fields that we do not know must
  * be 0. */
@@ -87,8 +91,9 @@ static gdm_status translate(void *out, size_t size, const void *args) {
     return GDM_OK;
 }
 
-#define CHECK(rule, name)                                                                                              \
+#define CHECK(rule, name, default_value)                                                                               \
     if ((status = check_##name(args->name))) return status;
+#define CHECK_SCALAR(rule, name) CHECK(rule, name, )
 #define USED(name) out->used |= 1u << k++;
 #define USED_WITH(name, option) out->used |= (unsigned)(args->option != 0) << k++;
 #define GDM_RULE(rule, states, switches)                                                                               \
@@ -96,7 +101,8 @@ static gdm_status translate(void *out, size_t size, const void *args) {
         gdm_status status;                                                                                             \
         unsigned k = 0;                                                                                                \
         GDM_OPTIONS_##rule(CHECK, rule);                                                                               \
-        out->variant = args->lr_scale ? SCALED : 0;                                                                    \
+        GDM_SCALARS_##rule(CHECK_SCALAR, rule);                                                                        \
+        out->variant = args->lr_scale ? HAS_LR_SCALE : 0;                                                              \
         out->first = out->used = 0;                                                                                    \
         out->scale = args->lr_scale;                                                                                   \
         out->mu_product = NULL;                                                                                        \
@@ -110,12 +116,14 @@ static gdm_status translate(void *out, size_t size, const void *args) {
     static gdm_status prepare_any_##rule(const union args *args, struct prepared *out) {                               \
         return check_and_prepare_##rule(&args->rule, out);                                                             \
     }
-#include "kernels.def"
+#include "rules.def"
 
-#define OPTION_INFO(rule, name) {#name, (enum kind)KIND_##name, offsetof(gdm_##rule##_args, name)},
+#define OPTION_INFO(rule, name, default_value) SCALAR_INFO(rule, name)
+#define SCALAR_INFO(rule, name) {#name, (enum kind)KIND_##name, offsetof(gdm_##rule##_args, name)},
 #define GDM_RULE(rule, states, switches)                                                                               \
-    static const struct option_info rule##_options[] = {GDM_OPTIONS_##rule(OPTION_INFO, rule){NULL, flag, 0}};
-#include "kernels.def"
+    static const struct option_info rule##_options[] = {GDM_OPTIONS_##rule(OPTION_INFO, rule)                          \
+                                                            GDM_SCALARS_##rule(SCALAR_INFO, rule){NULL, flag, 0}};
+#include "rules.def"
 
 #define STATE_INFO(name) {#name, NULL},
 #define OPTIONAL_INFO(name, option) {#name, #option},
@@ -125,7 +133,7 @@ static gdm_status translate(void *out, size_t size, const void *args) {
                      rule##_options, sizeof(gdm_##rule##_args),                                                        \
                      read_##rule,    prepare_any_##rule},
 const struct rule_info gdm_rules[RULES] = {
-#include "kernels.def"
+#include "rules.def"
 };
 
 /* ---- one update ------------------------------------------------------------------------------------------------- */
@@ -157,14 +165,15 @@ static inline gdm_status check_buffers(void *const *buffers, size_t states, unsi
 struct whole {
     kernel *kernel;
     void *const *buffers;
-    const void *coefs;
+    const void *constants;
     size_t n, itemsize, head; /* head: the elements before the parameter's first whole cache line */
 };
 
 static void run_piece(void *context, size_t i) {
     const struct whole *whole = context;
     const size_t first = i ? whole->head + i * PIECE : 0, last = whole->head + (i + 1) * PIECE;
-    run_range(whole->kernel, whole->buffers, whole->itemsize, first, last < whole->n ? last : whole->n, whole->coefs);
+    run_range(whole->kernel, whole->buffers, whole->itemsize, first, last < whole->n ? last : whole->n,
+              whole->constants);
 }
 
 static inline gdm_status run_checked(enum rule rule, enum dtype dtype, size_t states, void *const *given, size_t n,
@@ -188,10 +197,10 @@ static inline gdm_status run_checked(enum rule rule, enum dtype dtype, size_t st
         if (n >= 2 * PIECE) threads = gdm_pool_threads_for(n * itemsize * count, (unsigned)gdm_get_num_threads());
         if (threads > 1) {
             const size_t head = before_line(buffers[PARAM], itemsize);
-            struct whole whole = {kernel, buffers, &prepared->coefs, n, itemsize, head};
+            struct whole whole = {kernel, buffers, &prepared->constants, n, itemsize, head};
             gdm_pool_run(threads, (n - head + PIECE - 1) / PIECE, run_piece, &whole);
         } else {
-            run_range(kernel, buffers, itemsize, 0, n, &prepared->coefs);
+            run_range(kernel, buffers, itemsize, 0, n, &prepared->constants);
         }
     }
     if (prepared->mu_product) *prepared->mu_product = prepared->product;
@@ -224,7 +233,7 @@ gdm_status gdm_run(enum rule rule, enum dtype dtype, void *const *buffers, size_
         return status ? status : run_checked(RULE_##rule, dtype, states, buffers, n, &prepared);                       \
     }
 #define GDM_RULE(rule, states, switches) DEFINE(rule, states, f32, float, F32) DEFINE(rule, states, f64, double, F64)
-#include "kernels.def"
+#include "rules.def"
 
 /* ---- the library ------------------------------------------------------------------------------------------------ */
 
@@ -253,6 +262,9 @@ const char *gdm_strerror(gdm_status status) {
     }
 #define GDM_OPTION(name, kind, number, must, meaning)                                                                  \
     if (number && (int)status == number) return #name " " must;
-#include "kernels.def"
+#include "rules.def"
+#define GDM_SCALAR(name, initial, domain, number, must, meaning)                                                       \
+    if ((int)status == number) return #name " " must;
+#include "rules.def"
     return "unknown status";
 }

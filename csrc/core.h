@@ -19,29 +19,29 @@ static inline size_t size_of(enum dtype dtype) {
 /* RULE_sgd, RULE_momentum, ..., RULES */
 enum rule {
 #define GDM_RULE(rule, states, switches) RULE_##rule,
-#include "kernels.def"
+#include "rules.def"
     RULES
 };
 
 /* Buffers: param, grad, lr_scale (or NULL), then the states (NULL for one that is not in use). A kernel trusts them:
  * checked, not overlapping. */
 enum { PARAM, GRAD, SCALE, STATE, MAX_STATES = 3, MAX_BUFFERS = STATE + MAX_STATES };
-typedef void kernel(void *const *buffers, size_t n, const void *coefs);
+typedef void kernel(void *const *buffers, size_t n, const void *constants);
 
 /* The bits of a kernel's variant that all rules share; a rule's own follow. */
-#define SCALED 1u  /* there is an lr_scale */
-#define COUPLED 2u /* weight decay goes through the gradient */
+#define HAS_LR_SCALE 1u  /* there is an lr_scale */
+#define COUPLED_DECAY 2u /* weight decay goes through the gradient */
 
-/* struct sgd_coefs, struct momentum_coefs, ... */
-#define COEF(name) double name;
+/* struct sgd_constants, struct momentum_constants, ... */
+#define CONSTANT(name) double name;
 #define GDM_RULE(rule, states, switches)                                                                               \
-    struct rule##_coefs {                                                                                              \
-        GDM_COMMON_COEFS(COEF) GDM_COEFS_##rule(COEF)                                                                  \
+    struct rule##_constants {                                                                                          \
+        GDM_COMMON_CONSTANTS(CONSTANT) GDM_CONSTANTS_##rule(CONSTANT)                                                  \
     };
-#include "kernels.def"
-#undef COEF
+#include "rules.def"
+#undef CONSTANT
 
-/* A rule's arguments, checked and worked out: which of its kernels to call, and with what. */
+/* A rule's arguments, checked, and its constants: which of its kernels to call, and with what. */
 struct prepared {
     unsigned variant;
     unsigned first;     /* the switch to add in a buffer's first step; 0 if the rule makes no difference */
@@ -50,22 +50,22 @@ struct prepared {
     double *mu_product; /* what becomes `product` when the update has been made; or NULL */
     double product;
     union {
-#define GDM_RULE(rule, states, switches) struct rule##_coefs rule;
-#include "kernels.def"
-    } coefs;
+#define GDM_RULE(rule, states, switches) struct rule##_constants rule;
+#include "rules.def"
+    } constants;
 };
 
 /* The argument struct of any rule. */
 union args {
     size_t size;
 #define GDM_RULE(rule, states, switches) gdm_##rule##_args rule;
-#include "kernels.def"
+#include "rules.def"
 };
 
-/* The kinds of options: what they are in the argument struct. */
-enum kind { not_negative, below_one, up_to_one, flag, form, factors, count, betas, product };
+/* The kinds of options: what they are in the argument struct. A scalar is a pointer to a double. */
+enum kind { not_negative, below_one, up_to_one, flag, form, factors, count, betas, scalar };
 
-/* The rows of kernels.def for those who enumerate them. */
+/* The rows of rules.def for those who enumerate them. The scalars follow the options. */
 struct option_info {
     const char *name; /* NULL behind the last */
     enum kind kind;
@@ -113,9 +113,9 @@ static inline size_t before_line(const void *start, size_t itemsize) {
 
 /* Runs a kernel over the elements from first up to, and without, last. */
 static inline void run_range(kernel *run, void *const *buffers, size_t itemsize, size_t first, size_t last,
-                             const void *coefs) {
+                             const void *constants) {
     if (!first && last < WORTH_ALIGNING) {
-        run(buffers, last, coefs);
+        run(buffers, last, constants);
         return;
     }
     void *from[MAX_BUFFERS];
@@ -123,11 +123,11 @@ static inline void run_range(kernel *run, void *const *buffers, size_t itemsize,
     for (size_t k = 0; k < MAX_BUFFERS; k++) from[k] = buffers[k] ? (char *)buffers[k] + first * itemsize : NULL;
     const size_t head = n < WORTH_ALIGNING ? 0 : before_line(from[PARAM], itemsize);
     if (head) {
-        run(from, head, coefs);
+        run(from, head, constants);
         for (size_t k = 0; k < MAX_BUFFERS; k++) from[k] = from[k] ? (char *)from[k] + head * itemsize : NULL;
         n -= head;
     }
-    run(from, n, coefs);
+    run(from, n, constants);
 }
 
 /* Checks the buffers and runs the rule over them. */

@@ -41,7 +41,7 @@ static gdm_status prepare(struct group *group) {
     for (const struct option_info *option = rule->options; option->name; option++) {
         void *field = (char *)&args + option->offset;
         if (option->kind == count) *(uint64_t *)field = group->steps + 1;
-        if (option->kind == product) *(double **)field = &group->product;
+        if (option->kind == scalar) *(double **)field = &group->product;
         if (option->kind == factors) *(const void **)field = NULL;
     }
     return rule->prepare(&args, &group->prepared);
@@ -249,10 +249,10 @@ struct walk {
 
 static inline void run(const struct walk *walk, const struct entry *entry, size_t first, size_t last) {
     const struct group *group = &walk->plan->groups[entry->group];
-    const unsigned variant =
-        group->prepared.variant | (entry->buffers[SCALE] ? SCALED : 0) | (entry->started ? 0 : group->prepared.first);
+    const unsigned variant = group->prepared.variant | (entry->buffers[SCALE] ? HAS_LR_SCALE : 0) |
+                             (entry->started ? 0 : group->prepared.first);
     run_range(walk->isa->kernels[group->rule][entry->dtype][variant], entry->buffers, size_of(entry->dtype), first,
-              last, &group->prepared.coefs);
+              last, &group->prepared.constants);
 }
 
 static void run_piece(void *context, size_t i) {

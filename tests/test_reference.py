@@ -266,6 +266,6 @@ def test_options_are_those_of_the_table():
                 assert _checks.REALS[name] is domains[kind]
             else:
                 known = {**dict.fromkeys(_checks.FLAGS, "flag"), "form": "form", "betas": "betas", "step": "count"}
-                assert {**known, "lr_scale": "factors", "mu_product": "product"}[name] == kind
+                assert {**known, "lr_scale": "factors", "mu_product": "scalar"}[name] == kind
         for name, needs in rule["states"].items():
             assert _checks.OPTIONAL_STATES.get(name) == needs

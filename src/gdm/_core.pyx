@@ -3,7 +3,7 @@
 
 What is here only asks whether everything is in order. If anything is not, :mod:`gdm._checks` looks again and raises
 what there is to say, or hands back plain arrays (for a buffer that is not a NumPy array). Rules and their options come
-from the table in csrc/kernels.def; names, defaults and docstrings of their functions from :mod:`gdm.reference`.
+from the table in csrc/rules.def; names, defaults and docstrings of their functions from :mod:`gdm.reference`.
 """
 
 cimport numpy as cnp
@@ -59,7 +59,7 @@ cdef extern from "plan.h" nogil:
         OK "GDM_OK"
         RULES, F32, F64, PARAM, GRAD, SCALE, STATE, MAX_STATES, MAX_BUFFERS
     enum kind:
-        not_negative, below_one, up_to_one, flag, form, factors, count, betas, product
+        not_negative, below_one, up_to_one, flag, form, factors, count, betas, scalar
     struct option_info:
         const char *name
         kind kind
@@ -260,7 +260,7 @@ cdef int fill(any_args *args, int rule, dict options) except -1:
     memset(args, 0, sizeof(any_args))
     args.size = gdm_rules[rule].args_size
     while option.name != NULL:
-        if option.kind not in (count, product, factors):
+        if option.kind not in (count, scalar, factors):
             value = options[option.name.decode()]
             if not set_option(<char *>args + option.offset, option.kind, <PyObject *>value):
                 raise RuntimeError(f"{option.name.decode()} has not been checked: {value!r}")
@@ -312,7 +312,7 @@ cdef class _Rule:
             places[option.name.decode()] = (option.kind, option.offset)
             option += 1
         if set(names) != set(places) or self.count > MOST:
-            raise RuntimeError(f"reference.{self.name.decode()} has {names}; csrc/kernels.def has {list(places)}")
+            raise RuntimeError(f"reference.{self.name.decode()} has {names}; csrc/rules.def has {list(places)}")
         for i in range(<size_t>self.count):
             self.kinds[i], self.places[i] = places[names[i]]
         shown = [n if d is required else f"{n}={d!r}" for n, d in zip(names, self.defaults, strict=True)]
@@ -352,7 +352,7 @@ cdef class _Rule:
                 if x != <PyObject *>None:
                     arrays[SCALE] = x
                     (<void **>field)[0] = <void *>x  # for prepare to see that there is one
-            elif k == product:
+            elif k == scalar:
                 if not is_usable(x, WRITABLE) or length(x) != 1 or PyArray_TYPE(<PyArrayObject *>x) != cnp.NPY_DOUBLE:
                     return REFUSED
                 moved = x
@@ -845,13 +845,13 @@ def build_info():
 
 
 def rules():
-    """The table of rules (csrc/kernels.def): what each is made of, for tests and benchmarks to enumerate.
+    """The table of rules (csrc/rules.def): what each is made of, for tests and benchmarks to enumerate.
 
     For each: ``states``, a dict of their names, with the name of the option without which one is not used, or None; and
     ``options``, a dict of their names and kinds.
     """
     kinds = {not_negative: "not_negative", below_one: "below_one", up_to_one: "up_to_one", flag: "flag", form: "form",
-             factors: "factors", count: "count", betas: "betas", product: "product"}
+             factors: "factors", count: "count", betas: "betas", scalar: "scalar"}
     cdef int i, k
     table = {}
     for i in range(RULES):
