@@ -30,10 +30,11 @@ struct details {
 };
 
 struct group {
-    struct prepared prepared; /* of the next step, unless `stale` */
+    struct prepared prepared; /* of the next step, unless `stale`: for its entries that have nothing of their own */
     double scalars[MAX_SCALARS], next_scalars[MAX_SCALARS];
     uint64_t steps;        /* that its entries without OWN_PROGRESS have made */
     uint64_t walks;        /* steps of the plan since the group is there: what a schedule counts */
+    struct choice choice;
     enum rule rule;
     uint8_t stale;         /* prepared and next_scalars are to be worked out before the next step */
     uint8_t dtypes;        /* a bit for each compute dtype among its entries */
@@ -79,6 +80,9 @@ gdm_status gdm_plan_arrange(gdm_plan *plan);
 
 /* Whether a step writes to any of these bytes. */
 int gdm_plan_overlaps(const gdm_plan *plan, const void *start, size_t bytes);
+
+/* GDM_ERR_OVERLAP if it does; then the error is that of this entry, which is to read them. */
+gdm_status gdm_plan_check_read(gdm_plan *plan, size_t entry, const void *start, size_t bytes);
 
 /* gdm_plan_step without its checks of the buffers. GDM_ERR_ISA is all that can go wrong. */
 gdm_status gdm_plan_run(gdm_plan *plan);

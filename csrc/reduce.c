@@ -41,11 +41,12 @@ static double total(const struct tree *tree, gdm_reduction reduction) {
 /* ---- one pass over many buffers --------------------------------------------------------------------------------- */
 
 /* So many blocks are handed to the threads at once; their results lie on the caller's stack. */
-enum { WINDOW = 1024, BLOCKS_OF_A_TASK = PIECE / REDUCTION_BLOCK };
+enum { WINDOW = 1024, BLOCKS_OF_A_TASK = PIECE / BLOCK };
 
 struct block {
     const void *start;
-    unsigned n, dtype;
+    unsigned n;
+    uint8_t dtype, last; /* last: of its buffer */
 };
 
 struct window {
@@ -82,37 +83,76 @@ static gdm_buffer get_buffer(const struct source *from, size_t i, size_t *n) {
     return (gdm_buffer){from->plan->entries[i].data[GRAD], (gdm_dtype)from->plan->details[i].dtypes[GRAD]};
 }
 
-static void reduce(const struct isa *isa, gdm_reduction reduction, const struct source *from, unsigned threads,
-                   double *result) {
-    struct window window = {.isa = isa, .reduction = reduction};
-    struct tree all = {.count = 0}, of_buffer = {.count = 0};
-    size_t i = 0, element = 0; /* the next block begins here */
-    size_t its = 0, done = 0;  /* the buffer, and the number of its elements, whose results are in of_buffer */
-    while (i < from->count) {
-        for (window.count = 0; window.count < WINDOW && i < from->count;) {
-            size_t n;
-            const gdm_buffer buffer = get_buffer(from, i, &n);
-            if (buffer.data && element < n) {
-                const size_t rest = n - element;
-                window.blocks[window.count++] = (struct block){
-                    (const char *)buffer.data + element * size_of((enum dtype)buffer.dtype),
-                    (unsigned)(rest < REDUCTION_BLOCK ? rest : REDUCTION_BLOCK), (unsigned)buffer.dtype};
-                element += REDUCTION_BLOCK;
-            }
-            if (!buffer.data || element >= n) i++, element = 0;
-        }
-        gdm_pool_run(threads, (window.count + BLOCKS_OF_A_TASK - 1) / BLOCKS_OF_A_TASK, reduce_blocks, &window);
-        for (size_t k = 0; k < window.count; k++) {
-            size_t n;
-            while (!get_buffer(from, its, &n).data || !n) its++;
-            add_result(&of_buffer, reduction, window.results[k]);
-            done += window.blocks[k].n;
-            if (done == n) {
-                add_result(&all, reduction, total(&of_buffer, reduction));
-                of_buffer.count = 0;
-                its++, done = 0;
-            }
+/* Fills the window with the blocks from this element of this buffer on, and moves both on. */
+static void fill(struct window *window, const struct source *from, size_t *i, size_t *element) {
+    window->count = 0;
+    for (; *i < from->count; (*i)++, *element = 0) {
+        size_t n;
+        const gdm_buffer buffer = get_buffer(from, *i, &n);
+        const size_t itemsize = size_of((enum dtype)buffer.dtype);
+        for (; buffer.data && *element < n; *element += BLOCK) {
+            const size_t rest = n - *element;
+            if (window->count == WINDOW) return;
+            window->blocks[window->count++] = (struct block){
+                .start = (const char *)buffer.data + *element * itemsize,
+                .n = (unsigned)(rest < BLOCK ? rest : BLOCK),
+                .dtype = (uint8_t)buffer.dtype,
+                .last = rest <= BLOCK,
+            };
         }
     }
-    *result = total(&all, reduction);
+}
+
+static gdm_status reduce(gdm_reduction reduction, const struct source *from, unsigned allowed, double *result) {
+    struct window window;
+    struct tree of_buffer = {.count = 0}, of_all = {.count = 0};
+    size_t i = 0, element = 0, bytes = 0;
+    unsigned threads = 1;
+    window.isa = gdm_active_isa();
+    window.reduction = reduction;
+    if (!window.isa) return GDM_ERR_ISA;
+    for (size_t k = 0, n; k < from->count; k++) {
+        const gdm_buffer buffer = get_buffer(from, k, &n);
+        if (buffer.data) bytes += n * size_of((enum dtype)buffer.dtype);
+    }
+    const fp_mode found = set_default_fp_mode();
+    threads = gdm_pool_threads_for(bytes, allowed ? allowed : (unsigned)gdm_get_num_threads());
+    for (fill(&window, from, &i, &element); window.count; fill(&window, from, &i, &element)) {
+        const size_t tasks = (window.count + BLOCKS_OF_A_TASK - 1) / BLOCKS_OF_A_TASK;
+        if (threads > 1)
+            gdm_pool_run(threads, tasks, reduce_blocks, &window);
+        else
+            for (size_t task = 0; task < tasks; task++) reduce_blocks(&window, task);
+        for (size_t k = 0; k < window.count; k++) {
+            add_result(&of_buffer, reduction, window.results[k]);
+            if (!window.blocks[k].last) continue;
+            add_result(&of_all, reduction, total(&of_buffer, reduction));
+            of_buffer.count = 0;
+        }
+    }
+    *result = total(&of_all, reduction);
+    restore_fp_mode(found);
+    return GDM_OK;
+}
+
+/* ---- the public functions --------------------------------------------------------------------------------------- */
+
+gdm_status gdm_reduce(gdm_reduction reduction, const gdm_buffer *buffers, const size_t *lengths, size_t count,
+                      double *result) {
+    if ((unsigned)reduction >= REDUCTIONS) return GDM_ERR_INDEX;
+    if (!result || (count && (!buffers || !lengths))) return GDM_ERR_NULL;
+    for (size_t i = 0; i < count; i++) {
+        if (!buffers[i].data || !lengths[i]) continue;
+        if ((unsigned)buffers[i].dtype >= DTYPES) return GDM_ERR_DTYPE;
+        const gdm_status status = check_buffer(buffers[i].data, lengths[i], (enum dtype)buffers[i].dtype);
+        if (status) return status;
+    }
+    return reduce(reduction, &(struct source){buffers, lengths, NULL, count}, 0, result);
+}
+
+gdm_status gdm_plan_reduce(gdm_plan *plan, gdm_reduction reduction, double *result) {
+    if (!plan || !result) return GDM_ERR_NULL;
+    plan->error = plan->other = SIZE_MAX;
+    if ((unsigned)reduction >= REDUCTIONS) return GDM_ERR_INDEX;
+    return reduce(reduction, &(struct source){NULL, NULL, plan, plan->count}, plan->threads, result);
 }
