@@ -19,53 +19,74 @@ static inline size_t size_of(enum dtype dtype) {
 /* RULE_sgd, RULE_momentum, ..., RULES */
 enum rule {
 #define GDM_RULE(rule, states, switches) RULE_##rule,
-#include "kernels.def"
+#include "rules.def"
     RULES
 };
 
 /* Buffers: param, grad, lr_scale (or NULL), then the states (NULL for one that is not in use). A kernel trusts them:
  * checked, not overlapping. */
 enum { PARAM, GRAD, SCALE, STATE, MAX_STATES = 3, MAX_BUFFERS = STATE + MAX_STATES };
-typedef void kernel(void *const *buffers, size_t n, const void *coefs);
+typedef void kernel(void *const *buffers, size_t n, const void *constants);
 
 /* The bits of a kernel's variant that all rules share; a rule's own follow. */
-#define SCALED 1u  /* there is an lr_scale */
-#define COUPLED 2u /* weight decay goes through the gradient */
+#define HAS_LR_SCALE 1u  /* there is an lr_scale */
+#define COUPLED_DECAY 2u /* weight decay goes through the gradient */
 
-/* struct sgd_coefs, struct momentum_coefs, ... */
-#define COEF(name) double name;
+/* struct sgd_constants, struct momentum_constants, ... */
+#define CONSTANT(name) double name;
 #define GDM_RULE(rule, states, switches)                                                                               \
-    struct rule##_coefs {                                                                                              \
-        GDM_COMMON_COEFS(COEF) GDM_COEFS_##rule(COEF)                                                                  \
+    struct rule##_constants {                                                                                          \
+        GDM_COMMON_CONSTANTS(CONSTANT) GDM_CONSTANTS_##rule(CONSTANT)                                                  \
     };
-#include "kernels.def"
-#undef COEF
+#include "rules.def"
+#undef CONSTANT
 
-/* A rule's arguments, checked and worked out: which of its kernels to call, and with what. */
+union constants {
+#define GDM_RULE(rule, states, switches) struct rule##_constants rule;
+#include "rules.def"
+};
+
+/* What follows from a rule's options alone. */
+struct choice {
+    unsigned variant; /* of the kernel */
+    unsigned first;   /* the switch to add to it in an entry's first step; 0 if the rule makes no difference */
+    unsigned used;    /* a bit for each state that is in use */
+};
+
+/* What one step needs: which of the rule's kernels, and what it reads. */
 struct prepared {
     unsigned variant;
-    unsigned first;     /* the switch to add in a buffer's first step; 0 if the rule makes no difference */
-    unsigned used;      /* a bit for each state that is in use */
-    const void *scale;  /* lr_scale */
-    double *mu_product; /* what becomes `product` when the update has been made; or NULL */
-    double product;
-    union {
-#define GDM_RULE(rule, states, switches) struct rule##_coefs rule;
-#include "kernels.def"
-    } coefs;
+    union constants constants;
 };
+
+/* What a plan keeps from one step to the next, so as not to compute it again. */
+enum { SQUARES = 24 };
+struct cache {
+    double squares[2][SQUARES]; /* squares[k][j] is betas[k]^(2^j) */
+    double next_mu;             /* NAdam's momentum of the next step, */
+    uint64_t next_step;         /* which is this one; 0: there is none */
+};
+
+enum { MAX_SCALARS = 2 };
 
 /* The argument struct of any rule. */
 union args {
     size_t size;
+    struct {
+        size_t size;
+        double lr;
+    } any;
 #define GDM_RULE(rule, states, switches) gdm_##rule##_args rule;
-#include "kernels.def"
+#include "rules.def"
 };
+#define GDM_RULE(rule, states, switches)                                                                               \
+    _Static_assert(offsetof(gdm_##rule##_args, lr) == offsetof(union args, any.lr), "lr is the first option");
+#include "rules.def"
 
-/* The kinds of options: what they are in the argument struct. */
-enum kind { not_negative, below_one, up_to_one, flag, form, factors, count, betas, product };
+/* The kinds of options: what they are in the argument struct. A scalar is a pointer to a double. */
+enum kind { not_negative, below_one, up_to_one, flag, form, factors, count, betas, scalar };
 
-/* The rows of kernels.def for those who enumerate them. */
+/* The rows of rules.def for those who enumerate them. The scalars follow the options. */
 struct option_info {
     const char *name; /* NULL behind the last */
     enum kind kind;
@@ -77,20 +98,28 @@ struct state_info {
 };
 struct rule_info {
     const char *name;
-    unsigned states, switches;
+    unsigned states, switches, scalars;
     struct state_info state[MAX_STATES + 1];
     const struct option_info *options;
     size_t args_size;
+    size_t step;                    /* the offset of `step` in the argument struct; 0 for a rule that has none */
+    size_t scalar[MAX_SCALARS];     /* the offsets of the pointers to the scalars there */
+    void (*begin)(double *scalars); /* sets the scalars to what they are before the first step */
+    gdm_status (*check_scalars)(const double *scalars);
     /* Copies a caller's argument struct, which may be an older or newer version's. */
     gdm_status (*read)(const void *args, union args *out);
-    /* Every check of the options is here. */
-    gdm_status (*prepare)(const union args *args, struct prepared *out);
+    /* Makes every check of the options, for kernels that compute in this dtype. */
+    gdm_status (*check)(const union args *args, enum dtype dtype, struct choice *out);
+    /* Computes the constants of the step that the arguments name, and what the scalars become by it. The arguments have
+     * been checked. `cache` belongs to these arguments, or is NULL. */
+    void (*compute)(const union args *args, struct cache *cache, union constants *out, double *scalars);
 };
 extern const struct rule_info gdm_rules[RULES];
 
-/* GDM_OK if there can be n elements of this size at an address. */
-static inline gdm_status check_buffer(const void *buffer, size_t n, size_t itemsize) {
+/* GDM_OK if there can be n elements of this dtype at an address. */
+static inline gdm_status check_buffer(const void *buffer, size_t n, enum dtype dtype) {
     const uintptr_t start = (uintptr_t)buffer;
+    const size_t itemsize = size_of(dtype);
     if (n > SIZE_MAX / 2 / itemsize) return GDM_ERR_LENGTH;
     if (!start) return GDM_ERR_NULL;
     if (start % itemsize) return GDM_ERR_ALIGNMENT;
@@ -98,9 +127,10 @@ static inline gdm_status check_buffer(const void *buffer, size_t n, size_t items
     return GDM_OK;
 }
 
-/* The elements that a thread takes at a time: some microseconds' work, so that what one of several threads has not
- * begun when it is held up is taken over by another. */
-enum { PIECE = 16384 };
+/* Work is cut into pieces by element index, never by address: an entry is only ever cut at a multiple of BLOCK elements,
+ * so that updates, reductions and threads agree. A thread works on PIECE elements at a time: some microseconds' work, so
+ * that another thread can do what one that is held up has not begun. */
+enum { BLOCK = 4096, PIECE = 4 * BLOCK };
 
 /* From so many elements on it pays to bring the parameter to the beginning of a cache line first: stores and loads that
  * straddle two lines cost a quarter of the time in L1 and L2 (see docs/decisions.md). */
@@ -111,31 +141,47 @@ static inline size_t before_line(const void *start, size_t itemsize) {
     return (CACHE_LINE - (uintptr_t)start % CACHE_LINE) % CACHE_LINE / itemsize;
 }
 
-/* Runs a kernel over the elements from first up to, and without, last. */
-static inline void run_range(kernel *run, void *const *buffers, size_t itemsize, size_t first, size_t last,
-                             const void *coefs) {
+/* Moves each buffer on by so many elements of its own dtype. */
+static inline void move_on(void **buffers, const uint8_t *dtypes, size_t elements) {
+    for (size_t k = 0; k < MAX_BUFFERS; k++)
+        if (buffers[k]) buffers[k] = (char *)buffers[k] + elements * size_of((enum dtype)dtypes[k]);
+}
+
+/* Runs a kernel over the elements from first up to, and without, last. dtypes: in which each buffer is stored. */
+static inline void run_range(kernel *run, void *const *buffers, const uint8_t *dtypes, size_t first, size_t last,
+                             const void *constants) {
     if (!first && last < WORTH_ALIGNING) {
-        run(buffers, last, coefs);
+        run(buffers, last, constants);
         return;
     }
     void *from[MAX_BUFFERS];
     size_t n = last - first;
-    for (size_t k = 0; k < MAX_BUFFERS; k++) from[k] = buffers[k] ? (char *)buffers[k] + first * itemsize : NULL;
-    const size_t head = n < WORTH_ALIGNING ? 0 : before_line(from[PARAM], itemsize);
+    for (size_t k = 0; k < MAX_BUFFERS; k++) from[k] = buffers[k];
+    move_on(from, dtypes, first);
+    const size_t head = n < WORTH_ALIGNING ? 0 : before_line(from[PARAM], size_of((enum dtype)dtypes[PARAM]));
     if (head) {
-        run(from, head, coefs);
-        for (size_t k = 0; k < MAX_BUFFERS; k++) from[k] = from[k] ? (char *)from[k] + head * itemsize : NULL;
+        run(from, head, constants);
+        move_on(from, dtypes, head);
         n -= head;
     }
-    run(from, n, coefs);
+    run(from, n, constants);
 }
 
-/* Checks the buffers and runs the rule over them. */
-gdm_status gdm_run(enum rule rule, enum dtype dtype, void *const *buffers, size_t n, const struct prepared *prepared);
+/* Checks options for kernels that compute in this dtype. */
+gdm_status gdm_check(enum rule rule, enum dtype dtype, const union args *args, struct choice *out);
+
+/* Checks the buffers and runs the rule over them. `args` and `choice` have been through gdm_check; which element has
+ * which learning rate is in buffers[SCALE], not in args. */
+gdm_status gdm_run(enum rule rule, enum dtype dtype, void *const *buffers, size_t n, const union args *args,
+                   const struct choice *choice);
+
+enum { REDUCTIONS = 3 };
+typedef double reducer(const void *block, size_t n); /* at most BLOCK elements */
 
 struct isa {
     const char *name;
     kernel *const *kernels[RULES][DTYPES]; /* indexed by variant */
+    reducer *reducers[REDUCTIONS][DTYPES]; /* indexed by gdm_reduction */
 };
 
 extern const struct isa gdm_isa_baseline, gdm_isa_avx2, gdm_isa_avx512, gdm_isa_neon;

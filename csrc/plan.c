@@ -1,7 +1,9 @@
+/* Making and changing a plan. */
 #include "plan.h"
 
-#include "pool.h"
+#include "fp_mode.h"
 
+#include <float.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -10,13 +12,16 @@
 gdm_status gdm_plan_create(gdm_plan **plan) {
     if (!plan) return GDM_ERR_NULL;
     *plan = calloc(1, sizeof **plan);
-    return *plan ? GDM_OK : GDM_ERR_MEMORY;
+    if (!*plan) return GDM_ERR_MEMORY;
+    (*plan)->error = (*plan)->other = SIZE_MAX;
+    return GDM_OK;
 }
 
 void gdm_plan_destroy(gdm_plan *plan) {
     if (!plan) return;
     free(plan->groups);
     free(plan->entries);
+    free(plan->details);
     free(plan->written);
     free(plan->pieces);
     free(plan);
@@ -34,276 +39,333 @@ static gdm_status make_room(void *array, size_t *room, size_t wanted, size_t ite
     return GDM_OK;
 }
 
-/* Works out what the group's next step needs. */
-static gdm_status prepare(struct group *group) {
-    const struct rule_info *rule = &gdm_rules[group->rule];
-    union args args = group->args;
-    for (const struct option_info *option = rule->options; option->name; option++) {
-        void *field = (char *)&args + option->offset;
-        if (option->kind == count) *(uint64_t *)field = group->steps + 1;
-        if (option->kind == product) *(double **)field = &group->product;
-        if (option->kind == factors) *(const void **)field = NULL;
-    }
-    return rule->prepare(&args, &group->prepared);
-}
-
-gdm_status gdm_plan_configure(struct group *group, enum rule rule, const union args *args) {
-    struct group changed = {.rule = rule, .steps = group->steps, .product = group->product, .args = *args};
-    for (const struct option_info *option = gdm_rules[rule].options; option->name; option++)
-        changed.counts |= option->kind == count;
-    const gdm_status status = prepare(&changed);
-    if (!status) *group = changed;
-    return status;
-}
-
-/* Takes a caller's argument struct. Factors of the learning rate belong to a buffer, not to a group. */
-static gdm_status read_args(enum rule rule, const void *args, union args *own) {
-    const gdm_status status = gdm_rules[rule].read(args, own);
-    if (status) return status;
-    for (const struct option_info *option = gdm_rules[rule].options; option->name; option++)
-        if (option->kind == factors && *(const void **)((char *)own + option->offset)) return GDM_ERR_LR_SCALE;
-    return GDM_OK;
-}
-
-gdm_status gdm_plan_add_group(gdm_plan *plan, gdm_rule rule, const void *args, size_t *group) {
-    union args own;
-    struct group added = {.product = 1.0};
-    if (!plan || !group) return GDM_ERR_NULL;
-    if ((unsigned)rule >= RULES) return GDM_ERR_INDEX;
-    gdm_status status = read_args((enum rule)rule, args, &own);
-    if (!status) status = gdm_plan_configure(&added, (enum rule)rule, &own);
-    if (!status) status = make_room(&plan->groups, &plan->group_room, plan->group_count + 1, sizeof *plan->groups);
-    if (status) return status;
-    *group = plan->group_count;
-    plan->groups[plan->group_count++] = added;
-    return GDM_OK;
-}
-
-/* Whether an entry has what its group's options need. */
-static int is_complete(const struct entry *entry, unsigned used) {
-    for (size_t k = 0; k < MAX_STATES; k++)
-        if (entry->n && used >> k & 1 && !entry->buffers[STATE + k]) return 0;
-    return 1;
-}
-
-gdm_status gdm_plan_set_args(gdm_plan *plan, size_t group, const void *args) {
-    union args own;
+/* A call on this plan begins: what was noted of the last error is forgotten. */
+static gdm_status start_call(gdm_plan *plan) {
     if (!plan) return GDM_ERR_NULL;
-    if (group >= plan->group_count) return GDM_ERR_INDEX;
-    struct group changed = plan->groups[group];
-    gdm_status status = read_args(changed.rule, args, &own);
-    if (!status) status = gdm_plan_configure(&changed, changed.rule, &own);
-    for (size_t i = 0; i < plan->count && !status; i++)
-        if (plan->entries[i].group == group && !is_complete(&plan->entries[i], changed.prepared.used))
-            status = GDM_ERR_NULL;
-    if (!status) plan->groups[group] = changed;
-    return status;
-}
-
-gdm_status gdm_plan_add(gdm_plan *plan, size_t group, gdm_dtype dtype, void *param, void *const *states,
-                        const void *grad, size_t n, size_t *buffer) {
-    if (!plan || !buffer) return GDM_ERR_NULL;
-    if (group >= plan->group_count || (unsigned)dtype >= DTYPES) return GDM_ERR_INDEX;
-    const struct group *its = &plan->groups[group];
-    struct entry entry = {{param, (void *)grad}, n, (unsigned)group, (unsigned char)dtype, 0, 0};
-    for (unsigned k = 0; states && k < gdm_rules[its->rule].states; k++) entry.buffers[STATE + k] = states[k];
-    if (n && !param) return GDM_ERR_NULL;
-    for (size_t k = 0; n && k < MAX_BUFFERS; k++) {
-        const gdm_status status =
-            entry.buffers[k] ? check_buffer(entry.buffers[k], n, size_of((enum dtype)dtype)) : GDM_OK;
-        if (status) return status;
-    }
-    if (!is_complete(&entry, its->prepared.used)) return GDM_ERR_NULL;
-    if (n > SIZE_MAX / 4 - plan->elements) return GDM_ERR_LENGTH;
-
-    /* Each room by itself: where a later one is not to be had, the next attempt must ask for that one again. */
-    const size_t pieces = (plan->elements + n) / (PIECE / 2) + 2, spans = (plan->count + 1) * (1 + MAX_STATES);
-    gdm_status status = make_room(&plan->entries, &plan->room, plan->count + 1, sizeof *plan->entries);
-    if (!status) status = make_room(&plan->pieces, &plan->piece_room, pieces, sizeof *plan->pieces);
-    if (!status) status = make_room(&plan->written, &plan->written_room, spans, sizeof *plan->written);
-    if (status) return status;
-    *buffer = plan->count;
-    plan->entries[plan->count++] = entry;
-    plan->elements += n;
-    plan->changed = plan->fresh = 1;
+    plan->error = plan->other = SIZE_MAX;
     return GDM_OK;
 }
 
-/* A buffer that is only read takes its place. */
-static gdm_status set_read(gdm_plan *plan, size_t buffer, int place, const void *start) {
+/* GDM_OK for an index of a group or an entry. */
+static gdm_status find(size_t index, size_t count) {
+    return index < count ? GDM_OK : GDM_ERR_INDEX;
+}
+
+gdm_status gdm_plan_get_error(const gdm_plan *plan, size_t *entry, size_t *other) {
     if (!plan) return GDM_ERR_NULL;
-    if (buffer >= plan->count) return GDM_ERR_INDEX;
-    struct entry *entry = &plan->entries[buffer];
-    const size_t itemsize = size_of(entry->dtype);
-    if (start && entry->n) {
-        const gdm_status status = check_buffer(start, entry->n, itemsize);
-        if (status) return status;
-        if (!plan->changed && gdm_plan_overlaps(plan, start, entry->n * itemsize)) return GDM_ERR_OVERLAP;
-    }
-    entry->buffers[place] = (void *)start;
+    if (entry) *entry = plan->error;
+    if (other) *other = plan->other;
     return GDM_OK;
-}
-
-gdm_status gdm_plan_set_grad(gdm_plan *plan, size_t buffer, const void *grad) {
-    return set_read(plan, buffer, GRAD, grad);
-}
-
-gdm_status gdm_plan_set_lr_scale(gdm_plan *plan, size_t buffer, const void *lr_scale) {
-    return set_read(plan, buffer, SCALE, lr_scale);
 }
 
 gdm_status gdm_plan_set_num_threads(gdm_plan *plan, int n) {
-    if (!plan) return GDM_ERR_NULL;
+    const gdm_status status = start_call(plan);
+    if (status) return status;
     if (n < 0 || n > GDM_MAX_THREADS) return GDM_ERR_THREADS;
     plan->threads = (unsigned)n;
     return GDM_OK;
 }
 
-gdm_status gdm_plan_get_progress(const gdm_plan *plan, size_t group, uint64_t *steps, double *mu_product) {
+/* ---- groups ----------------------------------------------------------------------------------------------------- */
+
+static int is_finite_in(double x, enum dtype dtype) {
+    return x >= 0 && (dtype == F32 ? (double)(float)x : x) <= DBL_MAX;
+}
+
+/* Whether a group's entries can have this learning rate. The factors need only be looked at one by one where the largest
+ * that there has been would not do. */
+static gdm_status check_lr(gdm_plan *plan, size_t group, double lr) {
+    const struct group *its = &plan->groups[group];
+    int fits = 1;
+    for (int dtype = 0; dtype < DTYPES; dtype++) {
+        if (!(its->dtypes >> dtype & 1) && (its->dtypes || dtype != F64)) continue;
+        if (!is_finite_in(lr, (enum dtype)dtype)) return GDM_ERR_LR;
+        fits &= is_finite_in(lr * its->largest_factor, (enum dtype)dtype);
+    }
+    for (size_t i = 0; !fits && i < plan->count; i++)
+        if (plan->entries[i].group == group &&
+            !is_finite_in(lr * plan->details[i].lr_factor, (enum dtype)plan->entries[i].dtype)) {
+            plan->error = i;
+            return GDM_ERR_LR_FACTOR;
+        }
+    return GDM_OK;
+}
+
+/* Reads a caller's argument struct. The plan has its own counts and scalars; lr_scale belongs to an entry. */
+static gdm_status read_args(enum rule rule, const void *args, union args *own) {
+    static double none[MAX_SCALARS];
+    const struct rule_info *info = &gdm_rules[rule];
+    const gdm_status status = info->read(args, own);
+    if (status) return status;
+    for (const struct option_info *option = info->options; option->name; option++)
+        if (option->kind == factors && *(const void **)((char *)own + option->offset)) return GDM_ERR_LR_SCALE;
+    if (info->step) *(uint64_t *)((char *)own + info->step) = 1;
+    for (unsigned k = 0; k < info->scalars; k++) *(double **)((char *)own + info->scalar[k]) = &none[k];
+    return GDM_OK;
+}
+
+gdm_status gdm_plan_add_group(gdm_plan *plan, gdm_rule rule, const void *args, size_t *group) {
+    struct group added = {.rule = (enum rule)rule, .stale = 1};
+    gdm_status status = start_call(plan);
+    if (status) return status;
+    if (!group) return GDM_ERR_NULL;
+    if ((unsigned)rule >= RULES) return GDM_ERR_INDEX;
+    status = read_args(added.rule, args, &added.args);
+    if (!status) status = gdm_check(added.rule, F64, &added.args, &added.choice);
+    if (!status) status = make_room(&plan->groups, &plan->group_room, plan->group_count + 1, sizeof *plan->groups);
+    if (status) return status;
+    gdm_rules[rule].begin(added.scalars);
+    *group = plan->group_count;
+    plan->groups[plan->group_count++] = added;
+    return GDM_OK;
+}
+
+/* Whether an entry has the states that its group's options need. */
+static int is_complete(const struct entry *entry, unsigned used) {
+    for (size_t k = 0; k < MAX_STATES; k++)
+        if (entry->n && used >> k & 1 && !entry->data[STATE + k]) return 0;
+    return 1;
+}
+
+gdm_status gdm_plan_set_args(gdm_plan *plan, size_t group, const void *args) {
+    union args own;
+    struct choice choice;
+    gdm_status status = start_call(plan);
+    if (!status) status = find(group, plan->group_count);
+    if (status) return status;
+    struct group *its = &plan->groups[group];
+    status = read_args(its->rule, args, &own);
+    for (int dtype = 0; dtype < DTYPES && !status; dtype++)
+        if (its->dtypes >> dtype & 1 || (!its->dtypes && dtype == F64))
+            status = gdm_check(its->rule, (enum dtype)dtype, &own, &choice);
+    if (!status) status = check_lr(plan, group, own.any.lr);
+    if (status) return status;
+    if (choice.used & ~its->choice.used)
+        for (size_t i = 0; i < plan->count; i++)
+            if (plan->entries[i].group == group && !is_complete(&plan->entries[i], choice.used)) {
+                plan->error = i;
+                return GDM_ERR_NULL;
+            }
+    its->args = own;
+    its->choice = choice;
+    its->cache = (struct cache){.next_step = 0};
+    its->stale = 1;
+    return GDM_OK;
+}
+
+gdm_status gdm_plan_set_lr(gdm_plan *plan, size_t group, double lr) {
+    gdm_status status = start_call(plan);
+    if (!status) status = find(group, plan->group_count);
+    if (status) return status;
+    const fp_mode found = set_default_fp_mode();
+    status = check_lr(plan, group, lr);
+    restore_fp_mode(found);
+    if (status) return status;
+    plan->groups[group].args.any.lr = lr;
+    plan->groups[group].stale = 1;
+    return GDM_OK;
+}
+
+/* ---- entries ---------------------------------------------------------------------------------------------------- */
+
+/* Whether a kernel can run on the buffers themselves: all are stored in the dtype that the entry is computed in. */
+static int is_direct(const struct entry *entry, const struct details *details) {
+    for (size_t k = 0; k < MAX_BUFFERS; k++)
+        if (entry->n && entry->data[k] && details->dtypes[k] != entry->dtype) return 0;
+    return 1;
+}
+
+static gdm_status add_buffer(struct entry *entry, struct details *details, size_t k, gdm_buffer buffer) {
+    if (!buffer.data) return GDM_OK;
+    if ((unsigned)buffer.dtype >= DTYPES) return GDM_ERR_DTYPE;
+    entry->data[k] = buffer.data;
+    details->dtypes[k] = (uint8_t)buffer.dtype;
+    return entry->n ? check_buffer(buffer.data, entry->n, (enum dtype)buffer.dtype) : GDM_OK;
+}
+
+/* Reads and checks all that concerns the entry alone. */
+static gdm_status read_entry(const gdm_entry_args *args, const struct rule_info *rule, struct entry *entry,
+                             struct details *details) {
+    if (args->n && !args->param.data) return GDM_ERR_NULL;
+    if (args->state_count && !args->states) return GDM_ERR_NULL;
+    if (args->state_count > rule->states) return GDM_ERR_INDEX;
+    *entry = (struct entry){.n = args->n, .group = (uint32_t)args->group};
+    *details = (struct details){.lr_factor = args->lr_factor};
+    gdm_status status = add_buffer(entry, details, PARAM, args->param);
+    if (!status) status = add_buffer(entry, details, GRAD, args->grad);
+    if (!status) status = add_buffer(entry, details, SCALE, args->lr_scale);
+    for (size_t k = 0; k < MAX_STATES && k < args->state_count && !status; k++)
+        status = add_buffer(entry, details, STATE + k, args->states[k]);
+    if (status) return status;
+    /* Until entries can be pipelines of tiles, whose stages convert between dtypes, all of them are direct. */
+    entry->dtype = details->dtypes[PARAM];
+    if (!is_direct(entry, details)) return GDM_ERR_DTYPE;
+    for (size_t k = 0; k < MAX_BUFFERS; k++)
+        if (!entry->data[k]) details->dtypes[k] = entry->dtype; /* who steps may set data[GRAD] alone */
+    return GDM_OK;
+}
+
+static gdm_status read_entry_args(const gdm_entry_args *args, gdm_entry_args *own) {
+    const size_t known = sizeof *own;
+    if (!args) return GDM_ERR_NULL;
+    if (args->size < known || args->size > 4096) return GDM_ERR_STRUCT_SIZE;
+    for (size_t i = known; i < args->size; i++)
+        if (((const unsigned char *)args)[i]) return GDM_ERR_STRUCT_SIZE;
+    memcpy(own, args, known);
+    return GDM_OK;
+}
+
+/* Whether a group can have such an entry, too. */
+static gdm_status check_group(const struct group *group, const struct entry *entry, double lr_factor) {
+    const enum dtype dtype = (enum dtype)entry->dtype;
+    struct choice choice;
+    const gdm_status status =
+        group->dtypes >> dtype & 1 ? GDM_OK : gdm_check(group->rule, dtype, &group->args, &choice);
+    if (status) return status;
+    if (!is_finite_in(lr_factor, F64) || !is_finite_in(group->args.any.lr * lr_factor, dtype)) return GDM_ERR_LR_FACTOR;
+    return is_complete(entry, group->choice.used) ? GDM_OK : GDM_ERR_NULL;
+}
+
+/* Makes room for one more entry, with all that steps need. Each array by itself: when memory runs out in between, the
+ * next attempt asks for the rest. */
+static gdm_status make_room_for_entry(gdm_plan *plan, size_t n) {
+    const size_t pieces = (plan->elements + n) / (PIECE / 2) + 2, spans = (plan->count + 1) * (1 + MAX_STATES);
+    gdm_status status = make_room(&plan->entries, &plan->entry_room, plan->count + 1, sizeof *plan->entries);
+    if (!status) status = make_room(&plan->details, &plan->detail_room, plan->count + 1, sizeof *plan->details);
+    if (!status) status = make_room(&plan->pieces, &plan->piece_room, pieces, sizeof *plan->pieces);
+    if (!status) status = make_room(&plan->written, &plan->written_room, spans, sizeof *plan->written);
+    return status;
+}
+
+static void include_factor(struct group *group, struct entry *entry, double lr_factor) {
+    if (lr_factor > group->largest_factor) group->largest_factor = lr_factor;
+    entry->own = (uint8_t)((entry->own & ~OWN_FACTOR) | (lr_factor != 1 ? OWN_FACTOR : 0));
+}
+
+gdm_status gdm_plan_add(gdm_plan *plan, const gdm_entry_args *args, size_t *index) {
+    gdm_entry_args own;
+    struct entry entry;
+    struct details details;
+    gdm_status status = start_call(plan);
+    if (status) return status;
+    if (!index) return GDM_ERR_NULL;
+    status = read_entry_args(args, &own);
+    if (!status) status = find(own.group, plan->group_count);
+    if (status) return status;
+    struct group *group = &plan->groups[own.group];
+    const struct rule_info *rule = &gdm_rules[group->rule];
+    status = read_entry(&own, rule, &entry, &details);
+    if (status) return status;
+    const fp_mode found = set_default_fp_mode();
+    status = check_group(group, &entry, own.lr_factor);
+    restore_fp_mode(found);
+    if (!status) status = make_room_for_entry(plan, own.n);
+    if (status) return status;
+
+    rule->begin(details.scalars);
+    details.lag = group->steps;
+    if (group->steps || memcmp(details.scalars, group->scalars, rule->scalars * sizeof(double))) {
+        entry.own = OWN_PROGRESS;
+        plan->own_progress = plan->unsettled = 1;
+    }
+    include_factor(group, &entry, own.lr_factor);
+    group->dtypes |= (uint8_t)(1u << entry.dtype);
+    *index = plan->count;
+    plan->entries[plan->count] = entry;
+    plan->details[plan->count++] = details;
+    plan->elements += own.n;
+    plan->changed = 1;
+    return GDM_OK;
+}
+
+/* Sets a buffer that is only read, or takes it away. */
+static gdm_status set_buffer(gdm_plan *plan, size_t index, size_t k, gdm_buffer buffer) {
+    gdm_status status = start_call(plan);
+    if (!status) status = find(index, plan->count);
+    if (status) return status;
+    struct entry entry = plan->entries[index];
+    struct details details = plan->details[index];
+    entry.data[k] = NULL;
+    status = add_buffer(&entry, &details, k, buffer);
+    if (!status && !is_direct(&entry, &details)) status = GDM_ERR_DTYPE;
+    if (!status && buffer.data && !plan->changed)
+        status = gdm_plan_check_read(plan, index, buffer.data, entry.n * size_of((enum dtype)buffer.dtype));
+    if (status) {
+        plan->error = index;
+        return status;
+    }
+    plan->entries[index] = entry;
+    plan->details[index] = details;
+    return GDM_OK;
+}
+
+gdm_status gdm_plan_set_grad(gdm_plan *plan, size_t entry, gdm_buffer grad) {
+    return set_buffer(plan, entry, GRAD, grad);
+}
+
+gdm_status gdm_plan_set_lr_scale(gdm_plan *plan, size_t entry, gdm_buffer lr_scale) {
+    return set_buffer(plan, entry, SCALE, lr_scale);
+}
+
+gdm_status gdm_plan_set_lr_factor(gdm_plan *plan, size_t index, double lr_factor) {
+    gdm_status status = start_call(plan);
+    if (!status) status = find(index, plan->count);
+    if (status) return status;
+    struct entry *entry = &plan->entries[index];
+    struct group *group = &plan->groups[entry->group];
+    const fp_mode found = set_default_fp_mode();
+    status = check_group(group, entry, lr_factor);
+    restore_fp_mode(found);
+    if (status) {
+        plan->error = index;
+        return status;
+    }
+    plan->details[index].lr_factor = lr_factor;
+    include_factor(group, entry, lr_factor);
+    return GDM_OK;
+}
+
+/* ---- progress --------------------------------------------------------------------------------------------------- */
+
+gdm_status gdm_plan_get_progress(const gdm_plan *plan, size_t index, uint64_t *steps, double *scalars) {
+    if (!plan) return GDM_ERR_NULL;
+    if (index >= plan->count) return GDM_ERR_INDEX;
+    const struct details *details = &plan->details[index];
+    const struct group *group = &plan->groups[plan->entries[index].group];
+    const double *its = plan->entries[index].own & OWN_PROGRESS ? details->scalars : group->scalars;
+    if (steps) *steps = group->steps - details->lag;
+    if (scalars) memcpy(scalars, its, gdm_rules[group->rule].scalars * sizeof *scalars);
+    return GDM_OK;
+}
+
+gdm_status gdm_plan_set_progress(gdm_plan *plan, size_t index, uint64_t steps, const double *scalars) {
+    gdm_status status = start_call(plan);
+    if (!status) status = find(index, plan->count);
+    if (status) return status;
+    const struct group *group = &plan->groups[plan->entries[index].group];
+    const struct rule_info *rule = &gdm_rules[group->rule];
+    if (rule->scalars) status = scalars ? rule->check_scalars(scalars) : GDM_ERR_NULL;
+    if (status) {
+        plan->error = index;
+        return status;
+    }
+    if (rule->scalars) memcpy(plan->details[index].scalars, scalars, rule->scalars * sizeof *scalars);
+    plan->details[index].lag = group->steps - steps;
+    plan->entries[index].own |= OWN_PROGRESS;
+    plan->own_progress = plan->unsettled = 1;
+    return GDM_OK;
+}
+
+gdm_status gdm_plan_get_group_steps(const gdm_plan *plan, size_t group, uint64_t *steps) {
     if (!plan) return GDM_ERR_NULL;
     if (group >= plan->group_count) return GDM_ERR_INDEX;
-    if (steps) *steps = plan->groups[group].steps;
-    if (mu_product) *mu_product = plan->groups[group].product;
+    if (steps) *steps = plan->groups[group].walks;
     return GDM_OK;
 }
 
-gdm_status gdm_plan_set_progress(gdm_plan *plan, size_t group, uint64_t steps, double mu_product) {
-    if (!plan) return GDM_ERR_NULL;
-    if (group >= plan->group_count) return GDM_ERR_INDEX;
-    if (!(mu_product >= 0 && mu_product <= 1)) return GDM_ERR_MU_PRODUCT;
-    plan->groups[group].steps = steps;
-    plan->groups[group].product = mu_product;
-    for (size_t i = 0; i < plan->count; i++)
-        if (plan->entries[i].group == group) plan->entries[i].started = steps > 0;
-    plan->fresh = 1;
-    return GDM_OK;
-}
-
-/* ---- arranging it ----------------------------------------------------------------------------------------------- */
-
-static int by_start(const void *a, const void *b) {
-    const uintptr_t x = ((const struct span *)a)->start, y = ((const struct span *)b)->start;
-    return (x > y) - (x < y);
-}
-
-/* Cuts the elements of all entries, as if they lay in a row, into pieces. */
-static void cut(gdm_plan *plan) {
-    size_t room = PIECE, k = 0;
-    struct piece *pieces = plan->pieces;
-    if (plan->count) pieces[k++] = (struct piece){0, 0};
-    for (size_t i = 0; i < plan->count; i++) {
-        size_t element = 0;
-        const size_t head = before_line(plan->entries[i].buffers[PARAM], size_of(plan->entries[i].dtype));
-        while (plan->entries[i].n - element > room) {
-            /* Whole cache lines of the parameter; a piece is never cut to less than half. */
-            element = element + room < head ? element : head + (element + room - head) / 64 * 64;
-            pieces[k++] = (struct piece){i, element};
-            room = PIECE;
-        }
-        room -= plan->entries[i].n - element;
-    }
-    if (plan->count) pieces[k] = (struct piece){plan->count, 0};
-    plan->piece_count = k;
-}
-
-gdm_status gdm_plan_arrange(gdm_plan *plan) {
-    struct span *span = plan->written;
-    plan->bytes = 0;
-    plan->fresh = 1;
-    for (struct entry *entry = plan->entries, *end = entry + plan->count; entry < end; entry++)
-        for (int i = 0; i < MAX_BUFFERS; i++) {
-            const uintptr_t start = (uintptr_t)entry->buffers[i];
-            const size_t bytes = entry->n * size_of(entry->dtype);
-            if (i == GRAD || start) plan->bytes += bytes;
-            if (i != GRAD && i != SCALE && start && bytes) *span++ = (struct span){start, start + bytes};
-        }
-    plan->written_count = (size_t)(span - plan->written);
-    if (plan->written_count) qsort(plan->written, plan->written_count, sizeof *plan->written, by_start);
-    for (size_t i = 1; i < plan->written_count; i++)
-        if (plan->written[i].start < plan->written[i - 1].end) return GDM_ERR_OVERLAP;
-    cut(plan);
-    plan->changed = 0;
-    return GDM_OK;
-}
-
-int gdm_plan_overlaps(const gdm_plan *plan, const void *start, size_t bytes) {
-    const uintptr_t first = (uintptr_t)start, last = first + bytes;
-    /* The spans below low end before `first`; those from high on do not. */
-    size_t low = 0, high = plan->written_count;
-    while (low < high) {
-        const size_t middle = low + (high - low) / 2;
-        if (plan->written[middle].end <= first)
-            low = middle + 1;
-        else
-            high = middle;
-    }
-    return bytes && low < plan->written_count && plan->written[low].start < last;
-}
-
-/* ---- the step --------------------------------------------------------------------------------------------------- */
-
-struct walk {
-    const gdm_plan *plan;
-    const struct isa *isa;
-};
-
-static inline void run(const struct walk *walk, const struct entry *entry, size_t first, size_t last) {
-    const struct group *group = &walk->plan->groups[entry->group];
-    const unsigned variant =
-        group->prepared.variant | (entry->buffers[SCALE] ? SCALED : 0) | (entry->started ? 0 : group->prepared.first);
-    run_range(walk->isa->kernels[group->rule][entry->dtype][variant], entry->buffers, size_of(entry->dtype), first,
-              last, &group->prepared.coefs);
-}
-
-static void run_piece(void *context, size_t i) {
-    const struct walk *walk = context;
-    const struct piece *from = &walk->plan->pieces[i], *to = from + 1;
-    size_t first = from->element;
-    for (size_t k = from->entry; k < to->entry; k++, first = 0)
-        run(walk, &walk->plan->entries[k], first, walk->plan->entries[k].n);
-    if (first < to->element) run(walk, &walk->plan->entries[to->entry], first, to->element);
-}
-
-gdm_status gdm_plan_run(gdm_plan *plan) {
-    const struct walk walk = {plan, gdm_active_isa()};
-    if (!walk.isa) return GDM_ERR_ISA;
-    for (struct group *group = plan->groups, *end = group + plan->group_count; group < end; group++) {
-        const gdm_status status = group->counts ? prepare(group) : GDM_OK;
-        if (status) return status;
-    }
-    unsigned threads = 1;
-    if (plan->piece_count > 1)
-        threads = gdm_pool_threads_for(plan->bytes, plan->threads ? plan->threads : (unsigned)gdm_get_num_threads());
-    if (threads > 1)
-        gdm_pool_run(threads, plan->piece_count, run_piece, (void *)&walk);
-    else
-        for (const struct entry *entry = plan->entries, *end = entry + plan->count; entry < end; entry++)
-            run(&walk, entry, 0, entry->n);
-    for (struct group *group = plan->groups, *end = group + plan->group_count; group < end; group++) {
-        group->steps++;
-        if (group->prepared.mu_product) group->product = group->prepared.product;
-    }
-    if (plan->fresh) {
-        for (struct entry *entry = plan->entries, *end = entry + plan->count; entry < end; entry++)
-            entry->started |= gdm_rules[plan->groups[entry->group].rule].states > 0;
-        plan->fresh = 0;
-    }
-    return GDM_OK;
-}
-
-gdm_status gdm_plan_step(gdm_plan *plan) {
-    if (!plan) return GDM_ERR_NULL;
-    const int changed = plan->changed;
-    gdm_status status = changed ? gdm_plan_arrange(plan) : GDM_OK;
-    for (const struct entry *entry = plan->entries, *end = entry + plan->count; !status && entry < end; entry++) {
-        const size_t bytes = entry->n * size_of(entry->dtype);
-        if (bytes && !entry->buffers[GRAD])
-            status = GDM_ERR_NULL;
-        else if (changed && (gdm_plan_overlaps(plan, entry->buffers[GRAD], bytes) ||
-                             (entry->buffers[SCALE] && gdm_plan_overlaps(plan, entry->buffers[SCALE], bytes))))
-            status = GDM_ERR_OVERLAP;
-    }
-    if (!status) return gdm_plan_run(plan);
-    plan->changed = changed; /* what was not looked at must be, next time */
+gdm_status gdm_plan_set_group_steps(gdm_plan *plan, size_t group, uint64_t steps) {
+    gdm_status status = start_call(plan);
+    if (!status) status = find(group, plan->group_count);
+    if (!status) plan->groups[group].walks = steps;
     return status;
 }

@@ -2,6 +2,8 @@
 
 #include "pool.h"
 
+#include "fp_mode.h"
+
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
@@ -138,6 +140,7 @@ static void wait_for_run(unsigned seen) {
 static void *worker(void *index) {
     const unsigned self = (unsigned)(uintptr_t)index;
     unsigned seen = 0;
+    set_default_fp_mode(); /* a thread begins with the mode of the one that started it */
     while (!atomic_load(&pool.stop)) {
         wait_for_run(seen);
         seen = atomic_load_explicit(&pool.epoch, memory_order_acquire);
@@ -272,9 +275,22 @@ void gdm_set_parallel_for(gdm_parallel_for *parallel_for, void *handed_on) {
     host = handed_on;
 }
 
+struct hosted {
+    gdm_task *run;
+    void *context;
+};
+
+/* A host's threads may be in any floating-point mode. */
+static void run_hosted(void *context, size_t i) {
+    const struct hosted *hosted = context;
+    const fp_mode found = set_default_fp_mode();
+    hosted->run(hosted->context, i);
+    restore_fp_mode(found);
+}
+
 void gdm_pool_run(unsigned threads, size_t count, gdm_task *run, void *context) {
     if (hosts_way) {
-        hosts_way(host, count, run, context);
+        hosts_way(host, count, run_hosted, &(struct hosted){run, context});
         return;
     }
     if (threads > count) threads = (unsigned)count;

@@ -50,7 +50,7 @@ def test_every_kernel_is_vectorised(objects, isa):
     kernels = [(name, rule, body) for name, rule, _, body in KERNEL.findall(code) if rule in RULES]
     switches = {
         rule: int(n)
-        for rule, n in re.findall(r"^GDM_RULE\((\w+), \d, (\d)\)", (ROOT / "csrc/kernels.def").read_text(), re.M)
+        for rule, n in re.findall(r"^GDM_RULE\((\w+), \d, (\d)\)", (ROOT / "csrc/rules.def").read_text(), re.M)
     }
     assert len(kernels) == sum(2 * 2 ** (1 + n) for n in switches.values())
     assert switches.keys() == RULES.keys()

@@ -1,0 +1,153 @@
+/* The rules' host parts: the checks of their options, and the constants that their kernels read.
+ *
+ * Functions that are inlined where a rule is known, into its public functions and into the table gdm_rules.
+ */
+#ifndef GDM_HOST_H
+#define GDM_HOST_H
+
+#include "core.h"
+
+#include <float.h>
+#include <math.h>
+#include <string.h>
+
+/* ---- what the rules' files are written in ----------------------------------------------------------------------- */
+
+/* CHOOSE(rule) checks the options against each other and sets out->variant and out->first, which are 0 at first.
+ * COMPUTE(rule) computes the constants, and what the scalars become by this step. */
+#define UNUSED __attribute__((unused))
+#define CHOOSE(rule)                                                                                                   \
+    static inline gdm_status choose_##rule(UNUSED const gdm_##rule##_args *args, UNUSED struct choice *out)
+#define COMPUTE(rule)                                                                                                  \
+    static inline void compute_##rule(const gdm_##rule##_args *args, UNUSED struct cache *cache,                       \
+                                      struct rule##_constants *out, UNUSED double *scalars)
+
+/* The constants that every rule has; and the bit for coupled decay. */
+#define COMMON_CONSTANTS(args, rate, decoupled)                                                                        \
+    .lr = (rate), .weight_decay = (args)->weight_decay, .sign = (args)->maximize ? -1.0 : 1.0,                         \
+    .decay_factor = (decoupled) ? 1.0 - (args)->lr * (args)->weight_decay : 1.0,                                       \
+    .lr_times_decay = (decoupled) ? (args)->lr * (args)->weight_decay : 0.0
+#define DECAY_VARIANT(args, decoupled) ((args)->weight_decay != 0 && !(decoupled) ? COUPLED_DECAY : 0)
+
+/* The squares of a base that a plan keeps; NULL without a plan. */
+#define SQUARES_OF(cache, k) ((cache) ? (cache)->squares[k] : NULL)
+
+/* Powers by multiplication alone, in a fixed order: libraries' pow() differ between machines. With the squares from an
+ * earlier step there is one multiplication for each bit that is set in the exponent. */
+static inline double power(double base, uint64_t exponent, double *squares) {
+    double result = 1.0;
+    if (squares) {
+        if (squares[0] != base) {
+            squares[0] = base;
+            for (int k = 1; k < SQUARES; k++) squares[k] = squares[k - 1] * squares[k - 1];
+        }
+        for (uint32_t low = exponent & ((1u << SQUARES) - 1); low; low &= low - 1)
+            result = result * squares[__builtin_ctz(low)];
+        exponent >>= SQUARES;
+        base = squares[SQUARES - 1] * squares[SQUARES - 1];
+    }
+    for (; exponent; exponent >>= 1) {
+        if (exponent & 1) result = result * base;
+        base = base * base;
+    }
+    return result;
+}
+
+/* 0.96^x for x >= 0: e^y with y = x log(0.96), by its series where |y| is small, and squared as often as it was halved.
+ */
+static inline double power_of_096(double x) {
+    double y = x * -0.040821994520255166, sum = 1.0;
+    int halved = 0;
+    if (y < -745.0) return 0.0;
+    for (; y < -0.125; halved++) y = y * 0.5;
+    for (int k = 12; k >= 1; k--) sum = 1.0 + sum * y / k;
+    for (; halved; halved--) sum = sum * sum;
+    return sum;
+}
+
+#define GDM_HOST
+#define GDM_RULE_FILES
+#include "rules.def"
+#undef GDM_RULE_FILES
+#undef GDM_HOST
+
+/* ---- options ---------------------------------------------------------------------------------------------------- */
+
+/* The largest number that is finite when it is rounded to a dtype: for float the one before FLT_MAX and half its last
+ * digit. */
+static inline double largest_finite(enum dtype dtype) {
+    return dtype == F32 ? 0x1.fffffefffffffp127 : DBL_MAX;
+}
+
+/* For each kind of option its type in the argument struct, and whether a value is legal for kernels that compute in this
+ * dtype. NaN never is. */
+#define TYPE_not_negative double
+#define TYPE_below_one double
+#define TYPE_up_to_one double
+#define TYPE_betas const double *
+#define TYPE_flag int
+#define TYPE_form int
+#define TYPE_factors const void *
+#define TYPE_count uint64_t
+#define LEGAL_not_negative(x, dtype) ((x) >= 0 && (x) <= largest_finite(dtype))
+#define LEGAL_below_one(x, dtype) ((x) >= 0 && (x) < 1)
+#define LEGAL_up_to_one(x, dtype) ((x) >= 0 && (x) <= 1)
+#define LEGAL_betas(x, dtype) (LEGAL_below_one((x)[0], dtype) && LEGAL_below_one((x)[1], dtype))
+#define LEGAL_flag(x, dtype) ((void)(x), 1)
+#define LEGAL_form(x, dtype) ((x) == GDM_FORM_TORCH || (x) == GDM_FORM_CLASSIC)
+#define LEGAL_factors(x, dtype) ((void)(x), 1)
+#define LEGAL_count(x, dtype) ((x) >= 1)
+
+#define GDM_OPTION(name, kind, status, must, meaning)                                                                  \
+    static inline gdm_status check_option_##name(TYPE_##kind x, enum dtype dtype) {                                                             \
+        (void)dtype;                                                                                                   \
+        return LEGAL_##kind(x, dtype) ? GDM_OK : (gdm_status)status;                                                          \
+    }                                                                                                                  \
+    enum { KIND_##name = kind };
+#include "rules.def"
+#define GDM_SCALAR(name, initial, domain, status, must, meaning)                                                       \
+    static inline gdm_status check_option_##name(const double *x) {                                                           \
+        return x && LEGAL_##domain(*x, F64) ? GDM_OK : (gdm_status)status;                                                  \
+    }                                                                                                                  \
+    enum { KIND_##name = scalar };
+#include "rules.def"
+
+/* Copies a caller's argument struct: fields that an older caller does not know are 0 (off); fields that this library does
+ * not know must be 0. */
+static inline gdm_status read_struct(void *out, size_t size, const void *args) {
+    size_t callers;
+    if (!args) return GDM_ERR_NULL;
+    memcpy(&callers, args, sizeof callers);
+    if (callers < sizeof callers + sizeof(double) || callers > 4096) return GDM_ERR_STRUCT_SIZE;
+    for (size_t i = size; i < callers; i++)
+        if (((const unsigned char *)args)[i]) return GDM_ERR_STRUCT_SIZE;
+    memset(out, 0, size);
+    memcpy(out, args, callers < size ? callers : size);
+    memcpy(out, &size, sizeof size);
+    return GDM_OK;
+}
+
+#define CHECK(rule, name, default_value)                                                                               \
+    if ((status = check_option_##name(args->name, dtype))) return status;
+#define CHECK_SCALAR(rule, name)                                                                                       \
+    if ((status = check_option_##name(args->name))) return status;
+#define USED(name) out->used |= 1u << k++;
+#define USED_WITH(name, option) out->used |= (unsigned)(args->option != 0) << k++;
+#define GDM_RULE(rule, states, switches)                                                                               \
+    static inline gdm_status check_##rule(const gdm_##rule##_args *args, enum dtype dtype, struct choice *out) {       \
+        gdm_status status;                                                                                             \
+        unsigned k = 0;                                                                                                \
+        GDM_OPTIONS_##rule(CHECK, rule);                                                                               \
+        GDM_SCALARS_##rule(CHECK_SCALAR, rule);                                                                        \
+        *out = (struct choice){0, 0, 0};                                                                               \
+        GDM_STATES_##rule(USED, USED_WITH);                                                                            \
+        (void)k;                                                                                                       \
+        return choose_##rule(args, out);                                                                               \
+    }
+#include "rules.def"
+#undef CHECK
+#undef CHECK_SCALAR
+#undef USED
+#undef USED_WITH
+
+#endif

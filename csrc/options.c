@@ -1,0 +1,80 @@
+/* The table of rules for those who do not know which rule they have: plans, tests, and the layers above. */
+#include "host.h"
+
+#include "fp_mode.h"
+
+#define GDM_SCALAR(name, initial, domain, status, must, meaning)                                                       \
+    static inline double initial_##name(void) {                                                                        \
+        return initial;                                                                                                \
+    }
+#include "rules.def"
+
+#define BEGIN(rule, name) *scalars++ = initial_##name();
+#define CHECK_SCALAR(rule, name)                                                                                       \
+    if (!status) status = check_option_##name(scalars++);
+#define GDM_RULE(rule, states, switches)                                                                               \
+    static gdm_status read_any_##rule(const void *args, union args *out) {                                             \
+        return read_struct(&out->rule, sizeof out->rule, args);                                                        \
+    }                                                                                                                  \
+    static gdm_status check_any_##rule(const union args *args, enum dtype dtype, struct choice *out) {                 \
+        return check_##rule(&args->rule, dtype, out);                                                                  \
+    }                                                                                                                  \
+    static void begin_##rule(UNUSED double *scalars) {                                                                 \
+        GDM_SCALARS_##rule(BEGIN, rule)                                                                                \
+    }                                                                                                                  \
+    static gdm_status check_scalars_##rule(UNUSED const double *scalars) {                                             \
+        gdm_status status = GDM_OK;                                                                                    \
+        GDM_SCALARS_##rule(CHECK_SCALAR, rule);                                                                        \
+        return status;                                                                                                 \
+    }                                                                                                                  \
+    static void compute_any_##rule(const union args *args, struct cache *cache, union constants *out,                  \
+                                   double *scalars) {                                                                  \
+        compute_##rule(&args->rule, cache, &out->rule, scalars);                                                       \
+    }
+#include "rules.def"
+
+#define OPTION_INFO(rule, name, default_value) SCALAR_INFO(rule, name)
+#define SCALAR_INFO(rule, name) {#name, (enum kind)KIND_##name, offsetof(gdm_##rule##_args, name)},
+#define GDM_RULE(rule, states, switches)                                                                               \
+    static const struct option_info rule##_options[] = {GDM_OPTIONS_##rule(OPTION_INFO, rule)                          \
+                                                            GDM_SCALARS_##rule(SCALAR_INFO, rule){NULL, flag, 0}};
+#include "rules.def"
+
+/* The offset of the option that is a count, of the few there are; a sum, since the others add 0. */
+#define STEP_OFFSET(rule, name, default_value) +((int)KIND_##name == count ? offsetof(gdm_##rule##_args, name) : 0)
+#define ONE(rule, name) +1
+#define SCALAR_OFFSET(rule, name) offsetof(gdm_##rule##_args, name),
+
+#define STATE_INFO(name) {#name, NULL},
+#define OPTIONAL_INFO(name, option) {#name, #option},
+#define GDM_RULE(rule, number_of_states, number_of_switches)                                                           \
+    _Static_assert(0 GDM_SCALARS_##rule(ONE, rule) <= MAX_SCALARS, "make MAX_SCALARS larger");                         \
+    _Static_assert(number_of_states <= MAX_STATES, "make MAX_STATES larger");
+#include "rules.def"
+#define GDM_RULE(rule, number_of_states, number_of_switches)                                                           \
+    [RULE_##rule] = {                                                                                                  \
+        .name = #rule,                                                                                                 \
+        .states = number_of_states,                                                                                    \
+        .switches = number_of_switches,                                                                                \
+        .scalars = 0 GDM_SCALARS_##rule(ONE, rule),                                                                    \
+        .state = {GDM_STATES_##rule(STATE_INFO, OPTIONAL_INFO){NULL, NULL}},                                           \
+        .options = rule##_options,                                                                                     \
+        .args_size = sizeof(gdm_##rule##_args),                                                                        \
+        .step = 0 GDM_OPTIONS_##rule(STEP_OFFSET, rule),                                                               \
+        .scalar = {GDM_SCALARS_##rule(SCALAR_OFFSET, rule) 0},                                                         \
+        .begin = begin_##rule,                                                                                         \
+        .check_scalars = check_scalars_##rule,                                                                         \
+        .read = read_any_##rule,                                                                                       \
+        .check = check_any_##rule,                                                                                     \
+        .compute = compute_any_##rule,                                                                                 \
+    },
+const struct rule_info gdm_rules[RULES] = {
+#include "rules.def"
+};
+
+gdm_status gdm_check(enum rule rule, enum dtype dtype, const union args *args, struct choice *out) {
+    const fp_mode found = set_default_fp_mode();
+    const gdm_status status = gdm_rules[rule].check(args, dtype, out);
+    restore_fp_mode(found);
+    return status;
+}

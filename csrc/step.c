@@ -1,0 +1,221 @@
+/* A plan's step: walks the entries that have a gradient and counts. */
+#include "plan.h"
+
+#include "fp_mode.h"
+#include "pool.h"
+
+#include <stdatomic.h>
+#include <string.h>
+
+/* ---- constants -------------------------------------------------------------------------------------------------- */
+
+/* Computes what the step after so many needs. `args` are options that may be written to. */
+static void prepare(const struct group *group, union args *args, struct cache *cache, uint64_t steps, double *scalars,
+                    struct prepared *prepared, double *next_scalars) {
+    const struct rule_info *rule = &gdm_rules[group->rule];
+    if (rule->step) *(uint64_t *)((char *)args + rule->step) = steps + 1;
+    for (unsigned k = 0; k < rule->scalars; k++) *(double **)((char *)args + rule->scalar[k]) = &scalars[k];
+    prepared->variant = group->choice.variant | (steps ? 0 : group->choice.first);
+    rule->compute(args, cache, &prepared->constants, next_scalars);
+}
+
+static void prepare_group(struct group *group) {
+    prepare(group, &group->args, &group->cache, group->steps, group->scalars, &group->prepared, group->next_scalars);
+    group->stale = 0;
+}
+
+/* What an entry with a progress or a factor of its own needs. A walk keeps the last one: entries in a row that are alike
+ * share it. */
+struct own {
+    size_t group; /* SIZE_MAX: there is none yet */
+    uint64_t lag;
+    double lr_factor, scalars[MAX_SCALARS], next_scalars[MAX_SCALARS];
+    struct prepared prepared;
+};
+
+static const struct own *prepare_own(const gdm_plan *plan, size_t i, struct own *own) {
+    const struct entry *entry = &plan->entries[i];
+    const struct details *details = &plan->details[i];
+    const struct group *group = &plan->groups[entry->group];
+    const double *scalars = entry->own & OWN_PROGRESS ? details->scalars : group->scalars;
+    const size_t bytes = gdm_rules[group->rule].scalars * sizeof *scalars;
+    if (own->group == entry->group && own->lag == details->lag && own->lr_factor == details->lr_factor &&
+        !memcmp(own->scalars, scalars, bytes))
+        return own;
+    union args args = group->args;
+    args.any.lr *= details->lr_factor;
+    own->group = entry->group;
+    own->lag = details->lag;
+    own->lr_factor = details->lr_factor;
+    memcpy(own->scalars, scalars, bytes);
+    prepare(group, &args, NULL, group->steps - details->lag, own->scalars, &own->prepared, own->next_scalars);
+    return own;
+}
+
+/* ---- the walk --------------------------------------------------------------------------------------------------- */
+
+struct walk {
+    const gdm_plan *plan;
+    const struct isa *isa;
+    atomic_int left_out; /* some entry has been */
+};
+
+/* Updates the elements of an entry from first up to, and without, last. The kernel runs on the buffers themselves, since
+ * every entry is direct; a pipeline of tiles would begin here. */
+static inline void update_range(const struct walk *walk, size_t i, size_t first, size_t last, struct own *own) {
+    const struct entry *entry = &walk->plan->entries[i];
+    const struct group *group = &walk->plan->groups[entry->group];
+    const struct prepared *prepared = entry->own ? &prepare_own(walk->plan, i, own)->prepared : &group->prepared;
+    const unsigned variant = prepared->variant | (entry->data[SCALE] ? HAS_LR_SCALE : 0);
+    run_range(walk->isa->kernels[group->rule][entry->dtype][variant], entry->data, walk->plan->details[i].dtypes, first,
+              last, &prepared->constants);
+}
+
+static void update_piece(void *context, size_t piece) {
+    struct walk *walk = context;
+    const gdm_plan *plan = walk->plan;
+    const struct piece *from = &plan->pieces[piece], *to = from + 1;
+    struct own own;
+    own.group = SIZE_MAX;
+    size_t first = from->element;
+    for (size_t i = from->entry; i <= to->entry && i < plan->count; i++, first = 0) {
+        const size_t last = i < to->entry ? plan->entries[i].n : to->element;
+        if (!plan->entries[i].data[GRAD])
+            atomic_store_explicit(&walk->left_out, 1, memory_order_relaxed);
+        else if (first < last)
+            update_range(walk, i, first, last, &own);
+    }
+}
+
+static void update_all(struct walk *walk) {
+    const gdm_plan *plan = walk->plan;
+    struct own own;
+    int left_out = 0;
+    own.group = SIZE_MAX;
+    for (size_t i = 0, count = plan->count; i < count; i++)
+        if (plan->entries[i].data[GRAD])
+            update_range(walk, i, 0, plan->entries[i].n, &own);
+        else
+            left_out = 1;
+    atomic_store_explicit(&walk->left_out, left_out, memory_order_relaxed);
+}
+
+/* ---- counting --------------------------------------------------------------------------------------------------- */
+
+/* Notes for each group whether some entry has a gradient: a group whose entries have all been left out has made no
+ * step, and its entries do not fall behind it. */
+static void find_present_groups(gdm_plan *plan, int left_out) {
+    for (size_t g = 0; g < plan->group_count; g++) plan->groups[g].present = !left_out;
+    for (size_t i = 0; left_out && i < plan->count; i++)
+        if (plan->entries[i].data[GRAD]) plan->groups[plan->entries[i].group].present = 1;
+}
+
+/* Counts for the entries that do not simply go with their group: those left out, and those with scalars of their own. */
+static void count_entries(gdm_plan *plan) {
+    struct own own;
+    own.group = SIZE_MAX;
+    for (size_t i = 0; i < plan->count; i++) {
+        struct entry *entry = &plan->entries[i];
+        struct details *details = &plan->details[i];
+        const struct group *group = &plan->groups[entry->group];
+        const size_t bytes = gdm_rules[group->rule].scalars * sizeof *details->scalars;
+        if (!group->present) continue;
+        if (!entry->data[GRAD]) {
+            if (!(entry->own & OWN_PROGRESS)) memcpy(details->scalars, group->scalars, bytes);
+            entry->own |= OWN_PROGRESS;
+            plan->own_progress = 1;
+            details->lag++;
+        } else if (bytes && entry->own & OWN_PROGRESS) {
+            memcpy(details->scalars, prepare_own(plan, i, &own)->next_scalars, bytes);
+        }
+    }
+}
+
+static void count_step(gdm_plan *plan, int left_out) {
+    if (left_out || plan->own_progress) {
+        find_present_groups(plan, left_out);
+        count_entries(plan);
+    }
+    for (struct group *group = plan->groups, *end = group + plan->group_count; group < end; group++) {
+        group->walks++;
+        if (left_out && !group->present) continue;
+        /* Behind the first step another kernel may follow. */
+        group->stale = group->stale || !group->steps || gdm_rules[group->rule].step;
+        group->steps++;
+        memcpy(group->scalars, group->next_scalars, sizeof group->scalars);
+    }
+}
+
+/* After counts of steps have been set: a group goes with those of its entries that have made the most steps, so that as
+ * few as possible have a progress of their own. */
+static void settle(gdm_plan *plan) {
+    struct details *details = plan->details;
+    for (size_t g = 0; g < plan->group_count; g++) plan->groups[g].present = 0;
+    for (size_t i = 0; i < plan->count; i++) { /* for now lag is the entry's own steps */
+        const struct group *group = &plan->groups[plan->entries[i].group];
+        if (!(plan->entries[i].own & OWN_PROGRESS))
+            memcpy(details[i].scalars, group->scalars, sizeof group->scalars);
+        details[i].lag = group->steps - details[i].lag;
+    }
+    for (size_t i = 0; i < plan->count; i++) {
+        struct group *group = &plan->groups[plan->entries[i].group];
+        if (group->present && group->steps >= details[i].lag) continue;
+        group->present = 1;
+        group->steps = details[i].lag;
+        memcpy(group->scalars, details[i].scalars, sizeof group->scalars);
+        group->stale = 1;
+    }
+    plan->own_progress = 0;
+    for (size_t i = 0; i < plan->count; i++) {
+        struct entry *entry = &plan->entries[i];
+        const struct group *group = &plan->groups[entry->group];
+        const size_t bytes = gdm_rules[group->rule].scalars * sizeof(double);
+        details[i].lag = group->steps - details[i].lag;
+        const int alike = !details[i].lag && !memcmp(details[i].scalars, group->scalars, bytes);
+        entry->own = (uint8_t)((entry->own & ~OWN_PROGRESS) | (alike ? 0 : OWN_PROGRESS));
+        plan->own_progress |= !alike;
+    }
+    plan->unsettled = 0;
+}
+
+/* ---- the step --------------------------------------------------------------------------------------------------- */
+
+gdm_status gdm_plan_run(gdm_plan *plan) {
+    struct walk walk = {plan, gdm_active_isa(), 0};
+    if (!walk.isa) return GDM_ERR_ISA;
+    const fp_mode found = set_default_fp_mode();
+    if (plan->unsettled) settle(plan);
+    for (struct group *group = plan->groups, *end = group + plan->group_count; group < end; group++)
+        if (group->stale) prepare_group(group);
+    unsigned threads = 1;
+    if (plan->piece_count > 1)
+        threads = gdm_pool_threads_for(plan->bytes, plan->threads ? plan->threads : (unsigned)gdm_get_num_threads());
+    if (threads > 1)
+        gdm_pool_run(threads, plan->piece_count, update_piece, &walk);
+    else
+        update_all(&walk);
+    count_step(plan, atomic_load_explicit(&walk.left_out, memory_order_relaxed));
+    restore_fp_mode(found);
+    return GDM_OK;
+}
+
+/* Checks, when entries have been added, the memory that is written, and that which is read. */
+static gdm_status check_memory(gdm_plan *plan) {
+    gdm_status status = gdm_plan_arrange(plan);
+    for (size_t i = 0; i < plan->count && !status; i++) {
+        const struct entry *entry = &plan->entries[i];
+        const uint8_t *dtypes = plan->details[i].dtypes;
+        for (size_t k = GRAD; k <= SCALE && !status; k++)
+            if (entry->data[k])
+                status = gdm_plan_check_read(plan, i, entry->data[k], entry->n * size_of((enum dtype)dtypes[k]));
+    }
+    if (status) plan->changed = 1; /* to be checked again the next time */
+    return status;
+}
+
+gdm_status gdm_plan_step(gdm_plan *plan) {
+    if (!plan) return GDM_ERR_NULL;
+    plan->error = plan->other = SIZE_MAX;
+    const gdm_status status = plan->changed ? check_memory(plan) : GDM_OK;
+    return status ? status : gdm_plan_run(plan);
+}
