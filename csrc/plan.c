@@ -274,7 +274,7 @@ gdm_status gdm_plan_add(gdm_plan *plan, const gdm_entry_args *args, size_t *inde
     plan->entries[plan->count] = entry;
     plan->details[plan->count++] = details;
     plan->elements += own.n;
-    plan->changed = 1;
+    plan->changed = plan->unbegun = 1;
     return GDM_OK;
 }
 
@@ -352,7 +352,8 @@ gdm_status gdm_plan_set_progress(gdm_plan *plan, size_t index, uint64_t steps, c
     if (rule->scalars) memcpy(plan->details[index].scalars, scalars, rule->scalars * sizeof *scalars);
     plan->details[index].lag = group->steps - steps;
     plan->entries[index].own |= OWN_PROGRESS;
-    plan->own_progress = plan->unsettled = 1;
+    plan->entries[index].begun = steps > 0;
+    plan->own_progress = plan->unsettled = plan->unbegun = 1;
     return GDM_OK;
 }
 

@@ -12,6 +12,7 @@ struct entry {
     uint32_t group;
     uint8_t dtype; /* an enum dtype: the one it is computed in */
     uint8_t own;   /* bits OWN_...; 0: the group's constants are its constants */
+    uint8_t begun; /* its states have been through a step */
     uint8_t order; /* belongs to the caller: the memory order of its elements */
 };
 _Static_assert(sizeof(struct entry) <= CACHE_LINE, "an entry that a walk reads is one cache line");
@@ -72,6 +73,7 @@ struct gdm_plan {
     uint8_t changed;      /* entries or buffers, since gdm_plan_arrange */
     uint8_t unsettled;    /* counts of steps have been set: groups and entries are to be compared before a step */
     uint8_t own_progress; /* some entry may have OWN_PROGRESS */
+    uint8_t unbegun;      /* the states of some entry may not have been through a step */
 };
 
 /* Finds what is written and cuts the work into pieces: to be called before gdm_plan_run when entries or states have been

@@ -15,7 +15,7 @@ static void prepare(const struct group *group, union args *args, struct cache *c
     const struct rule_info *rule = &gdm_rules[group->rule];
     if (rule->step) *(uint64_t *)((char *)args + rule->step) = steps + 1;
     for (unsigned k = 0; k < rule->scalars; k++) *(double **)((char *)args + rule->scalar[k]) = &scalars[k];
-    prepared->variant = group->choice.variant | (steps ? 0 : group->choice.first);
+    prepared->variant = group->choice.variant;
     rule->compute(args, cache, &prepared->constants, next_scalars);
 }
 
@@ -66,7 +66,8 @@ static inline void update_range(const struct walk *walk, size_t i, size_t first,
     const struct entry *entry = &walk->plan->entries[i];
     const struct group *group = &walk->plan->groups[entry->group];
     const struct prepared *prepared = entry->own ? &prepare_own(walk->plan, i, own)->prepared : &group->prepared;
-    const unsigned variant = prepared->variant | (entry->data[SCALE] ? HAS_LR_SCALE : 0);
+    const unsigned variant = prepared->variant | (entry->data[SCALE] ? HAS_LR_SCALE : 0) |
+                             (entry->begun ? 0 : group->choice.first);
     run_range(walk->isa->kernels[group->rule][entry->dtype][variant], entry->data, walk->plan->details[i].dtypes, first,
               last, &prepared->constants);
 }
@@ -131,7 +132,15 @@ static void count_entries(gdm_plan *plan) {
     }
 }
 
+/* Notes that the states of the entries that made this step have begun. A rule without states begins none. */
+static void begin_states(gdm_plan *plan, int left_out) {
+    for (struct entry *entry = plan->entries, *end = entry + plan->count; entry < end; entry++)
+        if (entry->data[GRAD]) entry->begun |= gdm_rules[plan->groups[entry->group].rule].states > 0;
+    plan->unbegun = left_out != 0;
+}
+
 static void count_step(gdm_plan *plan, int left_out) {
+    if (plan->unbegun) begin_states(plan, left_out);
     if (left_out || plan->own_progress) {
         find_present_groups(plan, left_out);
         count_entries(plan);
@@ -139,8 +148,7 @@ static void count_step(gdm_plan *plan, int left_out) {
     for (struct group *group = plan->groups, *end = group + plan->group_count; group < end; group++) {
         group->walks++;
         if (left_out && !group->present) continue;
-        /* Behind the first step another kernel may follow. */
-        group->stale = group->stale || !group->steps || gdm_rules[group->rule].step;
+        group->stale = group->stale || gdm_rules[group->rule].step;
         group->steps++;
         memcpy(group->scalars, group->next_scalars, sizeof group->scalars);
     }

@@ -73,9 +73,6 @@ class OptimizerCore:
     _engine: Engine
     _threads: int | None = None
 
-    def __init_subclass__(cls, **keywords: Any) -> None:
-        super().__init_subclass__(**keywords)
-
     def __new__(cls, *args: Any, **keywords: Any) -> OptimizerCore:
         self = super().__new__(cls)
         object.__setattr__(self, "_mutex", (os.getpid(), threading.Lock()))
@@ -83,7 +80,10 @@ class OptimizerCore:
         return self
 
     def __setattr__(self, name: str, value: Any) -> None:
-        self._set_attribute(name, value)
+        if name.startswith("_") or hasattr(type(self), name):
+            object.__setattr__(self, name, value)
+        else:
+            self._set_for_all_groups(name, value)
 
     # ---- the lock ----
 
@@ -205,7 +205,7 @@ class OptimizerCore:
         _mutex: tuple[int, threading.Lock]
         _holder: weakref.ref[_Holder] | None
 
-        def _set_attribute(self, name: str, value: Any) -> None: ...
+        def _set_for_all_groups(self, name: str, value: Any) -> None: ...
         def _flatten(self, grads: Any) -> list[Any]: ...
         def _check_grads(self, grads: list[Any]) -> list[Array | None]: ...
         def _label(self, what: str, i: int) -> str: ...

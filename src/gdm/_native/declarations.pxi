@@ -49,6 +49,7 @@ cdef extern from "Python.h":
     PyObject *Py_True
     PyObject *Py_False
     object PyCFunction_NewEx(PyMethodDef *, object self, object module)
+    int PyObject_GenericSetAttr(object, object name, object value) except -1
     bint PyLong_CheckExact(PyObject *)
     bint PyTuple_CheckExact(PyObject *)
     Py_ssize_t PyTuple_GET_SIZE(PyObject *)
@@ -71,31 +72,31 @@ cdef extern from "plan.h" nogil:
         ERR_MEMORY "GDM_ERR_MEMORY"
         RULES, F32, F64, PARAM, GRAD, SCALE, STATE, MAX_STATES, MAX_SCALARS, MAX_BUFFERS
     enum kind:
-        not_negative, below_one, up_to_one, flag, form, factors, count, betas
+        not_negative, below_one, up_to_one, flag, form, factors, count, betas, scalar
     struct option_info:
         const char *name
         kind kind
         size_t offset
-    struct scalar_info:
-        const char *name
-        double initial
-        size_t offset
     struct state_info:
         const char *name
         const char *option
+    struct first_args "args_any":
+        size_t size
+        double lr
     union any_args "args":
         size_t size
-    struct prepared:
+        first_args any
+    struct choice:
         unsigned used
-        const void *scale
     struct rule_info:
         const char *name
         unsigned states
         unsigned scalars
         state_info *state
-        const scalar_info *scalar
-        const option_info *options
+        const option_info *options  # and the scalars
         size_t args_size
+        void begin(double *scalars)
+        status check(const any_args *args, int dtype, choice *out)
     const rule_info gdm_rules[]
     ctypedef struct buffer "gdm_buffer":
         void *data
@@ -110,10 +111,10 @@ cdef extern from "plan.h" nogil:
         const buffer *states
         size_t state_count
         double lr_factor
-    const entry_args GDM_ENTRY_DEFAULTS
     struct entry:
         void **data
         size_t n
+        uint32_t group
         uint8_t dtype
         uint8_t begun
         uint8_t order
@@ -135,6 +136,7 @@ cdef extern from "plan.h" nogil:
     ctypedef struct table "gdm_table":
         const function *functions
         size_t count
+    status gdm_run(int rule, int dtype, void **buffers, size_t n, const any_args *args, const choice *choice)
     status gdm_plan_create(plan **plan)
     void gdm_plan_destroy(plan *plan)
     status gdm_plan_add_group(plan *plan, rule_t rule, const void *args, size_t *group)

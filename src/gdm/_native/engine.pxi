@@ -22,7 +22,7 @@ cdef class Engine:
 
     def __cinit__(self, specification, *, bint is_one_array, bint is_sequence):
         cdef any_args args
-        cdef entry_args e = GDM_ENTRY_DEFAULTS
+        cdef entry_args e
         cdef buffer states[MAX_STATES]
         cdef double scalars[MAX_SCALARS]
         cdef PyObject *x
@@ -32,6 +32,8 @@ cdef class Engine:
         cdef list all_states = specification.states, lr_scales = specification.lr_scales
         cdef list lr_factors = specification.lr_factors
         progress = specification.progress
+        memset(&e, 0, sizeof(e))
+        e.size = sizeof(e)
         cdef list steps = progress.steps, all_scalars = progress.scalars, begun = progress.begun
         cdef list its_states
         cdef tuple its_scalars
@@ -118,10 +120,9 @@ cdef class Engine:
             gdm_plan_set_group_steps(self.plan, i, progress.group_steps[i])
         return 0
 
-    cdef double lr(self, size_t index) except? -1:
+    cdef double lr(self, size_t index) noexcept:
         """The learning rate of a group."""
-        cdef group *g = &self.plan.groups[index]
-        return (<double *>(<char *>&g.args + offset_of(g.rule, b"lr")))[0]
+        return self.plan.groups[index].args.any.lr
 
     cdef bint are_params_unchanged(self, size_t *changed) noexcept:
         """Whether all parameters are where they were; else which one is not."""

@@ -3,7 +3,6 @@
 cdef enum:
     MAX_ARGUMENTS = 32  # of a function
     BUFFER = -1  # the kind of an argument that is a buffer
-    SCALAR = -2  # and of one that is a scalar, which the rule keeps from step to step
 
 
 cdef class _Rule:
@@ -14,7 +13,7 @@ cdef class _Rule:
     """
 
     cdef int number, count, positional
-    cdef int[MAX_ARGUMENTS] kinds  # of each argument: a kind of option, BUFFER or SCALAR
+    cdef int[MAX_ARGUMENTS] kinds  # of each argument: a kind of option, or BUFFER
     cdef size_t[MAX_ARGUMENTS] places  # in the argument struct, or among the buffers
     cdef tuple names, defaults
     cdef object reference
@@ -39,8 +38,6 @@ cdef class _Rule:
         places = {"param": (BUFFER, PARAM), "grad": (BUFFER, GRAD)}
         for i in range(rule.states):
             places[rule.state[i].name.decode()] = (BUFFER, STATE + i)
-        for i in range(rule.scalars):
-            places[rule.scalar[i].name.decode()] = (SCALAR, rule.scalar[i].offset)
         while option.name != NULL:
             places[option.name.decode()] = (option.kind, option.offset)
             option += 1
@@ -62,7 +59,7 @@ cdef class _Rule:
     cdef int attempt(self, PyObject **values) noexcept:
         """One update with these arguments: GDM_OK, or why not. Nothing is written then."""
         cdef any_args args
-        cdef prepared how
+        cdef choice chosen
         cdef PyObject *arrays[MAX_BUFFERS]
         cdef PyObject *scalars[MAX_SCALARS]
         cdef void *buffers[MAX_BUFFERS]
@@ -84,8 +81,8 @@ cdef class _Rule:
             if k == factors:
                 if x != <PyObject *>None:
                     arrays[SCALE] = x
-                    (<void **>field)[0] = <void *>x  # for prepare to see that there is one
-            elif k == SCALAR:
+                    (<void **>field)[0] = <void *>x
+            elif k == scalar:
                 if not is_usable(x, WRITABLE) or length(x) != 1 or PyArray_TYPE(<PyArrayObject *>x) != cnp.NPY_DOUBLE:
                     return REFUSED
                 scalars[scalar_count] = x
@@ -93,17 +90,20 @@ cdef class _Rule:
                 (<void **>field)[0] = data(x)
             elif not set_option(field, <kind>k, x):
                 return REFUSED
-        status = gdm_rules[self.number].prepare(&args, &how)
+        if not is_usable(param, WRITABLE):
+            return REFUSED
+        dtype = dtype_of(param)
+        status = gdm_rules[self.number].check(&args, dtype, &chosen)
         if status != OK:
             return status
         for i in range(MAX_BUFFERS):
             x = arrays[i]
             buffers[i] = NULL
             if x == NULL:
-                if i == PARAM or i == GRAD or i >= STATE and how.used >> (i - STATE) & 1:
+                if i == PARAM or i == GRAD or i >= STATE and chosen.used >> (i - STATE) & 1:
                     return REFUSED
                 continue
-            if i >= STATE and not how.used >> (i - STATE) & 1:
+            if i >= STATE and not chosen.used >> (i - STATE) & 1:
                 return REFUSED  # given, and not needed
             if not is_usable(x, READABLE if i == GRAD or i == SCALE else WRITABLE):
                 return REFUSED
@@ -113,14 +113,11 @@ cdef class _Rule:
             for j in range(scalar_count):
                 if share_memory(scalars[j], x):
                     return REFUSED
-        if arrays[SCALE] != NULL:
-            how.scale = buffers[SCALE]
         n = length(param)
-        dtype = dtype_of(param)
         if n < GIL_THRESHOLD:
-            return gdm_run(self.number, dtype, buffers, n, &how)
+            return gdm_run(self.number, dtype, buffers, n, &args, &chosen)
         with nogil:
-            status = gdm_run(self.number, dtype, buffers, n, &how)
+            status = gdm_run(self.number, dtype, buffers, n, &args, &chosen)
         return status
 
     cdef int find(self, PyObject *name) noexcept:

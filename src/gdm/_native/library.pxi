@@ -52,18 +52,22 @@ def rules():
     kinds = {not_negative: "not_negative", below_one: "below_one", up_to_one: "up_to_one", flag: "flag", form: "form",
              factors: "factors", count: "count", betas: "betas"}
     cdef int i, k
+    cdef double[MAX_SCALARS] initial
     table = {}
     for i in range(RULES):
-        states, options = {}, {}
+        states, scalars, options = {}, {}, {}
+        gdm_rules[i].begin(initial)
         for k in range(gdm_rules[i].states):
             needs = gdm_rules[i].state[k].option
             states[gdm_rules[i].state[k].name.decode()] = None if needs == NULL else needs.decode()
         k = 0
         while gdm_rules[i].options[k].name != NULL:
-            options[gdm_rules[i].options[k].name.decode()] = kinds[gdm_rules[i].options[k].kind]
+            name = gdm_rules[i].options[k].name.decode()
+            if gdm_rules[i].options[k].kind == scalar:
+                scalars[name] = initial[len(scalars)]
+            else:
+                options[name] = kinds[gdm_rules[i].options[k].kind]
             k += 1
-        scalars = {gdm_rules[i].scalar[k].name.decode(): gdm_rules[i].scalar[k].initial
-                   for k in range(gdm_rules[i].scalars)}
         table[gdm_rules[i].name.decode()] = {"states": states, "scalars": scalars, "options": options}
     return table
 

@@ -20,7 +20,7 @@ cdef class OptimizerCore:
     A subclass checks what it is given in Python, and hands it over in ``_put_in_place`` or ``_configure``. It provides
     ``_flatten(grads)`` and ``_check_grads(grads)``, which return lists of arrays; ``_label(what, i)``;
     ``_scheduled_rates(group, schedule, step, count)`` and ``_check_rate(group, rate)``; ``_numpy_step(grads, lrs,
-    progress)``, a whole step in NumPy; and ``_set_attribute(name, value)``.
+    progress)``, a whole step in NumPy; and ``_set_for_all_groups(name, value)``.
     """
 
     cdef Engine engine
@@ -129,7 +129,7 @@ cdef class OptimizerCore:
         schedule. Returns whether it was."""
         cdef list records, options
         cdef size_t i, first
-        cdef double lr, before
+        cdef double lr
         cdef plan *plan
         if self.engine is None or self.schedules or not PyFloat_CheckExact(value) or self.busy:
             return False
@@ -146,7 +146,6 @@ cdef class OptimizerCore:
             return False
         options = [{**each.options, "lr": value} for each in records]
         for i in range(<size_t>len(records)):
-            before = self.engine.lr(first + i)
             if gdm_plan_set_lr(plan, first + i, lr) != OK:
                 while i > 0:
                     i -= 1
@@ -159,7 +158,10 @@ cdef class OptimizerCore:
     def __setattr__(self, str name, value):
         if name == "lr" and self._try_set_lr(None, value):
             return
-        self._set_attribute(name, value)
+        if name.startswith("_") or hasattr(type(self), name):
+            PyObject_GenericSetAttr(self, name, value)
+        else:
+            self._set_for_all_groups(name, value)
 
     # ---- progress ----
 

@@ -47,19 +47,9 @@ cdef int fill(any_args *args, int rule, dict options) except -1:
     memset(args, 0, sizeof(any_args))
     args.size = gdm_rules[rule].args_size
     while option.name != NULL:
-        if option.kind not in (count, factors):  # a plan has these itself
+        if option.kind not in (count, factors, scalar):  # a plan has these itself
             value = options[option.name.decode()]
             if not set_option(<char *>args + option.offset, option.kind, <PyObject *>value):
                 raise RuntimeError(f"{option.name.decode()} has not been checked: {value!r}")
         option += 1
     return 0
-
-
-cdef size_t offset_of(int rule, bytes name) except *:
-    """Where an option lies in the argument struct of a rule."""
-    cdef const option_info *option = gdm_rules[rule].options
-    while option.name != NULL:
-        if option.name == name:
-            return option.offset
-        option += 1
-    raise RuntimeError(f"the rule has no option {name!r}")

@@ -208,12 +208,8 @@ class Optimizer(OptimizerCore):
             raise ValueError(f"the groups differ in {name}; use opt.groups[i].{name}")
         return hyperparameters.copied(first)
 
-    def _set_attribute(self, name: str, value: Any) -> None:
-        """Sets a hyperparameter of all groups, or an attribute of the class."""
-        if name.startswith("_") or hasattr(type(self), name):
-            object.__setattr__(self, name, value)
-        else:
-            self._set_options(self._snapshot.records, {name: value})
+    def _set_for_all_groups(self, name: str, value: Any) -> None:
+        self._set_options(self._snapshot.records, {name: value})
 
     def __dir__(self) -> list[str]:
         return [*super().__dir__(), *self._defaults, *self._all_states()]
