@@ -29,3 +29,25 @@ ARGS = {rule: args_struct(rule) for rule in RULE}
 
 def args(rule: str, **options):
     return ARGS[rule](**{"size": ctypes.sizeof(ARGS[rule]), "lr": 0.1, **options})
+
+
+def parameters(function: str) -> list[str]:
+    """The names of a function's parameters, as the header declares it."""
+    text = re.search(rf"^gdm_status {function}\(([^)]*)\);", HEADER, re.M)[1]
+    return [re.search(r"(\w+)\s*$", declaration)[1] for declaration in text.split(",")]
+
+
+def update(library: ctypes.CDLL, rule: str, suffix: str, arrays: dict, options: dict) -> str:
+    """Calls the rule's function as the Python one is called, with arrays and options by name. The status."""
+    pointers = {name: ctypes.c_void_p(x.ctypes.data) for name, x in arrays.items()}
+    given = {name: tuple(value) if isinstance(value, list) else value for name, value in options.items()}
+    if "form" in given:
+        given["form"] = ("torch", "classic").index(given["form"])
+    call = getattr(library, f"gdm_{rule}_{suffix}")
+    positional = parameters(call.__name__)
+    given |= {name: pointer for name, pointer in pointers.items() if name not in positional}
+    known = {name for name, *_ in ARGS[rule]._fields_}
+    assert given.keys() <= known, f"gdm_{rule}_args has no {given.keys() - known}"
+    n = ctypes.c_size_t(arrays["param"].size)
+    passed = {**pointers, "n": n, "args": ctypes.byref(args(rule, **given))}
+    return STATUS[call(*(passed.get(name) for name in positional))]

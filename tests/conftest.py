@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import functools
 import os
+import shutil
 import sys
 import warnings
 
@@ -17,6 +19,7 @@ import gdm  # noqa: E402
 if WITHOUT_CORE:
     warnings.simplefilter("error")
 
+from clibrary import compiled  # noqa: E402
 from support import ISAS  # noqa: E402
 
 
@@ -42,3 +45,17 @@ def isa(request):
 def backend(request):
     gdm.set_backend(request.param)
     return request.param
+
+
+@pytest.fixture(scope="session")
+def compile_once(tmp_path_factory):
+    """compiled() for a compiler, the first time it is asked for."""
+    return functools.cache(lambda compiler: compiled(compiler, tmp_path_factory.mktemp(compiler)))
+
+
+@pytest.fixture(scope="module", params=["gcc", "clang"])
+def library(request, compile_once):
+    """The C core, compiled by hand."""
+    if not shutil.which(request.param):
+        pytest.skip(f"NOT TESTED: the core under {request.param}, which is not here")
+    return compile_once(request.param)

@@ -4,27 +4,18 @@ from __future__ import annotations
 
 import ctypes
 import os
-import platform
 import shutil
 import subprocess
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 import gdm
 from cheader import ARGS, HEADER, STATUS, args
+from clibrary import EXACT, ROOT, SOURCES, STRICT
 from support import RULES
 
-ROOT = Path(__file__).parent.parent
 BITS = ROOT / "tests/c/bits.c"
-# All but the table of the functions, whose rows are made when the package is built.
-SOURCES = [path for path in (ROOT / "csrc").glob("*.c") if path.name != "table.c"]
-EXACT = ["-ffp-contract=off", "-fno-math-errno"]
-STRICT = ["-Wall", "-Wextra", "-Wpedantic", "-Werror"]
-X86 = {"avx2": ["-mavx2"], "avx512": ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl"]}
-ARCHITECTURE = {"x86_64": ["baseline", *X86], "aarch64": ["baseline", "neon"]}.get(platform.machine(), ["baseline"])
-
 MomentumArgs = ARGS["momentum"]
 
 
@@ -32,25 +23,6 @@ class Newer(MomentumArgs):
     """The struct of a caller from the future."""
 
     _fields_ = (("future", ctypes.c_double),)
-
-
-@pytest.fixture(scope="module", params=["gcc", "clang"])
-def library(request, tmp_path_factory):
-    """A shared library of the C files, compiled warning-free."""
-    if not shutil.which(request.param):
-        pytest.skip(f"NOT TESTED: the core under {request.param}, which is not here")
-    out = tmp_path_factory.mktemp(request.param)
-    flags = ["-std=c11", "-O2", "-fPIC", *EXACT, *STRICT, "-I", gdm.get_include()]
-    objects = []
-    for source in [*SOURCES, *(ROOT / f"csrc/isa/{isa}.c" for isa in ARCHITECTURE)]:
-        objects.append(out / f"{source.stem}.o")
-        subprocess.run([request.param, *flags, *X86.get(source.stem, []), "-c", source, "-o", objects[-1]], check=True)
-    subprocess.run([request.param, "-shared", "-pthread", *objects, "-o", out / "libgdm.so"], check=True)
-    lib = ctypes.CDLL(str(out / "libgdm.so"))
-    for name in ("gdm_strerror", "gdm_version", "gdm_isa", "gdm_available_isa"):
-        getattr(lib, name).restype = ctypes.c_char_p
-    lib.gdm_available_isa.argtypes = [ctypes.c_size_t]
-    return lib
 
 
 def pointer(x):
