@@ -12,6 +12,7 @@ import pytest
 WITHOUT_CORE = "GDM_TEST_RULES" in os.environ
 if WITHOUT_CORE:
     sys.modules["gdm._core"] = None  # type: ignore[assignment]
+    sys.modules["gdm.schedules._formulas"] = None  # type: ignore[assignment]
     warnings.simplefilter("ignore")
 
 import gdm  # noqa: E402

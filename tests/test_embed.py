@@ -355,11 +355,12 @@ def test_size_of_the_library(tmp_path, say):
     assert size <= 1 << 20
 
 
-def test_what_the_module_exports():
+@pytest.mark.parametrize("module", ["gdm._core", "gdm.schedules._formulas"])
+def test_what_the_module_exports(module):
     need("nm")
-    module = importlib.util.find_spec("gdm._core").origin
-    names = [line.split()[-1] for line in run("nm", "-D", "--defined-only", module).splitlines()]
-    assert [name for name in names if name not in ("_init", "_fini")] == ["PyInit__core"]
+    file = importlib.util.find_spec(module).origin
+    names = [line.split()[-1] for line in run("nm", "-D", "--defined-only", file).splitlines()]
+    assert [name for name in names if name not in ("_init", "_fini")] == [f"PyInit_{module.split('.')[-1]}"]
 
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="AVX is x86-64's")

@@ -28,7 +28,8 @@ def test_contents():
     modules = {str(f.relative_to(ROOT / "src/gdm")) for f in (ROOT / "src/gdm").rglob("*.py")}
     assert modules <= package
     assert {"__init__.pxd", "_core.pyi", "py.typed", "include/gdm/gdm.h", "lib/libgdm.a"} <= package
-    assert any(re.fullmatch(r"_core\..*(so|pyd|dylib)", name) for name in package)
+    for module in ("_core", "schedules/_formulas"):
+        assert any(re.fullmatch(module + r"\..*(so|pyd|dylib)", name) for name in package)
     assert not [name for name in package if PurePath(name).suffix in (".pyx", ".c", ".inc", ".def", ".o")]
 
 

@@ -18,8 +18,6 @@ from hypothesis import strategies as st
 
 import gdm.schedules
 from gdm.schedules import (
-    MAX_RESTARTS,
-    MAX_STEP,
     Schedule,
     constant,
     cosine,
@@ -35,8 +33,8 @@ from gdm.schedules import (
     to_dict,
     warmup,
 )
-
-KINDS = gdm.schedules._KINDS
+from gdm.schedules.arguments import MAX_RESTARTS, MAX_STEP
+from gdm.schedules.schedule import KINDS
 
 # One of each kind at least, with every argument at something else than its default.
 EXAMPLES = [
@@ -303,12 +301,65 @@ def test_equality():
     assert warmup(abs, 3) == warmup(abs, 3) != warmup(float, 3)
 
 
+def test_pickles_name_the_public_module():
+    """They outlive a change of the files inside it."""
+    for name in gdm.schedules.__all__:
+        assert getattr(gdm.schedules, name).__module__ == "gdm.schedules"
+    for found in pickle.dumps(cosine(0.1, steps=5)), pickle.dumps(cosine):
+        assert b"gdm.schedules\x94" in found
+        assert b"gdm.schedules." not in found
+
+
+def test_a_pickle_of_an_earlier_version_loads():
+    text = b"cgdm.schedules\n_make\n(Vconstant\n(dVlr\nF0.3\nsVwarmup\nI4\nstR."
+    assert pickle.loads(text) == constant(0.3, warmup=4)
+
+
 def test_immutable():
     schedule = constant(0.1)
-    for name in ("kind", "arguments", "_rate", "lr"):
+    for name in ("kind", "arguments", "_pieces", "lr"):
         with pytest.raises((AttributeError, TypeError)):
             setattr(schedule, name, 3)
     assert schedule == constant(0.1)
+
+
+@pytest.mark.parametrize(
+    "calculate",
+    [
+        lambda x: x * 0.5,
+        lambda x: 0.5 * x,
+        lambda x: np.float64(0.5) * x,
+        lambda x: x / 2,
+        lambda x: 2 / x,
+        lambda x: x // 2,
+        lambda x: 2 // x,
+        lambda x: x + 0.1,
+        lambda x: 0.1 + x,
+        lambda x: x - 0.1,
+        lambda x: 0.1 - x,
+        lambda x: x**2,
+        lambda x: 2**x,
+        lambda x: x * x,
+    ],
+)
+def test_a_schedule_is_not_a_number(calculate):
+    """The error says what to do instead."""
+    with pytest.raises(TypeError) as caught:
+        calculate(constant(0.1))
+    assert str(caught.value) == (
+        "a schedule is not a number: constant(0.1). Make a new schedule, or set lr to a number; "
+        "opt.groups[i].current_lr is the learning rate of the next step"
+    )
+
+
+def test_an_optimizer_whose_lr_is_a_schedule_says_how_to_change_it():
+    schedule = constant(0.1, warmup=4)
+    opt = gdm.SGD(np.ones(2), lr=schedule)
+    with pytest.raises(TypeError, match=r"a schedule is not a number: .*current_lr"):
+        opt.lr *= 0.5
+    with pytest.raises(TypeError, match=r"a schedule is not a number: .*current_lr"):
+        opt.groups[0].lr /= 2
+    assert opt.lr == schedule
 
 
 def test_numbers_of_numpy():
