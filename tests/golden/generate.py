@@ -85,7 +85,7 @@ def function_cases() -> list[dict]:
         chosen = option_cases(rule)
         chosen += [{**chosen[0], name: value} for name in IN_TURN if name in chosen[0] for value in VALUES[name]]
         for options in chosen:
-            buffers = names(rule, options) + (["mu_product"] if "mu_product" in RULES[rule]["options"] else [])
+            buffers = names(rule, options) + list(RULES[rule]["scalars"])
             constants = {name: value for name, value in options.items() if name not in ("step", "lr_scale")}
             case = {"rule": rule, "options": constants, "takes_step": "step" in options, "buffers": buffers}
             if case not in cases:

@@ -14,6 +14,7 @@ from .._backend import Engine, OptimizerCore
 from .._checks import Array, Named, Options
 from .._numpy_engine import numpy_step
 from .._specification import Progress, Specification
+from ..errors import CheckpointError
 from . import options as hyperparameters
 from . import state_dict as saved_state
 from .groups import Group, Groups
@@ -294,7 +295,7 @@ class Optimizer(OptimizerCore):
             from ..schedules._blocks import rates as block_of
 
             rates = block_of(schedule, step, count)
-        if rates is None:
+        if rates is None or not len(rates):  # none behind the last step of a schedule, which then says so
             rates = np.array([rate_at(schedule, step)])
         return rates
 
@@ -469,6 +470,12 @@ class Optimizer(OptimizerCore):
     def _load_locked(self, state_dict: Mapping[str, Any]) -> None:
         before = self._snapshot
         loaded = saved_state.read(self, before, state_dict)
+        for i, (options, steps) in enumerate(zip(loaded.options, loaded.progress.group_steps, strict=True)):
+            factors = [loaded.lr_factors[k] for k in before.layout.members(i)]
+            try:
+                self._check_range(before.layout, before.params, i, options, steps, factors)
+            except (TypeError, ValueError) as error:
+                raise CheckpointError(f"state_dict group {i}: {error}") from error
         kept = [
             {name: x for name, x in old.items() if name in new}
             for old, new in zip(before.states, loaded.states, strict=True)

@@ -127,7 +127,6 @@ def _read_group(
         options = check(type(optimizer).__name__, snapshot.layout, index, given, {})
         scale, factors = check_lr_scale(snapshot.layout, index, scale, snapshot.params)
         steps = _checks.whole("steps", saved["steps"], 0, MAX_STEPS)
-        optimizer._check_range(snapshot.layout, snapshot.params, index, options, steps, factors)
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"state_dict group {index}: {error}") from error
     return {**options, "lr_scale": scale}, steps, factors
