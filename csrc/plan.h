@@ -33,9 +33,10 @@ struct group {
     struct prepared prepared; /* of the next step, unless `stale`: for its entries that have nothing of their own */
     double scalars[MAX_SCALARS], next_scalars[MAX_SCALARS];
     uint64_t steps;        /* that its entries without OWN_PROGRESS have made */
-    uint64_t walks;        /* steps of the plan since the group is there: what a schedule counts */
+    uint64_t absent_steps; /* steps of the plan in which none of them had a gradient, modulo 2^64 */
     struct choice choice;
     enum rule rule;
+    uint8_t changes;       /* its constants or scalars change from step to step */
     uint8_t stale;         /* prepared and next_scalars are to be worked out before the next step */
     uint8_t dtypes;        /* a bit for each compute dtype among its entries */
     uint8_t present;       /* used within a step: some entry has a gradient */
