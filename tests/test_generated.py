@@ -100,7 +100,7 @@ PRINTER = "\n".join(
             for rule in RULES
         ),
         "    return 0;",
-        "}",
+        "}\n",
     ]
 )
 
