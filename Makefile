@@ -36,7 +36,7 @@ lint: $(VENV)/lint.installed  ## formatting, lint, types, stubs; nothing is chan
 	$(BIN)/ruff check .
 	$(BIN)/clang-format --dry-run --Werror $(C_FILES)
 	$(BIN)/mypy
-	$(BIN)/python -m mypy.stubtest gdm._core
+	$(BIN)/python -m mypy.stubtest gdm._core gdm.bench._limit
 
 format: $(VENV)/lint.installed  ## format everything
 	$(BIN)/ruff format .

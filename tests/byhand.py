@@ -11,9 +11,20 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-# The compilers that are asked for, and the other versions of them that are here.
-VERSIONS = [name for n in range(11, 25) for name in (f"gcc-{n}", f"clang-{n}") if shutil.which(name)]
-COMPILERS = ["gcc", "clang", *VERSIONS]
+
+
+def compilers() -> list[str]:
+    """GCC and Clang, and the other versions of them that are here."""
+    names = ["gcc", "clang"]
+    here = {os.path.realpath(path) for path in map(shutil.which, names) if path}
+    for name in [f"{name}-{version}" for version in range(11, 25) for name in names]:
+        path = shutil.which(name)
+        if path and os.path.realpath(path) not in here:
+            names.append(name)
+    return names
+
+
+COMPILERS = compilers()
 
 
 def lines() -> str:
