@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import os
-import platform
 import shutil
 import subprocess
 from pathlib import Path
@@ -12,19 +11,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import byhand
 import gdm
 from cheader import ARGS, HEADER, STATUS, args
 from support import RULES
 
 ROOT = Path(__file__).parent.parent
 BITS = ROOT / "tests/c/bits.c"
-# All but the table of the functions, whose rows are made when the package is built.
-SOURCES = [path for path in (ROOT / "csrc").glob("*.c") if path.name != "table.c"]
+SOURCES = [*(ROOT / "csrc").glob("*.c"), *(ROOT / "csrc/isa").glob("*.c")]
 EXACT = ["-ffp-contract=off", "-fno-math-errno"]
 STRICT = ["-Wall", "-Wextra", "-Wpedantic", "-Werror"]
-X86 = {"avx2": ["-mavx2"], "avx512": ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl"]}
-ARCHITECTURE = {"x86_64": ["baseline", *X86], "aarch64": ["baseline", "neon"]}.get(platform.machine(), ["baseline"])
-
 MomentumArgs = ARGS["momentum"]
 
 
@@ -34,18 +30,14 @@ class Newer(MomentumArgs):
     _fields_ = (("future", ctypes.c_double),)
 
 
-@pytest.fixture(scope="module", params=["gcc", "clang"])
+@pytest.fixture(scope="module", params=byhand.COMPILERS)
 def library(request, tmp_path_factory):
     """A shared library of the C files, compiled warning-free."""
     if not shutil.which(request.param):
         pytest.skip(f"NOT TESTED: the core under {request.param}, which is not here")
     out = tmp_path_factory.mktemp(request.param)
-    flags = ["-std=c11", "-O2", "-fPIC", *EXACT, *STRICT, "-I", gdm.get_include()]
-    objects = []
-    for source in [*SOURCES, *(ROOT / f"csrc/isa/{isa}.c" for isa in ARCHITECTURE)]:
-        objects.append(out / f"{source.stem}.o")
-        subprocess.run([request.param, *flags, *X86.get(source.stem, []), "-c", source, "-o", objects[-1]], check=True)
-    subprocess.run([request.param, "-shared", "-pthread", *objects, "-o", out / "libgdm.so"], check=True)
+    flags = ["-std=c11", "-O2", "-fPIC", *EXACT, *STRICT, "-I", ROOT / "include"]
+    subprocess.run([request.param, *flags, "-shared", "-pthread", *SOURCES, "-o", out / "libgdm.so"], check=True)
     lib = ctypes.CDLL(str(out / "libgdm.so"))
     for name in ("gdm_strerror", "gdm_version", "gdm_isa", "gdm_available_isa"):
         getattr(lib, name).restype = ctypes.c_char_p
@@ -226,6 +218,33 @@ def test_queries(library):
         assert library.gdm_isa().decode() == isa
 
 
+def bits_program(compiler, library, folder):
+    """tests/c/bits.c with this static library."""
+    flags = ["-std=c11", "-O2", *EXACT, *STRICT, "-I", ROOT / "include", "-pthread"]
+    subprocess.run([compiler, *flags, BITS, library, "-lm", "-o", folder / "bits"], check=True)
+    return folder / "bits"
+
+
+@pytest.fixture(scope="module")
+def installed_bits(tmp_path_factory):
+    """What the installed library computes, on the best instruction set."""
+    library = Path(gdm.get_include()).parent / "lib/libgdm.a"
+    updates, found = bits_of(bits_program("cc", library, tmp_path_factory.mktemp("bits")), isa=gdm.available_isas()[0])
+    assert int(updates) > 100_000
+    return [updates, found]
+
+
+@pytest.mark.parametrize("compiler", byhand.COMPILERS)
+def test_compiled_by_hand(compiler, installed_bits, tmp_path):
+    """The documented lines: the library has the bits of the installed one, which test_kernels.py compares with the
+    reference, on every instruction set; and the documented example runs."""
+    folder = byhand.build(compiler, tmp_path)
+    assert "param" in subprocess.run([folder / "fit"], capture_output=True, text=True, check=True).stdout
+    program = bits_program(compiler, folder / "libgdm.a", tmp_path)
+    for isa in gdm.available_isas():
+        assert bits_of(program, isa=isa) == installed_bits
+
+
 CROSS, QEMU = "aarch64-linux-gnu-gcc", "qemu-aarch64"
 
 
@@ -238,7 +257,6 @@ def arm_program(tmp_path_factory):
             "(Debian: gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user)"
         )
     program = tmp_path_factory.mktemp("arm") / "bits"
-    sources = [*SOURCES, ROOT / "csrc/isa/baseline.c", ROOT / "csrc/isa/neon.c", BITS]
     flags = [
         "-std=c11",
         "-O3",
@@ -246,11 +264,11 @@ def arm_program(tmp_path_factory):
         "-fno-math-errno",
         *STRICT,
         "-I",
-        gdm.get_include(),
+        ROOT / "include",
         "-static",
         "-pthread",
     ]
-    subprocess.run([CROSS, *flags, *sources, "-o", program], check=True)
+    subprocess.run([CROSS, *flags, *SOURCES, BITS, "-o", program], check=True)
     return program
 
 
@@ -267,7 +285,7 @@ def bits_of(*command, isa: str) -> list[str]:
 def test_the_same_bits_on_every_machine(library, arm_program, tmp_path):
     """Every rule and option, over all small sizes: on aarch64 what they are here, on every instruction set."""
     here = tmp_path / "bits"
-    flags = ["-std=c11", "-O2", *EXACT, *STRICT, "-I", gdm.get_include()]
+    flags = ["-std=c11", "-O2", *EXACT, *STRICT, "-I", ROOT / "include"]
     subprocess.run(["gcc", *flags, BITS, library._name, "-o", here], check=True)
     updates, expected = bits_of(QEMU, arm_program, isa="neon")
     assert int(updates) > 100_000
@@ -291,7 +309,7 @@ def test_header_stands_alone(compiler, language, tmp_path):
     source.write_text("#include <gdm/gdm.h>\nint main(void) { return GDM_OK; }\n")
     kind = "c++" if "++" in language else "c"
     subprocess.run(
-        [compiler, "-x", kind, f"-std={language}", *STRICT, "-I", gdm.get_include(), "-fsyntax-only", source],
+        [compiler, "-x", kind, f"-std={language}", *STRICT, "-I", ROOT / "include", "-fsyntax-only", source],
         check=True,
     )
 

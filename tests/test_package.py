@@ -28,8 +28,13 @@ def test_contents():
     modules = {str(f.relative_to(ROOT / "src/gdm")) for f in (ROOT / "src/gdm").rglob("*.py")}
     assert modules <= package
     assert {"__init__.pxd", "_core.pyi", "py.typed", "include/gdm/gdm.h", "lib/libgdm.a"} <= package
-    assert any(re.fullmatch(r"_core\..*(so|pyd|dylib)", name) for name in package)
-    assert not [name for name in package if PurePath(name).suffix in (".pyx", ".c", ".inc", ".def", ".o")]
+    for module in ("_core", "bench/_limit"):
+        assert any(re.fullmatch(rf"{module}\..*(so|pyd|dylib)", name) for name in package)
+    assert not [
+        name
+        for name in package
+        if re.search(r"(?<!^include/gdm/gdm)(?<!^include/gdm/import)\.h$|\.(pyx|c|inc|def|o)$", name)
+    ]
 
 
 def test_dependencies():

@@ -129,9 +129,6 @@ cdef extern from "plan.h" nogil:
 cdef extern from "pool.h" nogil:
     unsigned gdm_generation()
 
-cdef extern from "limit.h" nogil:
-    bint gdm_limit(size_t variant, char **buffers, size_t count, size_t bytes)
-
 cdef extern from *:
     """
     #ifdef __clang__
@@ -874,24 +871,3 @@ def functions():
         table.functions[i].name.decode(): (<size_t>table.functions[i].address, table.functions[i].signature.decode())
         for i in range(table.count)
     }
-
-
-def move_bytes(size_t variant, *arrays):
-    """Moves the bytes of an update of these arrays (param, states..., grad), and computes nothing. For benchmarks.
-
-    Returns whether there is such a variant. The arrays, NumPy's, of one size in bytes, hold nonsense afterwards.
-    """
-    cdef char *buffers[MAX_BUFFERS]
-    cdef size_t i, bytes, count = len(arrays)
-    cdef bint done
-    if not 2 <= count <= MAX_BUFFERS:
-        raise ValueError("arrays must be as many as an update has")
-    for i in range(count):
-        x, first = arrays[i], arrays[0]
-        if not (is_usable(<PyObject *>x, WRITABLE) and is_like(<PyObject *>x, <PyObject *>first)):
-            raise ValueError("arrays must be floats, writable, contiguous, and all alike")
-        buffers[i] = <char *>data(<PyObject *>x)
-    bytes = arrays[0].nbytes
-    with nogil:
-        done = gdm_limit(variant, buffers, count, bytes)
-    return done
