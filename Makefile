@@ -3,13 +3,16 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 # All that goes into the installed package: a change here installs it again.
-SOURCES := pyproject.toml CMakeLists.txt README.md $(shell find src csrc cmake -type f -not -name '*.pyc' 2>/dev/null)
-C_FILES := $(shell find csrc tests bench -name '*.[ch]' -o -name '*.inc' -o -name '*.def')
+SOURCES := pyproject.toml CMakeLists.txt README.md $(shell find src csrc include cmake -type f -not -name '*.pyc' 2>/dev/null)
+C_FILES := $(shell find csrc include src tests bench -name '*.[ch]' -o -name '*.inc' -o -name '*.def')
 
-.PHONY: help demo test test-embed test-torch test-pythons lint format bench clean
+.PHONY: help generate demo test test-embed test-torch test-pythons lint format bench clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+generate:  ## write what follows from the table of rules: csrc/rules.def
+	$(PYTHON) tools/generate.py
 
 demo: $(VENV)/demo.installed  ## train on real data, compare with NumPy, draw out/*.png
 	$(BIN)/python -m gdm demo --out out
@@ -33,7 +36,7 @@ lint: $(VENV)/lint.installed  ## formatting, lint, types, stubs; nothing is chan
 	$(BIN)/ruff check .
 	$(BIN)/clang-format --dry-run --Werror $(C_FILES)
 	$(BIN)/mypy
-	$(BIN)/python -m mypy.stubtest gdm._core gdm.schedules._formulas
+	$(BIN)/python -m mypy.stubtest gdm._core gdm.bench._limit gdm.schedules._formulas
 
 format: $(VENV)/lint.installed  ## format everything
 	$(BIN)/ruff format .

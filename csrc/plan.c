@@ -114,6 +114,7 @@ gdm_status gdm_plan_add_group(gdm_plan *plan, gdm_rule rule, const void *args, s
     if (!status) status = gdm_check(added.rule, F64, &added.args, &added.choice);
     if (!status) status = make_room(&plan->groups, &plan->group_room, plan->group_count + 1, sizeof *plan->groups);
     if (status) return status;
+    added.changes = gdm_rules[rule].step || gdm_rules[rule].scalars;
     gdm_rules[rule].begin(added.scalars);
     *group = plan->group_count;
     plan->groups[plan->group_count++] = added;
@@ -274,7 +275,7 @@ gdm_status gdm_plan_add(gdm_plan *plan, const gdm_entry_args *args, size_t *inde
     plan->entries[plan->count] = entry;
     plan->details[plan->count++] = details;
     plan->elements += own.n;
-    plan->changed = plan->unbegun = 1;
+    plan->changed = 1;
     return GDM_OK;
 }
 
@@ -352,21 +353,20 @@ gdm_status gdm_plan_set_progress(gdm_plan *plan, size_t index, uint64_t steps, c
     if (rule->scalars) memcpy(plan->details[index].scalars, scalars, rule->scalars * sizeof *scalars);
     plan->details[index].lag = group->steps - steps;
     plan->entries[index].own |= OWN_PROGRESS;
-    plan->entries[index].begun = steps > 0;
-    plan->own_progress = plan->unsettled = plan->unbegun = 1;
+    plan->own_progress = plan->unsettled = 1;
     return GDM_OK;
 }
 
 gdm_status gdm_plan_get_group_steps(const gdm_plan *plan, size_t group, uint64_t *steps) {
     if (!plan) return GDM_ERR_NULL;
     if (group >= plan->group_count) return GDM_ERR_INDEX;
-    if (steps) *steps = plan->groups[group].walks;
+    if (steps) *steps = plan->groups[group].steps + plan->groups[group].absent_steps;
     return GDM_OK;
 }
 
 gdm_status gdm_plan_set_group_steps(gdm_plan *plan, size_t group, uint64_t steps) {
     gdm_status status = start_call(plan);
     if (!status) status = find(group, plan->group_count);
-    if (!status) plan->groups[group].walks = steps;
+    if (!status) plan->groups[group].absent_steps = steps - plan->groups[group].steps;
     return status;
 }

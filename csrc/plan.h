@@ -12,7 +12,6 @@ struct entry {
     uint32_t group;
     uint8_t dtype; /* an enum dtype: the one it is computed in */
     uint8_t own;   /* bits OWN_...; 0: the group's constants are its constants */
-    uint8_t begun; /* its states have been through a step */
     uint8_t order; /* belongs to the caller: the memory order of its elements */
 };
 _Static_assert(sizeof(struct entry) <= CACHE_LINE, "an entry that a walk reads is one cache line");
@@ -34,9 +33,10 @@ struct group {
     struct prepared prepared; /* of the next step, unless `stale`: for its entries that have nothing of their own */
     double scalars[MAX_SCALARS], next_scalars[MAX_SCALARS];
     uint64_t steps;        /* that its entries without OWN_PROGRESS have made */
-    uint64_t walks;        /* steps of the plan since the group is there: what a schedule counts */
+    uint64_t absent_steps; /* steps of the plan in which none of them had a gradient, modulo 2^64 */
     struct choice choice;
     enum rule rule;
+    uint8_t changes;       /* its constants or scalars change from step to step */
     uint8_t stale;         /* prepared and next_scalars are to be worked out before the next step */
     uint8_t dtypes;        /* a bit for each compute dtype among its entries */
     uint8_t present;       /* used within a step: some entry has a gradient */
@@ -73,7 +73,6 @@ struct gdm_plan {
     uint8_t changed;      /* entries or buffers, since gdm_plan_arrange */
     uint8_t unsettled;    /* counts of steps have been set: groups and entries are to be compared before a step */
     uint8_t own_progress; /* some entry may have OWN_PROGRESS */
-    uint8_t unbegun;      /* the states of some entry may not have been through a step */
 };
 
 /* Finds what is written and cuts the work into pieces: to be called before gdm_plan_run when entries or states have been

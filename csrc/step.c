@@ -15,11 +15,11 @@ static void prepare(const struct group *group, union args *args, struct cache *c
     const struct rule_info *rule = &gdm_rules[group->rule];
     if (rule->step) *(uint64_t *)((char *)args + rule->step) = steps + 1;
     for (unsigned k = 0; k < rule->scalars; k++) *(double **)((char *)args + rule->scalar[k]) = &scalars[k];
-    prepared->variant = group->choice.variant;
+    prepared->variant = group->choice.variant | (steps ? 0 : group->choice.first);
     rule->compute(args, cache, &prepared->constants, next_scalars);
 }
 
-static void prepare_group(struct group *group) {
+static __attribute__((noinline)) void prepare_group(struct group *group) {
     prepare(group, &group->args, &group->cache, group->steps, group->scalars, &group->prepared, group->next_scalars);
     group->stale = 0;
 }
@@ -33,7 +33,7 @@ struct own {
     struct prepared prepared;
 };
 
-static const struct own *prepare_own(const gdm_plan *plan, size_t i, struct own *own) {
+static __attribute__((noinline)) const struct own *prepare_own(const gdm_plan *plan, size_t i, struct own *own) {
     const struct entry *entry = &plan->entries[i];
     const struct details *details = &plan->details[i];
     const struct group *group = &plan->groups[entry->group];
@@ -54,23 +54,24 @@ static const struct own *prepare_own(const gdm_plan *plan, size_t i, struct own 
 
 /* ---- the walk --------------------------------------------------------------------------------------------------- */
 
+/* Updates the elements of an entry from first up to, and without, last. The kernel runs on the buffers themselves, since
+ * every entry is direct; a pipeline of tiles would begin here. */
+static inline void update_range(const gdm_plan *plan, const struct group *groups, const struct isa *isa,
+                                const struct entry *entry, size_t first, size_t last, struct own *own) {
+    const struct group *group = &groups[entry->group];
+    const struct prepared *prepared = &group->prepared;
+    const size_t i = (size_t)(entry - plan->entries);
+    if (entry->own) prepared = &prepare_own(plan, i, own)->prepared;
+    const unsigned variant = prepared->variant | (entry->data[SCALE] ? HAS_LR_SCALE : 0);
+    run_range(isa->kernels[group->rule][entry->dtype][variant], entry->data, plan->details[i].dtypes, first, last,
+              &prepared->constants);
+}
+
 struct walk {
     const gdm_plan *plan;
     const struct isa *isa;
     atomic_int left_out; /* some entry has been */
 };
-
-/* Updates the elements of an entry from first up to, and without, last. The kernel runs on the buffers themselves, since
- * every entry is direct; a pipeline of tiles would begin here. */
-static inline void update_range(const struct walk *walk, size_t i, size_t first, size_t last, struct own *own) {
-    const struct entry *entry = &walk->plan->entries[i];
-    const struct group *group = &walk->plan->groups[entry->group];
-    const struct prepared *prepared = entry->own ? &prepare_own(walk->plan, i, own)->prepared : &group->prepared;
-    const unsigned variant = prepared->variant | (entry->data[SCALE] ? HAS_LR_SCALE : 0) |
-                             (entry->begun ? 0 : group->choice.first);
-    run_range(walk->isa->kernels[group->rule][entry->dtype][variant], entry->data, walk->plan->details[i].dtypes, first,
-              last, &prepared->constants);
-}
 
 static void update_piece(void *context, size_t piece) {
     struct walk *walk = context;
@@ -80,25 +81,41 @@ static void update_piece(void *context, size_t piece) {
     own.group = SIZE_MAX;
     size_t first = from->element;
     for (size_t i = from->entry; i <= to->entry && i < plan->count; i++, first = 0) {
-        const size_t last = i < to->entry ? plan->entries[i].n : to->element;
-        if (!plan->entries[i].data[GRAD])
+        const struct entry *entry = &plan->entries[i];
+        const size_t last = i < to->entry ? entry->n : to->element;
+        if (!entry->data[GRAD])
             atomic_store_explicit(&walk->left_out, 1, memory_order_relaxed);
         else if (first < last)
-            update_range(walk, i, first, last, &own);
+            update_range(plan, plan->groups, walk->isa, entry, first, last, &own);
     }
 }
 
-static void update_all(struct walk *walk) {
-    const gdm_plan *plan = walk->plan;
+/* Without other threads. Returns whether some entry has been left out. */
+static int update_all(const gdm_plan *plan, const struct isa *isa) {
+    const struct group *groups = plan->groups; /* in a register: kernels could change what plan points to */
     struct own own;
     int left_out = 0;
     own.group = SIZE_MAX;
-    for (size_t i = 0, count = plan->count; i < count; i++)
-        if (plan->entries[i].data[GRAD])
-            update_range(walk, i, 0, plan->entries[i].n, &own);
+    for (const struct entry *entry = plan->entries, *end = entry + plan->count; entry < end; entry++)
+        if (entry->data[GRAD])
+            update_range(plan, groups, isa, entry, 0, entry->n, &own);
         else
             left_out = 1;
-    atomic_store_explicit(&walk->left_out, left_out, memory_order_relaxed);
+    return left_out;
+}
+
+static unsigned threads_for(const gdm_plan *plan) {
+    if (plan->piece_count < 2) return 1;
+    return gdm_pool_threads_for(plan->bytes, plan->threads ? plan->threads : (unsigned)gdm_get_num_threads());
+}
+
+/* Walks all entries, on several threads where that pays. Returns whether some entry has been left out. */
+static int update(const gdm_plan *plan, const struct isa *isa) {
+    struct walk walk = {plan, isa, 0};
+    const unsigned threads = threads_for(plan);
+    if (threads < 2) return update_all(plan, isa);
+    gdm_pool_run(threads, plan->piece_count, update_piece, &walk);
+    return atomic_load_explicit(&walk.left_out, memory_order_relaxed);
 }
 
 /* ---- counting --------------------------------------------------------------------------------------------------- */
@@ -112,7 +129,7 @@ static void find_present_groups(gdm_plan *plan, int left_out) {
 }
 
 /* Counts for the entries that do not simply go with their group: those left out, and those with scalars of their own. */
-static void count_entries(gdm_plan *plan) {
+static __attribute__((noinline)) void count_entries(gdm_plan *plan) {
     struct own own;
     own.group = SIZE_MAX;
     for (size_t i = 0; i < plan->count; i++) {
@@ -132,31 +149,27 @@ static void count_entries(gdm_plan *plan) {
     }
 }
 
-/* Notes that the states of the entries that made this step have begun. A rule without states begins none. */
-static void begin_states(gdm_plan *plan, int left_out) {
-    for (struct entry *entry = plan->entries, *end = entry + plan->count; entry < end; entry++)
-        if (entry->data[GRAD]) entry->begun |= gdm_rules[plan->groups[entry->group].rule].states > 0;
-    plan->unbegun = left_out != 0;
-}
-
+/* A step of one small entry takes some 15 ns: what is looked up here shows. */
 static void count_step(gdm_plan *plan, int left_out) {
-    if (plan->unbegun) begin_states(plan, left_out);
     if (left_out || plan->own_progress) {
         find_present_groups(plan, left_out);
         count_entries(plan);
     }
     for (struct group *group = plan->groups, *end = group + plan->group_count; group < end; group++) {
-        group->walks++;
-        if (left_out && !group->present) continue;
-        group->stale = group->stale || gdm_rules[group->rule].step;
+        if (left_out && !group->present) {
+            group->absent_steps++;
+            continue;
+        }
         group->steps++;
+        if (!group->changes && group->steps > 1) continue;
+        group->stale = 1; /* behind the first step another kernel may follow */
         memcpy(group->scalars, group->next_scalars, sizeof group->scalars);
     }
 }
 
 /* After counts of steps have been set: a group goes with those of its entries that have made the most steps, so that as
  * few as possible have a progress of their own. */
-static void settle(gdm_plan *plan) {
+static __attribute__((noinline)) void settle(gdm_plan *plan) {
     struct details *details = plan->details;
     for (size_t g = 0; g < plan->group_count; g++) plan->groups[g].present = 0;
     for (size_t i = 0; i < plan->count; i++) { /* for now lag is the entry's own steps */
@@ -169,6 +182,7 @@ static void settle(gdm_plan *plan) {
         struct group *group = &plan->groups[plan->entries[i].group];
         if (group->present && group->steps >= details[i].lag) continue;
         group->present = 1;
+        group->absent_steps += group->steps - details[i].lag;
         group->steps = details[i].lag;
         memcpy(group->scalars, details[i].scalars, sizeof group->scalars);
         group->stale = 1;
@@ -189,20 +203,14 @@ static void settle(gdm_plan *plan) {
 /* ---- the step --------------------------------------------------------------------------------------------------- */
 
 gdm_status gdm_plan_run(gdm_plan *plan) {
-    struct walk walk = {plan, gdm_active_isa(), 0};
-    if (!walk.isa) return GDM_ERR_ISA;
+    const struct isa *isa = gdm_active_isa();
+    if (!isa) return GDM_ERR_ISA;
     const fp_mode found = set_default_fp_mode();
     if (plan->unsettled) settle(plan);
     for (struct group *group = plan->groups, *end = group + plan->group_count; group < end; group++)
         if (group->stale) prepare_group(group);
-    unsigned threads = 1;
-    if (plan->piece_count > 1)
-        threads = gdm_pool_threads_for(plan->bytes, plan->threads ? plan->threads : (unsigned)gdm_get_num_threads());
-    if (threads > 1)
-        gdm_pool_run(threads, plan->piece_count, update_piece, &walk);
-    else
-        update_all(&walk);
-    count_step(plan, atomic_load_explicit(&walk.left_out, memory_order_relaxed));
+    const int left_out = update(plan, isa);
+    count_step(plan, left_out);
     restore_fp_mode(found);
     return GDM_OK;
 }

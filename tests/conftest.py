@@ -20,6 +20,7 @@ import gdm  # noqa: E402
 if WITHOUT_CORE:
     warnings.simplefilter("error")
 
+from byhand import COMPILERS  # noqa: E402
 from clibrary import compiled  # noqa: E402
 from support import ISAS  # noqa: E402
 
@@ -54,7 +55,7 @@ def compile_once(tmp_path_factory):
     return functools.cache(lambda compiler: compiled(compiler, tmp_path_factory.mktemp(compiler)))
 
 
-@pytest.fixture(scope="module", params=["gcc", "clang"])
+@pytest.fixture(scope="module", params=COMPILERS)
 def library(request, compile_once):
     """The C core, compiled by hand."""
     if not shutil.which(request.param):

@@ -72,6 +72,18 @@ def test_the_limit_moves_every_byte(monkeypatch):
         peers.enter([(100_003,)], [peers.Limit])
 
 
+def test_the_limit_refuses_what_it_cannot_move():
+    from gdm.bench._limit import move_bytes
+
+    x = np.zeros(8)
+    assert move_bytes(0, x, x.copy())
+    for arrays in ([x], [x] * 9, [x, np.zeros(9)], [x, np.zeros(16)[::2]]):
+        with pytest.raises(ValueError, match="arrays"):
+            move_bytes(0, *arrays)
+    with pytest.raises(TypeError):
+        move_bytes(0, x, memoryview(bytearray(64)))
+
+
 def test_missing_peers_are_named():
     class Absent(peers.Peer):
         name = "absent"

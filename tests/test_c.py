@@ -6,10 +6,12 @@ import ctypes
 import os
 import shutil
 import subprocess
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+import byhand
 import gdm
 from cheader import ARGS, HEADER, STATUS, args
 from clibrary import EXACT, ROOT, SOURCES, STRICT
@@ -198,6 +200,33 @@ def test_queries(library):
         assert library.gdm_isa().decode() == isa
 
 
+def bits_program(compiler, library, folder):
+    """tests/c/bits.c with this static library."""
+    flags = ["-std=c11", "-O2", *EXACT, *STRICT, "-I", ROOT / "include", "-pthread"]
+    subprocess.run([compiler, *flags, BITS, library, "-lm", "-o", folder / "bits"], check=True)
+    return folder / "bits"
+
+
+@pytest.fixture(scope="module")
+def installed_bits(tmp_path_factory):
+    """What the installed library computes, on the best instruction set."""
+    library = Path(gdm.get_include()).parent / "lib/libgdm.a"
+    updates, found = bits_of(bits_program("cc", library, tmp_path_factory.mktemp("bits")), isa=gdm.available_isas()[0])
+    assert int(updates) > 100_000
+    return [updates, found]
+
+
+@pytest.mark.parametrize("compiler", byhand.COMPILERS)
+def test_compiled_by_hand(compiler, installed_bits, tmp_path):
+    """The documented lines: the library has the bits of the installed one, which test_kernels.py compares with the
+    reference, on every instruction set; and the documented example runs."""
+    folder = byhand.build(compiler, tmp_path)
+    assert "param" in subprocess.run([folder / "fit"], capture_output=True, text=True, check=True).stdout
+    program = bits_program(compiler, folder / "libgdm.a", tmp_path)
+    for isa in gdm.available_isas():
+        assert bits_of(program, isa=isa) == installed_bits
+
+
 CROSS, QEMU = "aarch64-linux-gnu-gcc", "qemu-aarch64"
 
 
@@ -210,7 +239,6 @@ def arm_program(tmp_path_factory):
             "(Debian: gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user)"
         )
     program = tmp_path_factory.mktemp("arm") / "bits"
-    sources = [*SOURCES, ROOT / "csrc/isa/baseline.c", ROOT / "csrc/isa/neon.c", BITS]
     flags = [
         "-std=c11",
         "-O3",
@@ -218,11 +246,11 @@ def arm_program(tmp_path_factory):
         "-fno-math-errno",
         *STRICT,
         "-I",
-        gdm.get_include(),
+        ROOT / "include",
         "-static",
         "-pthread",
     ]
-    subprocess.run([CROSS, *flags, *sources, "-o", program], check=True)
+    subprocess.run([CROSS, *flags, *SOURCES, BITS, "-o", program], check=True)
     return program
 
 
@@ -239,7 +267,7 @@ def bits_of(*command, isa: str) -> list[str]:
 def test_the_same_bits_on_every_machine(library, arm_program, tmp_path):
     """Every rule and option, over all small sizes: on aarch64 what they are here, on every instruction set."""
     here = tmp_path / "bits"
-    flags = ["-std=c11", "-O2", *EXACT, *STRICT, "-I", gdm.get_include()]
+    flags = ["-std=c11", "-O2", *EXACT, *STRICT, "-I", ROOT / "include"]
     subprocess.run(["gcc", *flags, BITS, library._name, "-o", here], check=True)
     updates, expected = bits_of(QEMU, arm_program, isa="neon")
     assert int(updates) > 100_000
@@ -263,7 +291,7 @@ def test_header_stands_alone(compiler, language, tmp_path):
     source.write_text("#include <gdm/gdm.h>\nint main(void) { return GDM_OK; }\n")
     kind = "c++" if "++" in language else "c"
     subprocess.run(
-        [compiler, "-x", kind, f"-std={language}", *STRICT, "-I", gdm.get_include(), "-fsyntax-only", source],
+        [compiler, "-x", kind, f"-std={language}", *STRICT, "-I", ROOT / "include", "-fsyntax-only", source],
         check=True,
     )
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+import byhand
 import gdm
 from support import RULES
 
@@ -30,13 +31,15 @@ def loops(code: str) -> list[str]:
     return found
 
 
-@pytest.fixture(scope="module")
-def objects(tmp_path_factory):
-    """The object files of the installed library."""
+@pytest.fixture(scope="module", params=["installed", *byhand.COMPILERS])
+def objects(request, tmp_path_factory):
+    """The object files of the installed library; and of one compiled by hand, with each compiler."""
     if platform.machine() != "x86_64" or not (shutil.which("ar") and shutil.which("objdump")):
         pytest.skip("NOT TESTED: whether the kernels are vectorised; needs an x86-64, ar and objdump")
     folder = tmp_path_factory.mktemp("objects")
     library = Path(gdm.get_include()).parent / "lib/libgdm.a"
+    if request.param != "installed":
+        library = byhand.build(request.param, tmp_path_factory.mktemp("library")) / "libgdm.a"
     subprocess.run(["ar", "x", library], cwd=folder, check=True)
     return {file.name.split(".")[0]: file for file in folder.iterdir()}
 

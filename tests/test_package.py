@@ -28,9 +28,11 @@ def test_contents():
     modules = {str(f.relative_to(ROOT / "src/gdm")) for f in (ROOT / "src/gdm").rglob("*.py")}
     assert modules <= package
     assert {"__init__.pxd", "_core.pyi", "py.typed", "include/gdm/gdm.h", "lib/libgdm.a"} <= package
-    for module in ("_core", "schedules/_formulas"):
+    for module in ("_core", "bench/_limit", "schedules/_formulas"):
         assert any(re.fullmatch(module + r"\..*(so|pyd|dylib)", name) for name in package)
-    assert not [name for name in package if PurePath(name).suffix in (".pyx", ".c", ".inc", ".def", ".o")]
+    headers = {"include/gdm/gdm.h", "include/gdm/import.h"}
+    assert {name for name in package if PurePath(name).suffix == ".h"} == headers
+    assert not [name for name in package if PurePath(name).suffix in (".pyx", ".pxi", ".c", ".inc", ".def", ".o")]
 
 
 def test_dependencies():

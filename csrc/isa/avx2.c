@@ -1,2 +1,17 @@
+/* AVX2: vectors of 256 bits. Empty on other architectures. */
+#include "../core.h" /* before the target: what it includes is for every machine */
+
+#if defined __x86_64__
+#if defined __clang__
+#pragma clang attribute push(__attribute__((target("arch=x86-64,tune=x86-64,avx2"))), apply_to = function)
+#else
+#pragma GCC target("arch=x86-64,tune=generic,avx2")
+#endif
+
 #define ISA avx2
 #include "../instantiate.inc"
+
+#if defined __clang__
+#pragma clang attribute pop
+#endif
+#endif

@@ -1,2 +1,22 @@
+/* AVX-512: vectors of 512 bits. Empty on other architectures.
+ *
+ * The kernels only load, compute and store, in long runs, which is what wide vectors are good for. GCC uses 256 bits
+ * unless told; Clang does so only when it tunes for certain CPUs.
+ */
+#include "../core.h" /* before the target: what it includes is for every machine */
+
+#if defined __x86_64__
+#if defined __clang__
+#pragma clang attribute push(__attribute__((target("arch=x86-64,tune=x86-64,avx512f,avx512bw,avx512dq,avx512vl"))),    \
+                             apply_to = function)
+#else
+#pragma GCC target("arch=x86-64,tune=generic,avx512f,avx512bw,avx512dq,avx512vl,prefer-vector-width=512")
+#endif
+
 #define ISA avx512
 #include "../instantiate.inc"
+
+#if defined __clang__
+#pragma clang attribute pop
+#endif
+#endif

@@ -77,12 +77,12 @@ static void set(union args *args, const struct option_info *option, int on, unsi
     case factors: *(const void **)field = on ? floats[SCALE] : NULL; break;
     case count: *(uint64_t *)field = nth; break;
     case betas: memcpy(field, (double[2]){0.9, 0.99}, 2 * sizeof(double)); break;
-    case product: *(double **)field = &momenta, momenta = 0.5; break;
+    case scalar: *(double **)field = &momenta, momenta = 0.5; break;
     }
 }
 
 static int may_be_off(enum kind kind) {
-    return kind != count && kind != betas && kind != product;
+    return kind != count && kind != betas && kind != scalar;
 }
 
 /* Combinations that are refused are passed over. */

@@ -95,6 +95,7 @@ cdef extern from "plan.h" nogil:
         state_info *state
         const option_info *options  # and the scalars
         size_t args_size
+        size_t step  # 0 for a rule that does not read the number of the step
         void begin(double *scalars)
         status check(const any_args *args, int dtype, choice *out)
     const rule_info gdm_rules[]
@@ -116,11 +117,9 @@ cdef extern from "plan.h" nogil:
         size_t n
         uint32_t group
         uint8_t dtype
-        uint8_t begun
         uint8_t order
     struct group:
         int rule
-        uint64_t walks
         any_args args
     ctypedef struct plan "gdm_plan":
         group *groups
@@ -145,6 +144,7 @@ cdef extern from "plan.h" nogil:
     status gdm_plan_add(plan *plan, const entry_args *args, size_t *entry)
     status gdm_plan_get_progress(const plan *plan, size_t entry, uint64_t *steps, double *scalars)
     status gdm_plan_set_progress(plan *plan, size_t entry, uint64_t steps, const double *scalars)
+    status gdm_plan_get_group_steps(const plan *plan, size_t group, uint64_t *steps)
     status gdm_plan_set_group_steps(plan *plan, size_t group, uint64_t steps)
     status gdm_plan_arrange(plan *plan)
     bint gdm_plan_overlaps(const plan *plan, const void *start, size_t bytes)

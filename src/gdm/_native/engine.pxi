@@ -19,6 +19,7 @@ cdef class Engine:
     cdef list bound  # the gradients that are bound, or None
     cdef void **bound_places  # where they were then
     cdef bint is_one_array, is_sequence
+    cdef object started_from  # the Progress that the plan's counts go on from: see plan_steps
 
     def __cinit__(self, specification, *, bint is_one_array, bint is_sequence):
         cdef any_args args
@@ -32,6 +33,7 @@ cdef class Engine:
         cdef list all_states = specification.states, lr_scales = specification.lr_scales
         cdef list lr_factors = specification.lr_factors
         progress = specification.progress
+        self.started_from = progress
         memset(&e, 0, sizeof(e))
         e.size = sizeof(e)
         cdef list steps = progress.steps, all_scalars = progress.scalars, begun = progress.begun
@@ -73,11 +75,10 @@ cdef class Engine:
                 its_scalars = all_scalars[i]
                 for k in range(<size_t>len(its_scalars)):
                     scalars[k] = its_scalars[k]
-                status = gdm_plan_set_progress(self.plan, i, steps[i], scalars)
+                status = gdm_plan_set_progress(self.plan, i, self.plan_steps(e.group, steps[i], begun[i]), scalars)
             if status != OK:
                 refuse(status)
             self.plan.entries[i].order = <uint8_t>(PyArray_FLAGS(<PyArrayObject *>x) & CONTIGUOUS)
-            self.plan.entries[i].begun = bool(begun[i])
         status = gdm_plan_arrange(self.plan)
         if status != OK:
             refuse(status)
@@ -89,21 +90,38 @@ cdef class Engine:
         gdm_plan_destroy(self.plan)
         PyMem_Free(self.bound_places)
 
+    cdef uint64_t plan_steps(self, size_t group, uint64_t steps, bint begun) noexcept:
+        """The count of steps that the plan is given for a parameter.
+
+        In the plan, an entry's first step is the one at count 0. A parameter's states may begin later than that: when
+        momentum is switched on after some steps. Or earlier: PyTorch does not count the steps of its SGD. The count means
+        nothing else to a rule that does not read the number of the step, so the plan's may differ from ours.
+        """
+        if gdm_rules[self.plan.groups[group].rule].step or begun == (steps > 0):
+            return steps
+        return 1 if begun else 0
+
+    cdef uint64_t group_steps(self, size_t index) noexcept:
+        cdef uint64_t n = 0
+        gdm_plan_get_group_steps(self.plan, index, &n)
+        return n
+
     cdef object progress(self):
         cdef size_t i, k
-        cdef uint64_t n
+        cdef uint64_t n, before
         cdef double scalars[MAX_SCALARS]
-        cdef entry *e
+        cdef const rule_info *rule
         cdef list steps = [], all_scalars = [], begun = []
-        cdef unsigned count
+        cdef list old_steps = self.started_from.steps, old_begun = self.started_from.begun
+        cdef bint was_begun
         for i in range(self.plan.count):
             gdm_plan_get_progress(self.plan, i, &n, scalars)
-            e = &self.plan.entries[i]
-            count = gdm_rules[self.plan.groups[e.group].rule].scalars
-            steps.append(n)
-            all_scalars.append(tuple([scalars[k] for k in range(count)]) if count else ())
-            begun.append(bool(e.begun))
-        return Progress([self.plan.groups[i].walks for i in range(self.plan.group_count)], steps, all_scalars, begun)
+            before, was_begun = old_steps[i], old_begun[i]
+            rule = &gdm_rules[self.plan.groups[self.plan.entries[i].group].rule]
+            steps.append(before + (n - self.plan_steps(self.plan.entries[i].group, before, was_begun)))
+            all_scalars.append(tuple([scalars[k] for k in range(rule.scalars)]) if rule.scalars else ())
+            begun.append(bool(n) if rule.states else was_begun)
+        return Progress([self.group_steps(i) for i in range(self.plan.group_count)], steps, all_scalars, begun)
 
     cdef int set_progress(self, progress) except -1:
         """Takes over the progress that a step on the NumPy rules has made."""
@@ -114,8 +132,9 @@ cdef class Engine:
             its_scalars = progress.scalars[i]
             for k in range(<size_t>len(its_scalars)):
                 scalars[k] = its_scalars[k]
-            gdm_plan_set_progress(self.plan, i, progress.steps[i], scalars)
-            self.plan.entries[i].begun = bool(progress.begun[i])
+            gdm_plan_set_progress(
+                self.plan, i, self.plan_steps(self.plan.entries[i].group, progress.steps[i], progress.begun[i]), scalars)
+        self.started_from = progress
         for i in range(self.plan.group_count):
             gdm_plan_set_group_steps(self.plan, i, progress.group_steps[i])
         return 0

@@ -1,7 +1,8 @@
 # The base class of optimizers: the lock, the step, and the one place where a change is put in place.
 
 cdef enum:
-    BLOCK = 512  # so many learning rates are asked of a built-in schedule at a time
+    FIRST_BLOCK = 32  # so many learning rates are asked of a built-in schedule at first,
+    BLOCK = 512  # and so many at a time later
 
 
 cdef class _Schedule:
@@ -175,7 +176,7 @@ cdef class OptimizerCore:
         self.require()
         if index >= self.engine.plan.group_count:
             raise RuntimeError("there is no such group")
-        return self.engine.plan.groups[index].walks
+        return self.engine.group_steps(index)
 
     @property
     def _threads(self):
@@ -268,10 +269,11 @@ cdef class OptimizerCore:
         cdef plan *plan = self.engine.plan
         cdef uint64_t step
         for schedule in self.schedules:
-            step = plan.groups[schedule.group].walks
+            step = self.engine.group_steps(schedule.group)
             if step < schedule.first or step - schedule.first >= schedule.count:
                 schedule.count = 0
-                block = self._scheduled_rates(schedule.group, schedule.function, step, BLOCK)
+                block = self._scheduled_rates(schedule.group, schedule.function, step,
+                                              FIRST_BLOCK if schedule.block is None else BLOCK)
                 if not is_usable(<PyObject *>block, READABLE) or PyArray_TYPE(<PyArrayObject *><PyObject *>block) != cnp.NPY_DOUBLE:
                     raise RuntimeError("a block of learning rates is not an array of float64")
                 schedule.block = block

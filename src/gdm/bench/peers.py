@@ -16,7 +16,6 @@ import numpy as np
 
 import gdm
 
-from .. import _backend
 from .._checks import Array
 from .timing import Contestant
 
@@ -136,21 +135,20 @@ class Limit(Peer):
     name = "limit"
 
     def prepare(self) -> None:
-        if _backend.native is None:
-            raise ImportError("gdm's compiled module does not load")
+        from ._limit import move_bytes
+
+        self.move_bytes = move_bytes
         self.states = [[np.zeros_like(p) for p in self.params] for _ in range(self.method.states)]
         self.rows = [self.params, *self.states, self.grads]
 
     def contestant(self, variant: int = 0) -> Contestant:
-        assert _backend.native is not None
         arrays = {f"x{k}": row for k, row in enumerate(self.rows)}
-        return for_each_array(f"move({variant}, {', '.join(arrays)})", arrays, move=_backend.native.move_bytes)
+        return for_each_array(f"move({variant}, {', '.join(arrays)})", arrays, move=self.move_bytes)
 
     def variants(self) -> list[Contestant]:
-        assert _backend.native is not None
         arrays = [row[0] for row in self.rows]
         found: list[Contestant] = []
-        while _backend.native.move_bytes(len(found), *arrays):
+        while self.move_bytes(len(found), *arrays):
             found.append(self.contestant(len(found)))
         return found
 

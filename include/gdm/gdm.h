@@ -1,0 +1,513 @@
+/* gdm: gradient descent with momentum, in place, over contiguous float buffers.
+ *
+ *     float param[3] = {1, 2, 3}, velocity[3] = {0}, grad[3] = {0.5f, 0.5f, 0.5f};
+ *     gdm_momentum_args args = GDM_MOMENTUM_DEFAULTS;
+ *     args.lr = 0.1;
+ *     gdm_status status = gdm_momentum_f32(param, velocity, grad, 3, &args);
+ *
+ * What holds for every update function
+ *   buffers    `n` contiguous elements each, aligned to their element type. No two may share memory, except that
+ *              buffers that are only read may. A state that the options do not use may be NULL, and is not touched.
+ *              States begin as zeros.
+ *   args       the options. Begin with the rule's GDM_<RULE>_DEFAULTS, then change what you want. The first field is
+ *              the size of the struct as the caller knows it, so that fields can be appended: a caller compiled against
+ *              an older header keeps working. A struct of zeros is not the default: flags, decays and pointers that
+ *              are 0 are off, but lr = 0 moves nothing, betas = {0, 0} keep no averages, and eps = 0 makes NaN of an
+ *              element whose gradient has always been 0. size = 0 and step = 0 are errors: where a rule has it, set
+ *              `step`.
+ *   result     GDM_OK, or a status that says what is wrong; then nothing has been written. n = 0 is fine and does
+ *              nothing (pointers may then be NULL).
+ *   numbers    every operation is rounded once, in the order the formula is written, with no fused multiply-add: the
+ *              same bits on every machine. Options and what is computed from them (1 - dampening, bias corrections)
+ *              are double, and rounded once to the element type. NaN, infinities and subnormals propagate as IEEE 754
+ *              says.
+ *   threads    may be called from any number of threads at once on different buffers, also before main(). Nothing is
+ *              allocated, but for the threads that share the work of large updates, at the first one.
+ *
+ * In the formulas p is the parameter and g the gradient after `maximize` (negated) and coupled decay
+ * (g + weight_decay * p). With lr_scale each element's learning rate is lr * lr_scale[i]; decoupled decay then keeps
+ * 1 - (lr * weight_decay) * lr_scale[i] of it.
+ */
+#ifndef GDM_GDM_H
+#define GDM_GDM_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* >>> version: written by tools/generate.py from src/gdm/__init__.py */
+#define GDM_VERSION "0.1.0"
+/* <<< version */
+
+/* Changes only when a caller compiled against an older header would no longer work. */
+#define GDM_ABI 1
+
+typedef enum gdm_status {
+    GDM_OK = 0,
+    GDM_ERR_NULL = 1,        /* a buffer that is needed, `args` or a plan is NULL */
+    GDM_ERR_STRUCT_SIZE = 2, /* args->size is 0 or too small, or names fields this library does not know */
+    GDM_ERR_LENGTH = 3,      /* n elements would not fit into the address space */
+    GDM_ERR_ALIGNMENT = 4,   /* a buffer is not aligned to its element type */
+    GDM_ERR_OVERLAP = 5,     /* a buffer that is written shares memory with another one */
+    GDM_ERR_ISA = 6,         /* an instruction set that is unknown, or that this machine cannot run */
+    GDM_ERR_MEMORY = 7,      /* an allocation failed */
+    GDM_ERR_THREADS = 8,     /* a number of threads that is not between 1 and GDM_MAX_THREADS */
+    GDM_ERR_INDEX = 9,       /* no such rule, reduction, group, entry or state */
+    GDM_ERR_IMPORT = 10,     /* gdm/import.h only: gdm_import() has not been called, or has failed */
+    GDM_ERR_DTYPE = 11,      /* no such dtype, or dtypes of one entry that are not supported together */
+    GDM_ERR_LR_FACTOR = 12,  /* lr_factor, or lr * lr_factor, is not finite in the compute dtype, or negative */
+    /* >>> statuses: written by tools/generate.py from csrc/rules.def */
+    GDM_ERR_LR = 16,             /* lr must be finite and not negative */
+    GDM_ERR_MOMENTUM = 17,       /* momentum must be in [0, 1) */
+    GDM_ERR_DAMPENING = 18,      /* dampening must be in [0, 1], and 0 with nesterov or the classic form */
+    GDM_ERR_WEIGHT_DECAY = 19,   /* weight_decay must be finite and not negative */
+    GDM_ERR_NESTEROV = 20,       /* nesterov needs momentum > 0 */
+    GDM_ERR_FORM = 21,           /* form must be GDM_FORM_TORCH or GDM_FORM_CLASSIC */
+    GDM_ERR_STEP = 22,           /* step must be at least 1 */
+    GDM_ERR_EPS = 23,            /* eps must be finite and not negative */
+    GDM_ERR_BETAS = 24,          /* betas must each be in [0, 1) */
+    GDM_ERR_ALPHA = 25,          /* alpha must be in [0, 1) */
+    GDM_ERR_LR_DECAY = 26,       /* lr_decay must be finite and not negative */
+    GDM_ERR_MOMENTUM_DECAY = 27, /* momentum_decay must be finite and not negative */
+    GDM_ERR_MU_PRODUCT = 28,     /* mu_product must point to a number in [0, 1] */
+    GDM_ERR_LR_SCALE = 29,       /* lr_scale must be given to a plan by gdm_plan_set_lr_scale */
+    /* <<< statuses */
+} gdm_status;
+
+/* One English sentence for a status; never NULL. */
+const char *gdm_strerror(gdm_status status);
+
+/* The version of the library that runs, as in GDM_VERSION. */
+const char *gdm_version(void);
+
+/* The GDM_ABI of the library that runs. */
+unsigned gdm_abi(void);
+
+typedef enum gdm_form { GDM_FORM_TORCH = 0, GDM_FORM_CLASSIC = 1 } gdm_form;
+
+/* >>> rules: written by tools/generate.py from csrc/rules.def */
+/* ---- Gradient descent ----------------------------------------------------------------------------------------------
+ *
+ *     p = p * (1 - lr * weight_decay)     only with decoupled_weight_decay
+ *     p = p - lr * g
+ *
+ * Source: A. Cauchy, "Méthode générale pour la résolution des systèmes d'équations simultanées", 1847.
+ */
+typedef struct gdm_sgd_args {
+    size_t size;                /* sizeof(gdm_sgd_args) */
+    double lr;                  /* the learning rate, >= 0 */
+    double weight_decay;        /* the weight decay, >= 0 */
+    int maximize;               /* walk up the gradient instead of down */
+    int decoupled_weight_decay; /* shrink the parameter itself, not through the gradient */
+    const void *lr_scale;       /* NULL, or n factors of the learning rate, of the element type; only read */
+} gdm_sgd_args;
+
+#define GDM_SGD_DEFAULTS {sizeof(gdm_sgd_args), 0.001, 0, 0, 0, NULL}
+
+gdm_status gdm_sgd_f32(float *param, const float *grad, size_t n, const gdm_sgd_args *args);
+gdm_status gdm_sgd_f64(double *param, const double *grad, size_t n, const gdm_sgd_args *args);
+
+/* ---- Momentum: heavy ball and Nesterov -----------------------------------------------------------------------------
+ *
+ * In torch's form lr scales the whole velocity, in the classic one what comes in.
+ *
+ *     p = p * (1 - lr * weight_decay)     only with decoupled_weight_decay
+ *
+ *     GDM_FORM_TORCH                                   GDM_FORM_CLASSIC
+ *     v = momentum * v + (1 - dampening) * g           v = momentum * v - lr * g
+ *     p = p - lr * v                                   p = p + v
+ *     p = p - lr * (g + momentum * v)  (nesterov)      p = p + (momentum * v - lr * g)  (nesterov)
+ *
+ * Sources: B. Polyak, "Some methods of speeding up the convergence of iteration methods", 1964; Y. Nesterov, "A method
+ * of solving a convex programming problem with convergence rate O(1/k^2)", 1983; both forms as in I. Sutskever et al.,
+ * "On the importance of initialization and momentum in deep learning", 2013, section 2.
+ */
+typedef struct gdm_momentum_args {
+    size_t size;                /* sizeof(gdm_momentum_args) */
+    double lr;                  /* the learning rate, >= 0 */
+    double momentum;            /* how much of the velocity is kept, in [0, 1) */
+    double dampening;           /* in [0, 1]; only in torch's form, without nesterov */
+    double weight_decay;        /* the weight decay, >= 0 */
+    int nesterov;               /* look ahead along the velocity; needs momentum > 0 */
+    int maximize;               /* walk up the gradient instead of down */
+    int decoupled_weight_decay; /* shrink the parameter itself, not through the gradient */
+    int form;                   /* a gdm_form */
+    const void *lr_scale;       /* NULL, or n factors of the learning rate, of the element type; only read */
+} gdm_momentum_args;
+
+#define GDM_MOMENTUM_DEFAULTS {sizeof(gdm_momentum_args), 0.001, 0.9, 0, 0, 0, 0, 0, GDM_FORM_TORCH, NULL}
+
+gdm_status gdm_momentum_f32(float *param, float *velocity, const float *grad, size_t n, const gdm_momentum_args *args);
+gdm_status gdm_momentum_f64(double *param, double *velocity, const double *grad, size_t n,
+                            const gdm_momentum_args *args);
+
+/* ---- Adagrad -------------------------------------------------------------------------------------------------------
+ *
+ *     s = s + g * g
+ *     p = p - lr / (1 + (step - 1) * lr_decay) * (g / (sqrt(s) + eps))
+ *
+ * Source: J. Duchi, E. Hazan, Y. Singer, "Adaptive subgradient methods for online learning and stochastic
+ * optimization", 2011; options as in torch.optim.Adagrad.
+ */
+typedef struct gdm_adagrad_args {
+    size_t size;          /* sizeof(gdm_adagrad_args) */
+    double lr;            /* the learning rate, >= 0 */
+    double lr_decay;      /* the learning rate's decay per step, >= 0 */
+    double eps;           /* added to the denominator, >= 0 */
+    double weight_decay;  /* the weight decay, >= 0 */
+    int maximize;         /* walk up the gradient instead of down */
+    uint64_t step;        /* the number of this step, from 1; a plan counts by itself */
+    const void *lr_scale; /* NULL, or n factors of the learning rate, of the element type; only read */
+} gdm_adagrad_args;
+
+#define GDM_ADAGRAD_DEFAULTS {sizeof(gdm_adagrad_args), 0.01, 0, 1e-10, 0, 0, 0, NULL}
+
+gdm_status gdm_adagrad_f32(float *param, float *state_sum, const float *grad, size_t n, const gdm_adagrad_args *args);
+gdm_status gdm_adagrad_f64(double *param, double *state_sum, const double *grad, size_t n,
+                           const gdm_adagrad_args *args);
+
+/* ---- RMSprop, plain, centered, and with momentum -------------------------------------------------------------------
+ *
+ *     s = alpha * s + (1 - alpha) * (g * g)
+ *     a = alpha * a + (1 - alpha) * g              only if centered; a is grad_avg
+ *     d = sqrt(s) + eps                            sqrt(s - a * a) + eps, if centered
+ *     p = p - lr * (g / d)
+ *
+ *     b = momentum * b + g / d                     instead, with momentum > 0; b is momentum_buffer
+ *     p = p - lr * b
+ *
+ * Sources: G. Hinton, "Neural networks for machine learning", lecture 6e, 2012; centered: A. Graves, "Generating
+ * sequences with recurrent neural networks", 2013; options as in torch.optim.RMSprop.
+ */
+typedef struct gdm_rmsprop_args {
+    size_t size;          /* sizeof(gdm_rmsprop_args) */
+    double lr;            /* the learning rate, >= 0 */
+    double alpha;         /* how much of the average is kept, in [0, 1) */
+    double eps;           /* added to the denominator, >= 0 */
+    double momentum;      /* how much of the velocity is kept, in [0, 1) */
+    double weight_decay;  /* the weight decay, >= 0 */
+    int centered;         /* subtract the gradient's mean; needs grad_avg */
+    int maximize;         /* walk up the gradient instead of down */
+    const void *lr_scale; /* NULL, or n factors of the learning rate, of the element type; only read */
+} gdm_rmsprop_args;
+
+#define GDM_RMSPROP_DEFAULTS {sizeof(gdm_rmsprop_args), 0.01, 0.99, 1e-8, 0, 0, 0, 0, NULL}
+
+gdm_status gdm_rmsprop_f32(float *param, float *square_avg, float *grad_avg, float *momentum_buffer, const float *grad,
+                           size_t n, const gdm_rmsprop_args *args);
+gdm_status gdm_rmsprop_f64(double *param, double *square_avg, double *grad_avg, double *momentum_buffer,
+                           const double *grad, size_t n, const gdm_rmsprop_args *args);
+
+/* ---- Adam; with decoupled_weight_decay AdamW; with amsgrad AMSGrad -------------------------------------------------
+ *
+ *     p = p * (1 - lr * weight_decay)              only with decoupled_weight_decay
+ *     m = beta1 * m + (1 - beta1) * g              m is exp_avg
+ *     v = beta2 * v + (1 - beta2) * (g * g)        v is exp_avg_sq
+ *     x = max(x, v)                                only with amsgrad; x is max_exp_avg_sq, and replaces v below
+ *     p = p - lr / (1 - beta1^step) * (m / (sqrt(v) / sqrt(1 - beta2^step) + eps))
+ *
+ * where 1 / sqrt(1 - beta2^step) is computed first, and multiplied with.
+ *
+ * Sources: D. Kingma, J. Ba, "Adam: a method for stochastic optimization", 2015; I. Loshchilov, F. Hutter, "Decoupled
+ * weight decay regularization", 2019; S. Reddi, S. Kale, S. Kumar, "On the convergence of Adam and beyond", 2018; eps
+ * stands where it does in torch.optim.Adam.
+ */
+typedef struct gdm_adam_args {
+    size_t size;                /* sizeof(gdm_adam_args) */
+    double lr;                  /* the learning rate, >= 0 */
+    double betas[2];            /* how much of each average is kept, each in [0, 1) */
+    double eps;                 /* added to the denominator, >= 0 */
+    double weight_decay;        /* the weight decay, >= 0 */
+    int amsgrad;                /* divide by the largest average so far; needs max_exp_avg_sq */
+    int maximize;               /* walk up the gradient instead of down */
+    int decoupled_weight_decay; /* shrink the parameter itself, not through the gradient */
+    uint64_t step;              /* the number of this step, from 1; a plan counts by itself */
+    const void *lr_scale;       /* NULL, or n factors of the learning rate, of the element type; only read */
+} gdm_adam_args;
+
+#define GDM_ADAM_DEFAULTS {sizeof(gdm_adam_args), 0.001, {0.9, 0.999}, 1e-8, 0, 0, 0, 0, 0, NULL}
+
+gdm_status gdm_adam_f32(float *param, float *exp_avg, float *exp_avg_sq, float *max_exp_avg_sq, const float *grad,
+                        size_t n, const gdm_adam_args *args);
+gdm_status gdm_adam_f64(double *param, double *exp_avg, double *exp_avg_sq, double *max_exp_avg_sq, const double *grad,
+                        size_t n, const gdm_adam_args *args);
+
+/* ---- NAdam: Adam with Nesterov's momentum --------------------------------------------------------------------------
+ *
+ *     mu   = beta1 * (1 - 0.96^(step * momentum_decay) / 2)            next is the same for step + 1
+ *     p    = p * (1 - lr * weight_decay)                               only with decoupled_weight_decay
+ *     m    = beta1 * m + (1 - beta1) * g                               m is exp_avg
+ *     v    = beta2 * v + (1 - beta2) * (g * g)                         v is exp_avg_sq
+ *     M    = M * mu                                                    M is mu_product
+ *     p    = p - lr * ((grad_factor * g + avg_factor * m) / (sqrt(v) / sqrt(1 - beta2^step) + eps))
+ *
+ * where grad_factor = (1 - mu) / (1 - M), avg_factor = next / (1 - M * next), and 1 / sqrt(1 - beta2^step) is computed
+ * first, and multiplied with.
+ *
+ * Source: T. Dozat, "Incorporating Nesterov momentum into Adam", 2016; options as in torch.optim.NAdam.
+ */
+typedef struct gdm_nadam_args {
+    size_t size;                /* sizeof(gdm_nadam_args) */
+    double lr;                  /* the learning rate, >= 0 */
+    double betas[2];            /* how much of each average is kept, each in [0, 1) */
+    double eps;                 /* added to the denominator, >= 0 */
+    double weight_decay;        /* the weight decay, >= 0 */
+    double momentum_decay;      /* how fast the momentum warms up, >= 0 */
+    int maximize;               /* walk up the gradient instead of down */
+    int decoupled_weight_decay; /* shrink the parameter itself, not through the gradient */
+    uint64_t step;              /* the number of this step, from 1; a plan counts by itself */
+    const void *lr_scale;       /* NULL, or n factors of the learning rate, of the element type; only read */
+    double *mu_product;         /* the product of the momenta so far, at first 1; replaced; a plan has its own */
+} gdm_nadam_args;
+
+#define GDM_NADAM_DEFAULTS {sizeof(gdm_nadam_args), 0.002, {0.9, 0.999}, 1e-8, 0, 0.004, 0, 0, 0, NULL, NULL}
+
+gdm_status gdm_nadam_f32(float *param, float *exp_avg, float *exp_avg_sq, const float *grad, size_t n,
+                         const gdm_nadam_args *args);
+gdm_status gdm_nadam_f64(double *param, double *exp_avg, double *exp_avg_sq, const double *grad, size_t n,
+                         const gdm_nadam_args *args);
+
+/* ---- Lion ----------------------------------------------------------------------------------------------------------
+ *
+ *     p = p * (1 - lr * weight_decay)              the decay is always decoupled
+ *     p = p - lr * sign(beta1 * m + (1 - beta1) * g)
+ *     m = beta2 * m + (1 - beta2) * g              m is exp_avg
+ *
+ * sign(x) is 1, -1, or x itself where x is 0 or NaN.
+ *
+ * Source: X. Chen et al., "Symbolic discovery of optimization algorithms", 2023.
+ */
+typedef struct gdm_lion_args {
+    size_t size;          /* sizeof(gdm_lion_args) */
+    double lr;            /* the learning rate, >= 0 */
+    double betas[2];      /* how much of each average is kept, each in [0, 1) */
+    double weight_decay;  /* the weight decay, >= 0 */
+    int maximize;         /* walk up the gradient instead of down */
+    const void *lr_scale; /* NULL, or n factors of the learning rate, of the element type; only read */
+} gdm_lion_args;
+
+#define GDM_LION_DEFAULTS {sizeof(gdm_lion_args), 1e-4, {0.9, 0.99}, 0, 0, NULL}
+
+gdm_status gdm_lion_f32(float *param, float *exp_avg, const float *grad, size_t n, const gdm_lion_args *args);
+gdm_status gdm_lion_f64(double *param, double *exp_avg, const double *grad, size_t n, const gdm_lion_args *args);
+/* <<< rules */
+
+/* ---- Buffers --------------------------------------------------------------------------------------------------- */
+
+typedef enum gdm_dtype { GDM_FLOAT32 = 0, GDM_FLOAT64 = 1 } gdm_dtype;
+
+/* Memory and the type of its elements. data is NULL where there is no buffer; the dtype does not matter then. */
+typedef struct gdm_buffer {
+    void *data;
+    gdm_dtype dtype;
+} gdm_buffer;
+
+/* ---- Plans: one step over many parameters -----------------------------------------------------------------------
+ *
+ * A plan is the table of buffers that one step walks. An entry is one parameter with its gradient and its states; the
+ * entries of a group have a rule and its options in common. A step is one call, which shares the work of all entries,
+ * small and large, among threads. The memory stays the caller's, and must stay where it is.
+ *
+ *     float weight[6] = {0}, grad[6] = {1, 1, 1, 1, 1, 1}, velocity[6] = {0};
+ *     gdm_momentum_args options = GDM_MOMENTUM_DEFAULTS;
+ *     gdm_entry_args layer = GDM_ENTRY_DEFAULTS;
+ *     gdm_buffer state = {velocity, GDM_FLOAT32};
+ *     gdm_plan *plan;
+ *     size_t entry;
+ *
+ *     gdm_plan_create(&plan);
+ *     gdm_plan_add_group(plan, GDM_RULE_MOMENTUM, &options, &layer.group);
+ *     layer.n = 6;
+ *     layer.param = (gdm_buffer){weight, GDM_FLOAT32};
+ *     layer.grad = (gdm_buffer){grad, GDM_FLOAT32};
+ *     layer.states = &state;
+ *     layer.state_count = 1;
+ *     gdm_plan_add(plan, &layer, &entry);
+ *     for (int i = 0; i < 100; i++) gdm_plan_step(plan);
+ *     gdm_plan_destroy(plan);
+ *
+ * The plan counts the steps of each entry and keeps the rule's scalars: in the options of a group `step` and the
+ * pointers to scalars are not read, and `lr_scale` must be NULL. In an entry's first step torch's form of momentum makes
+ * the velocity the gradient, undampened, as PyTorch does.
+ *
+ * An entry without a gradient is left out of a step: its parameter, its states, its scalars and its count of steps stay
+ * as they are.
+ *
+ * A plan is used by one thread at a time; different plans by different threads at once.
+ */
+typedef struct gdm_plan gdm_plan;
+
+typedef enum gdm_rule {
+    /* >>> rule numbers: written by tools/generate.py from csrc/rules.def */
+    GDM_RULE_SGD = 0,
+    GDM_RULE_MOMENTUM = 1,
+    GDM_RULE_ADAGRAD = 2,
+    GDM_RULE_RMSPROP = 3,
+    GDM_RULE_ADAM = 4,
+    GDM_RULE_NADAM = 5,
+    GDM_RULE_LION = 6,
+    /* <<< rule numbers */
+} gdm_rule;
+
+/* Makes a new, empty plan. GDM_ERR_MEMORY, and *plan NULL. */
+gdm_status gdm_plan_create(gdm_plan **plan);
+
+/* Frees the plan; NULL is fine. The buffers are the caller's. */
+void gdm_plan_destroy(gdm_plan *plan);
+
+/* Adds a group and gives its index (0, 1, ...) in *group, which must not be NULL. `args` is the argument struct of the
+ * rule, such as gdm_momentum_args for GDM_RULE_MOMENTUM: it is read as that, whatever it is. */
+gdm_status gdm_plan_add_group(gdm_plan *plan, gdm_rule rule, const void *args, size_t *group);
+
+/* Changes the options of a group from the next step on. States that these options need must have been given. */
+gdm_status gdm_plan_set_args(gdm_plan *plan, size_t group, const void *args);
+
+/* Changes the learning rate of a group alone: the cheapest of the changes. */
+gdm_status gdm_plan_set_lr(gdm_plan *plan, size_t group, double lr);
+
+typedef struct gdm_entry_args {
+    size_t size;              /* sizeof(gdm_entry_args) */
+    size_t group;             /* the index of its group */
+    size_t n;                 /* the number of elements of each buffer */
+    gdm_buffer param;         /* updated */
+    gdm_buffer grad;          /* only read; without one the entry is left out until a gradient is set */
+    gdm_buffer lr_scale;      /* a factor of the learning rate for each element, only read; or none */
+    const gdm_buffer *states; /* in the order of the rule's function; without data where the options do not use one */
+    size_t state_count;       /* of `states`; the states behind them are none */
+    double lr_factor;         /* the group's learning rate is multiplied by it, in double; finite, >= 0 */
+} gdm_entry_args;
+
+#define GDM_ENTRY_DEFAULTS                                                                                             \
+    { sizeof(gdm_entry_args), 0, 0, {NULL, GDM_FLOAT32}, {NULL, GDM_FLOAT32}, {NULL, GDM_FLOAT32}, NULL, 0, 1.0 }
+
+/* Adds an entry, at its step 0, and gives its index (0, 1, ...) in *entry, which must not be NULL. All its buffers must
+ * have the dtype of its parameter (else GDM_ERR_DTYPE). Memory shared with other entries is found at the next step, and
+ * stays shared: destroy the plan then. */
+gdm_status gdm_plan_add(gdm_plan *plan, const gdm_entry_args *args, size_t *entry);
+
+/* Sets where an entry's gradient is read from now on. Without data the entry is left out. */
+gdm_status gdm_plan_set_grad(gdm_plan *plan, size_t entry, gdm_buffer grad);
+
+/* Sets the factors of the learning rate of an entry's elements; without data there are none. */
+gdm_status gdm_plan_set_lr_scale(gdm_plan *plan, size_t entry, gdm_buffer lr_scale);
+
+/* Sets the factor of the learning rate of a whole entry. */
+gdm_status gdm_plan_set_lr_factor(gdm_plan *plan, size_t entry, double lr_factor);
+
+/* Sets how many threads a step may use; 0, as at first, for what gdm_get_num_threads says. */
+gdm_status gdm_plan_set_num_threads(gdm_plan *plan, int n);
+
+/* Makes one step of every entry that has a gradient. After an error nothing has been written, and no step counted. */
+gdm_status gdm_plan_step(gdm_plan *plan);
+
+/* Says how many steps an entry has made, and its rule's scalars after them, in the order of the rule's argument struct.
+ * Either pointer may be NULL. */
+gdm_status gdm_plan_get_progress(const gdm_plan *plan, size_t entry, uint64_t *steps, double *scalars);
+
+/* Sets both, to go on where another plan ended; `scalars` may be NULL for a rule that has none. */
+gdm_status gdm_plan_set_progress(gdm_plan *plan, size_t entry, uint64_t steps, const double *scalars);
+
+/* Says how many steps the plan has made since it has the group, whichever entries had gradients: what a schedule of the
+ * learning rate counts. */
+gdm_status gdm_plan_get_group_steps(const gdm_plan *plan, size_t group, uint64_t *steps);
+
+/* Sets that number. The entries' own counts stay as they are. */
+gdm_status gdm_plan_set_group_steps(gdm_plan *plan, size_t group, uint64_t steps);
+
+/* After a status that is not GDM_OK, says which entry of the plan it is about: in *entry its index, and for
+ * GDM_ERR_OVERLAP in *other the index of the entry that it shares memory with, which may be itself. SIZE_MAX where there
+ * is none. Either pointer may be NULL. */
+gdm_status gdm_plan_get_error(const gdm_plan *plan, size_t *entry, size_t *other);
+
+/* ---- Reductions: one number from many buffers -------------------------------------------------------------------
+ *
+ * A reduction only reads. Its result does not depend on the instruction set, the alignment or the number of threads:
+ * each buffer is cut into blocks of 4,096 elements. Element i of a block is added to lane i % 32, in double; then lane
+ * j + 16 is added to lane j, and so on by 8, 4, 2 and 1. The results of a buffer's blocks are added in a tree: the left
+ * part has the largest power of two of them that is less than their number, the right part the rest. The results of
+ * the buffers are added in such a tree, too. Buffers without data or without elements are left out.
+ */
+typedef enum gdm_reduction {
+    GDM_SUM_OF_SQUARES = 0,    /* the sum of the squares of all elements, each squared in double */
+    GDM_LARGEST_MAGNITUDE = 1, /* the largest absolute value; NaN if any element is NaN; 0 without elements */
+    GDM_NONFINITE_COUNT = 2,   /* how many elements are NaN or infinite */
+} gdm_reduction;
+
+/* Reduces `count` buffers; buffer i has lengths[i] elements. */
+gdm_status gdm_reduce(gdm_reduction reduction, const gdm_buffer *buffers, const size_t *lengths, size_t count,
+                      double *result);
+
+/* Reduces the gradients of a plan's entries, on as many threads as its steps may use. */
+gdm_status gdm_plan_reduce(gdm_plan *plan, gdm_reduction reduction, double *result);
+
+/* ---- Instruction sets -------------------------------------------------------------------------------------------
+ *
+ * The best one that CPU and operating system support is chosen at the first call. The environment variable GDM_ISA
+ * forces one; if it names one that is unknown or unsupported, every update returns GDM_ERR_ISA.
+ */
+
+/* The name of the one in use: "baseline", "avx2", "avx512" or "neon"; NULL if GDM_ISA is wrong. */
+const char *gdm_isa(void);
+
+/* The i-th one that this machine can run, best first; NULL behind the last. */
+const char *gdm_available_isa(size_t i);
+
+/* Uses the named one from now on, in every thread. GDM_ERR_ISA, and no change, if this machine cannot run it. */
+gdm_status gdm_set_isa(const char *name);
+
+/* ---- Threads ----------------------------------------------------------------------------------------------------
+ *
+ * Large updates are split over threads of gdm's own, which are started when first needed and sleep in between; the
+ * results do not depend on how many there are. A call from within another one, or next to one, runs alone. After a fork
+ * the child starts threads of its own.
+ */
+
+#define GDM_MAX_THREADS 256
+
+/* How many threads an update may use: as set, else what GDM_NUM_THREADS says, else OMP_NUM_THREADS, else as many as the
+ * CPUs that this process may use (affinity, cgroup quota). */
+int gdm_get_num_threads(void);
+
+/* Sets that, for the whole process. GDM_ERR_THREADS, and no change, unless 1 <= n <= GDM_MAX_THREADS. */
+gdm_status gdm_set_num_threads(int n);
+
+/* A piece of an update's work: `i` says which. */
+typedef void gdm_task(void *context, size_t i);
+
+/* A host's own way to run work in parallel: calls task(context, i) exactly once for each i below count, in any order,
+ * on any threads, and returns when all have returned. */
+typedef void gdm_parallel_for(void *host, size_t count, gdm_task *task, void *context);
+
+/* Runs large updates through the host's threads instead of gdm's own, which are then never started; `host` is handed
+ * on. NULL goes back to gdm's own. It holds for the whole process, and is not to be called while an update runs. */
+void gdm_set_parallel_for(gdm_parallel_for *parallel_for, void *host);
+
+/* ---- The table of all these functions, for those who call them without linking -------------------------------------
+ *
+ * The PyCapsule gdm._core.c_api holds a gdm_table (see gdm/import.h); gdm.c_functions() is the same in Python.
+ */
+typedef struct gdm_function {
+    const char *name;
+    void (*address)(void);
+    const char *signature; /* the C prototype */
+} gdm_function;
+
+/* Fields are only ever appended; functions, too. */
+typedef struct gdm_table {
+    size_t size;         /* sizeof(gdm_table), as the library knows it */
+    unsigned abi;        /* GDM_ABI */
+    const char *version; /* GDM_VERSION */
+    const gdm_function *functions;
+    size_t count; /* of functions */
+} gdm_table;
+
+const gdm_table *gdm_get_table(void);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

@@ -1,0 +1,215 @@
+"""gdm's C functions for Cython: ``from gdm cimport import_gdm, momentum_f32, momentum_args, status``.
+
+Plain names for what gdm/gdm.h declares and documents, taken from the installed package without linking: call
+``import_gdm()`` once, at the top of each module. ``gdm.get_include()`` is the folder of the headers.
+"""
+
+from libc.stdint cimport uint64_t
+
+cdef extern from "gdm/import.h":
+    int import_gdm "gdm_import"() except -1
+
+# >>> declarations: written by tools/generate.py from include/gdm/gdm.h
+cdef extern from "gdm/import.h" nogil:
+    ctypedef enum status "gdm_status":
+        OK "GDM_OK"
+        ERR_NULL "GDM_ERR_NULL"
+        ERR_STRUCT_SIZE "GDM_ERR_STRUCT_SIZE"
+        ERR_LENGTH "GDM_ERR_LENGTH"
+        ERR_ALIGNMENT "GDM_ERR_ALIGNMENT"
+        ERR_OVERLAP "GDM_ERR_OVERLAP"
+        ERR_ISA "GDM_ERR_ISA"
+        ERR_MEMORY "GDM_ERR_MEMORY"
+        ERR_THREADS "GDM_ERR_THREADS"
+        ERR_INDEX "GDM_ERR_INDEX"
+        ERR_IMPORT "GDM_ERR_IMPORT"
+        ERR_DTYPE "GDM_ERR_DTYPE"
+        ERR_LR_FACTOR "GDM_ERR_LR_FACTOR"
+        ERR_LR "GDM_ERR_LR"
+        ERR_MOMENTUM "GDM_ERR_MOMENTUM"
+        ERR_DAMPENING "GDM_ERR_DAMPENING"
+        ERR_WEIGHT_DECAY "GDM_ERR_WEIGHT_DECAY"
+        ERR_NESTEROV "GDM_ERR_NESTEROV"
+        ERR_FORM "GDM_ERR_FORM"
+        ERR_STEP "GDM_ERR_STEP"
+        ERR_EPS "GDM_ERR_EPS"
+        ERR_BETAS "GDM_ERR_BETAS"
+        ERR_ALPHA "GDM_ERR_ALPHA"
+        ERR_LR_DECAY "GDM_ERR_LR_DECAY"
+        ERR_MOMENTUM_DECAY "GDM_ERR_MOMENTUM_DECAY"
+        ERR_MU_PRODUCT "GDM_ERR_MU_PRODUCT"
+        ERR_LR_SCALE "GDM_ERR_LR_SCALE"
+
+    ctypedef enum form "gdm_form":
+        FORM_TORCH "GDM_FORM_TORCH"
+        FORM_CLASSIC "GDM_FORM_CLASSIC"
+
+    ctypedef enum dtype "gdm_dtype":
+        FLOAT32 "GDM_FLOAT32"
+        FLOAT64 "GDM_FLOAT64"
+
+    ctypedef enum rule "gdm_rule":
+        RULE_SGD "GDM_RULE_SGD"
+        RULE_MOMENTUM "GDM_RULE_MOMENTUM"
+        RULE_ADAGRAD "GDM_RULE_ADAGRAD"
+        RULE_RMSPROP "GDM_RULE_RMSPROP"
+        RULE_ADAM "GDM_RULE_ADAM"
+        RULE_NADAM "GDM_RULE_NADAM"
+        RULE_LION "GDM_RULE_LION"
+
+    ctypedef enum reduction "gdm_reduction":
+        SUM_OF_SQUARES "GDM_SUM_OF_SQUARES"
+        LARGEST_MAGNITUDE "GDM_LARGEST_MAGNITUDE"
+        NONFINITE_COUNT "GDM_NONFINITE_COUNT"
+
+    ctypedef struct sgd_args "gdm_sgd_args":
+        size_t size
+        double lr
+        double weight_decay
+        int maximize
+        int decoupled_weight_decay
+        const void *lr_scale
+
+    ctypedef struct momentum_args "gdm_momentum_args":
+        size_t size
+        double lr
+        double momentum
+        double dampening
+        double weight_decay
+        int nesterov
+        int maximize
+        int decoupled_weight_decay
+        int form
+        const void *lr_scale
+
+    ctypedef struct adagrad_args "gdm_adagrad_args":
+        size_t size
+        double lr
+        double lr_decay
+        double eps
+        double weight_decay
+        int maximize
+        uint64_t step
+        const void *lr_scale
+
+    ctypedef struct rmsprop_args "gdm_rmsprop_args":
+        size_t size
+        double lr
+        double alpha
+        double eps
+        double momentum
+        double weight_decay
+        int centered
+        int maximize
+        const void *lr_scale
+
+    ctypedef struct adam_args "gdm_adam_args":
+        size_t size
+        double lr
+        double betas[2]
+        double eps
+        double weight_decay
+        int amsgrad
+        int maximize
+        int decoupled_weight_decay
+        uint64_t step
+        const void *lr_scale
+
+    ctypedef struct nadam_args "gdm_nadam_args":
+        size_t size
+        double lr
+        double betas[2]
+        double eps
+        double weight_decay
+        double momentum_decay
+        int maximize
+        int decoupled_weight_decay
+        uint64_t step
+        const void *lr_scale
+        double *mu_product
+
+    ctypedef struct lion_args "gdm_lion_args":
+        size_t size
+        double lr
+        double betas[2]
+        double weight_decay
+        int maximize
+        const void *lr_scale
+
+    ctypedef struct buffer "gdm_buffer":
+        void *data
+        dtype dtype
+
+    ctypedef struct entry_args "gdm_entry_args":
+        size_t size
+        size_t group
+        size_t n
+        buffer param
+        buffer grad
+        buffer lr_scale
+        const buffer *states
+        size_t state_count
+        double lr_factor
+
+    ctypedef struct function "gdm_function":
+        const char *name
+        void (*address)(void)
+        const char *signature
+
+    ctypedef struct table "gdm_table":
+        size_t size
+        unsigned abi
+        const char *version
+        const function *functions
+        size_t count
+
+    ctypedef struct plan "gdm_plan":
+        pass
+
+    ctypedef void task "gdm_task"(void *context, size_t i) noexcept
+    ctypedef void parallel_for "gdm_parallel_for"(void *host, size_t count, task *task, void *context) noexcept
+
+    const char *strerror "gdm_strerror"(status status) noexcept
+    const char *version "gdm_version"() noexcept
+    unsigned abi "gdm_abi"() noexcept
+    status sgd_f32 "gdm_sgd_f32"(float *param, const float *grad, size_t n, const sgd_args *args) noexcept
+    status sgd_f64 "gdm_sgd_f64"(double *param, const double *grad, size_t n, const sgd_args *args) noexcept
+    status momentum_f32 "gdm_momentum_f32"(float *param, float *velocity, const float *grad, size_t n, const momentum_args *args) noexcept
+    status momentum_f64 "gdm_momentum_f64"(double *param, double *velocity, const double *grad, size_t n, const momentum_args *args) noexcept
+    status adagrad_f32 "gdm_adagrad_f32"(float *param, float *state_sum, const float *grad, size_t n, const adagrad_args *args) noexcept
+    status adagrad_f64 "gdm_adagrad_f64"(double *param, double *state_sum, const double *grad, size_t n, const adagrad_args *args) noexcept
+    status rmsprop_f32 "gdm_rmsprop_f32"(float *param, float *square_avg, float *grad_avg, float *momentum_buffer, const float *grad, size_t n, const rmsprop_args *args) noexcept
+    status rmsprop_f64 "gdm_rmsprop_f64"(double *param, double *square_avg, double *grad_avg, double *momentum_buffer, const double *grad, size_t n, const rmsprop_args *args) noexcept
+    status adam_f32 "gdm_adam_f32"(float *param, float *exp_avg, float *exp_avg_sq, float *max_exp_avg_sq, const float *grad, size_t n, const adam_args *args) noexcept
+    status adam_f64 "gdm_adam_f64"(double *param, double *exp_avg, double *exp_avg_sq, double *max_exp_avg_sq, const double *grad, size_t n, const adam_args *args) noexcept
+    status nadam_f32 "gdm_nadam_f32"(float *param, float *exp_avg, float *exp_avg_sq, const float *grad, size_t n, const nadam_args *args) noexcept
+    status nadam_f64 "gdm_nadam_f64"(double *param, double *exp_avg, double *exp_avg_sq, const double *grad, size_t n, const nadam_args *args) noexcept
+    status lion_f32 "gdm_lion_f32"(float *param, float *exp_avg, const float *grad, size_t n, const lion_args *args) noexcept
+    status lion_f64 "gdm_lion_f64"(double *param, double *exp_avg, const double *grad, size_t n, const lion_args *args) noexcept
+    status plan_create "gdm_plan_create"(plan **plan) noexcept
+    void plan_destroy "gdm_plan_destroy"(plan *plan) noexcept
+    status plan_add_group "gdm_plan_add_group"(plan *plan, rule rule, const void *args, size_t *group) noexcept
+    status plan_set_args "gdm_plan_set_args"(plan *plan, size_t group, const void *args) noexcept
+    status plan_set_lr "gdm_plan_set_lr"(plan *plan, size_t group, double lr) noexcept
+    status plan_add "gdm_plan_add"(plan *plan, const entry_args *args, size_t *entry) noexcept
+    status plan_set_grad "gdm_plan_set_grad"(plan *plan, size_t entry, buffer grad) noexcept
+    status plan_set_lr_scale "gdm_plan_set_lr_scale"(plan *plan, size_t entry, buffer lr_scale) noexcept
+    status plan_set_lr_factor "gdm_plan_set_lr_factor"(plan *plan, size_t entry, double lr_factor) noexcept
+    status plan_set_num_threads "gdm_plan_set_num_threads"(plan *plan, int n) noexcept
+    status plan_step "gdm_plan_step"(plan *plan) noexcept
+    status plan_get_progress "gdm_plan_get_progress"(const plan *plan, size_t entry, uint64_t *steps, double *scalars) noexcept
+    status plan_set_progress "gdm_plan_set_progress"(plan *plan, size_t entry, uint64_t steps, const double *scalars) noexcept
+    status plan_get_group_steps "gdm_plan_get_group_steps"(const plan *plan, size_t group, uint64_t *steps) noexcept
+    status plan_set_group_steps "gdm_plan_set_group_steps"(plan *plan, size_t group, uint64_t steps) noexcept
+    status plan_get_error "gdm_plan_get_error"(const plan *plan, size_t *entry, size_t *other) noexcept
+    status reduce "gdm_reduce"(reduction reduction, const buffer *buffers, const size_t *lengths, size_t count, double *result) noexcept
+    status plan_reduce "gdm_plan_reduce"(plan *plan, reduction reduction, double *result) noexcept
+    const char *isa "gdm_isa"() noexcept
+    const char *available_isa "gdm_available_isa"(size_t i) noexcept
+    status set_isa "gdm_set_isa"(const char *name) noexcept
+    int get_num_threads "gdm_get_num_threads"() noexcept
+    status set_num_threads "gdm_set_num_threads"(int n) noexcept
+    void set_parallel_for "gdm_set_parallel_for"(parallel_for *parallel_for, void *host) noexcept
+    const table *get_table "gdm_get_table"() noexcept
+# <<< declarations
+
