@@ -18,9 +18,9 @@ def _views(arrays: list[Array]) -> list[Array]:
     return [x.view() for x in arrays]
 
 
-def _addresses(arrays: list[Array]) -> list[int]:
-    """The address of each array's memory."""
-    return [address(x) for x in arrays]
+def _memory_extents(arrays: list[Array]) -> list[tuple[int, int]]:
+    """The address of each array's memory, and its size in bytes."""
+    return [(address(x), x.nbytes) for x in arrays]
 
 
 def _carve(memory: Array, starts: list[int], params: list[Array]) -> list[Array]:
@@ -34,8 +34,9 @@ def _carve(memory: Array, starts: list[int], params: list[Array]) -> list[Array]
 
 
 if native is not None and not TYPE_CHECKING:
-    are_plain, views, addresses, carve = native.are_plain, native.views, native.addresses, native.carve
+    are_plain, views = native.are_plain, native.views
+    memory_extents, carve = native.memory_extents, native.carve
 else:
-    are_plain, views, addresses, carve = _are_plain, _views, _addresses, _carve
+    are_plain, views, memory_extents, carve = _are_plain, _views, _memory_extents, _carve
 
-__all__ = ["addresses", "are_plain", "carve", "views"]
+__all__ = ["are_plain", "carve", "memory_extents", "views"]

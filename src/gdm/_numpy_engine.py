@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-import threading
 import weakref
+from _thread import LockType, allocate_lock
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -75,7 +75,7 @@ class OptimizerCore:
 
     def __new__(cls, *args: Any, **keywords: Any) -> OptimizerCore:
         self = super().__new__(cls)
-        object.__setattr__(self, "_mutex", (os.getpid(), threading.Lock()))
+        object.__setattr__(self, "_mutex", (os.getpid(), allocate_lock()))
         object.__setattr__(self, "_holder", None)
         return self
 
@@ -91,7 +91,7 @@ class OptimizerCore:
         """Locks the optimizer until the holder is gone, however its call ends: also by an interrupt."""
         pid, mutex = self._mutex
         if pid != os.getpid():  # a forked child is not in the step that its parent was in
-            pid, mutex = os.getpid(), threading.Lock()
+            pid, mutex = os.getpid(), allocate_lock()
             self._mutex, self._holder = (pid, mutex), None
         with mutex:
             if self._holder is not None and self._holder() is not None:
@@ -140,10 +140,10 @@ class OptimizerCore:
             record.options = of_group
         self._engine, self._snapshot = engine, snapshot
 
-    def _configure(self, changes: list[tuple[int, Options]], options: list[tuple[GroupRecord, Options]]) -> None:
-        """Sets hyperparameters that need no other states."""
-        for record, of_group in options:
-            record.options = of_group
+    def _configure(self, changes: list[tuple[int, GroupRecord, Options, float]]) -> None:
+        """Sets hyperparameters that need no other states: index, record, hyperparameters and ``lr`` of each group."""
+        for _, record, options, _ in changes:
+            record.options = options
 
     def _try_set_lr(self, record: GroupRecord | None, value: object) -> bool:
         """Sets a learning rate the fast way, if there is one here."""
@@ -202,7 +202,7 @@ class OptimizerCore:
                 )
 
     if TYPE_CHECKING:  # what a subclass provides
-        _mutex: tuple[int, threading.Lock]
+        _mutex: tuple[int, LockType]
         _holder: weakref.ref[_Holder] | None
 
         def _set_for_all_groups(self, name: str, value: Any) -> None: ...

@@ -30,5 +30,6 @@ class Specification(NamedTuple):
     lr_factors: list[float]  # a factor of the learning rate for the whole parameter
     group_of: list[int]
     rules: list[str]  # of each group
-    options: list[Options]  # of each group: what the rule's function takes, with ``lr`` a number
+    options: list[Options]  # of each group: the hyperparameters, among them the options of its rule
+    lrs: list[float]  # of each group: the learning rate of the next step
     progress: Progress

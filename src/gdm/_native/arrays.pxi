@@ -86,9 +86,9 @@ def views(list arrays):
     return [PyArray_View(<PyArrayObject *><PyObject *>x, NULL, NULL) for x in arrays]
 
 
-def addresses(list arrays):
-    """The address of each array's memory."""
-    return [<uintptr_t>data(<PyObject *>x) for x in arrays]
+def memory_extents(list arrays):
+    """The address of each array's memory, and its size in bytes."""
+    return [(<uintptr_t>data(<PyObject *>x), bytes_of(<PyObject *>x)) for x in arrays]
 
 
 def carve(memory, list starts, list params):

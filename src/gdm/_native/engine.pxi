@@ -45,9 +45,9 @@ cdef class Engine:
         self.params = params
         self.held = all_states, lr_scales
         self.is_one_array, self.is_sequence = is_one_array, is_sequence
-        for rule, options in zip(specification.rules, specification.options, strict=True):
-            number = rule_number(rule)
-            fill(&args, number, options)
+        for rule, options, lr in zip(specification.rules, specification.options, specification.lrs, strict=True):
+            number = rule_numbers[rule]
+            fill(&args, number, options, lr)
             status = gdm_plan_add_group(self.plan, <rule_t>number, &args, &index)
             if status == OK:
                 status = gdm_plan_set_group_steps(self.plan, index, progress.group_steps[index])

@@ -61,7 +61,7 @@ cdef class OptimizerCore:
         """
         cdef Engine before = self.engine
         cdef size_t i
-        cdef list schedules = schedules_of(options)
+        cdef list schedules = schedules_of([(i, of_group) for i, (_, of_group) in enumerate(options)])
         cdef PyObject *target
         cdef PyObject *source
         cdef bint rebind = before is not None and before.bound is not None and self._snapshot.layout is snapshot.layout
@@ -82,31 +82,27 @@ cdef class OptimizerCore:
         self.schedules = schedules
         self._snapshot = snapshot
 
-    def _configure(self, list changes, list options):
-        """Sets hyperparameters that need no other states.
-
-        ``changes`` holds indices of groups, each with the options of its rule; ``options`` records of the same groups,
-        each with its hyperparameters from then on.
-        """
+    def _configure(self, list changes):
+        """Sets hyperparameters that need no other states: index, record, hyperparameters and ``lr`` of each group."""
         cdef any_args *args
         cdef any_args before
         cdef size_t i, index, count = <size_t>len(changes)
         cdef plan *plan
-        cdef int rule, status = OK
+        cdef int status = OK
         self.require()
         plan = self.engine.plan
-        cdef dict now = {record: of_group for record, of_group in options}
-        cdef list schedules = schedules_of(
-            [(record, now.get(record, record.options)) for record in self._snapshot.records])
+        indices = {change[0] for change in changes}
+        cdef list schedules = [x for x in self.schedules if (<_Schedule>x).group not in indices]
+        schedules += schedules_of([(index, options) for index, _, options, _ in changes])
         args = <any_args *>PyMem_Malloc((count + 1) * sizeof(any_args))
         if args == NULL:
             raise MemoryError
         try:
             for i in range(count):
-                index = changes[i][0]
+                index, _, options, lr = changes[i]
                 if index >= plan.group_count:
                     raise RuntimeError("there is no such group")
-                fill(&args[i], plan.groups[index].rule, changes[i][1])
+                fill(&args[i], plan.groups[index].rule, options, lr)
             for i in range(count):
                 index = changes[i][0]
                 before = plan.groups[index].args
@@ -119,8 +115,8 @@ cdef class OptimizerCore:
                     break
             if status != OK:
                 refuse(status)
-            for record, of_group in options:
-                record.options = of_group
+            for _, record, options, _ in changes:
+                record.options = options
             self.schedules = schedules
         finally:
             PyMem_Free(args)
@@ -372,15 +368,13 @@ cdef class OptimizerCore:
 
 
 cdef list schedules_of(list options):
-    """The schedules among the learning rates of groups: records with their hyperparameters, in order."""
+    """The schedules among the learning rates of groups: each group's index and hyperparameters."""
     cdef list schedules = []
     cdef _Schedule schedule
-    cdef size_t i = 0
-    for _, of_group in options:
+    for index, of_group in options:
         lr = of_group["lr"]
         if callable(lr):
             schedule = _Schedule.__new__(_Schedule)
-            schedule.group, schedule.function, schedule.count = i, lr, 0
+            schedule.group, schedule.function, schedule.count = index, lr, 0
             schedules.append(schedule)
-        i += 1
     return schedules

@@ -33,23 +33,25 @@ cdef inline bint set_option(void *field, kind kind, PyObject *x) noexcept:
     return True
 
 
-cdef int rule_number(str name) except -1:
-    cdef int i
-    for i in range(RULES):
-        if gdm_rules[i].name == name.encode():
-            return i
-    raise RuntimeError(f"there is no rule {name!r}")
+cdef dict rule_numbers = {}  # by name
+cdef list option_names = []  # of each rule, in the table's order
+for _number in range(RULES):
+    rule_numbers[gdm_rules[_number].name.decode()] = _number
+    option_names.append([])
+    while gdm_rules[_number].options[len(option_names[_number])].name != NULL:
+        option_names[_number].append(gdm_rules[_number].options[len(option_names[_number])].name.decode())
 
 
-cdef int fill(any_args *args, int rule, dict options) except -1:
-    """Fills the argument struct of a rule with options that have been checked, for a plan."""
+cdef int fill(any_args *args, int rule, dict options, double lr) except -1:
+    """Fills the argument struct of a rule for a plan: with hyperparameters that have been checked, and this ``lr``."""
     cdef const option_info *option = gdm_rules[rule].options
     memset(args, 0, sizeof(any_args))
     args.size = gdm_rules[rule].args_size
-    while option.name != NULL:
+    for name in <list>option_names[rule]:
         if option.kind not in (count, factors, scalar):  # a plan has these itself
-            value = options[option.name.decode()]
+            value = options[name]
             if not set_option(<char *>args + option.offset, option.kind, <PyObject *>value):
-                raise RuntimeError(f"{option.name.decode()} has not been checked: {value!r}")
+                raise RuntimeError(f"{name} has not been checked: {value!r}")
         option += 1
+    args.any.lr = lr
     return 0

@@ -21,7 +21,7 @@ from .groups import Group, Groups
 from .layout import Layout
 from .options import FIXED, NUMBERS, rate_at, rule_options
 from .snapshot import GroupRecord, Snapshot
-from .state import allocate, missing_states, scalar_names, state_names, states_for
+from .state import allocate, scalar_names, state_names, states_for
 
 if TYPE_CHECKING:
     from .._checks import Floats
@@ -145,7 +145,8 @@ class Optimizer(OptimizerCore):
             lr_factors,
             lr_scales,
         )
-        scalars = [self._initial_scalars(options[g - first]) for g in layout.group_of[old:]]
+        initial = [self._initial_scalars(group) for group in options]
+        scalars = [initial[g - first] for g in layout.group_of[old:]]
         begin = Progress([0] * len(options), [0] * len(new), scalars, [False] * len(new))
         self._replace(after, after.options, Progress(*(a + b for a, b in zip(progress, begin, strict=True))), [])
         return after
@@ -232,61 +233,57 @@ class Optimizer(OptimizerCore):
         self._exclusively(self._set_options_locked, records, changes)
 
     def _set_options_locked(self, records: list[GroupRecord], changes: Options) -> None:
-        snapshot, progress = self._snapshot, self._progress()
-        layout, options = snapshot.layout, snapshot.options
-        lr_factors, lr_scales = list(snapshot.lr_factors), list(snapshot.lr_scales)
+        snapshot = self._snapshot
+        layout, class_name = snapshot.layout, type(self).__name__
         given = {name: value for name, value in changes.items() if name != "lr_scale"}
-        changed = [self._index_of(record) for record in records]
-        for i in changed:
-            members, scale = layout.members(i), options[i]["lr_scale"]
+        factors = {}  # of the learning rates, for each changed group
+        options = {}
+        same_states = "lr_scale" not in changes
+        for record in records:
+            i = self._index_of(record)
+            members, scale = layout.members(i), record.options["lr_scale"]
+            factors[i] = [self._lr_scale_of(snapshot, k) for k in members]
             if "lr_scale" in changes:
-                scale, factors = hyperparameters.check_lr_scale(layout, i, changes["lr_scale"], snapshot.params)
-                for k, x in zip(members, factors, strict=True):
-                    lr_factors[k], lr_scales[k] = (x, None) if isinstance(x, float) else (1.0, x)
-            base = {name: value for name, value in options[i].items() if name != "lr_scale"}
-            options[i] = hyperparameters.check(type(self).__name__, layout, i, base, given)
-            steps, of_group = progress.group_steps[i], [lr_factors[k] for k in members]
-            self._check_range(layout, snapshot.params, i, options[i], steps, of_group)
+                scale, factors[i] = hyperparameters.check_lr_scale(layout, i, changes["lr_scale"], snapshot.params)
+            base = {name: value for name, value in record.options.items() if name != "lr_scale"}
+            options[i] = hyperparameters.check(class_name, layout, i, base, given)
+            self._check_range(layout, snapshot.params, i, options[i], self._group_steps(i), factors[i])
             options[i]["lr_scale"] = scale
-        same_states = all(
-            self._states_for(options[i]) == self._states_for(snapshot.records[i].options) for i in changed
-        )
-        if same_states and "lr_scale" not in changes:
+            same_states = same_states and self._states_for(options[i]) == self._states_for(record.options)
+        if same_states:
             self._configure(
-                [(i, self._engine_options(options[i], progress.group_steps[i])) for i in changed],
-                [(snapshot.records[i], options[i]) for i in changed],
+                [
+                    (i, snapshot.records[i], changed, self._lr_of(changed, self._group_steps(i)))
+                    for i, changed in options.items()
+                ]
             )
             return
-        states = self._with_states(layout, snapshot.params, snapshot.states, options)
-        after = Snapshot(
-            layout,
-            snapshot.records,
-            snapshot.index_of,
-            snapshot.user_arrays,
-            snapshot.params,
-            states,
-            lr_factors,
-            lr_scales,
-        )
-        self._replace(after, options, progress, [])
+        everything = [options.get(i, record.options) for i, record in enumerate(snapshot.records)]
+        lr_factors, lr_scales = list(snapshot.lr_factors), list(snapshot.lr_scales)
+        for i, of_group in factors.items():
+            for k, x in zip(layout.members(i), of_group, strict=True):
+                lr_factors[k], lr_scales[k] = (x, None) if isinstance(x, float) else (1.0, x)
+        states = self._with_states(layout, snapshot.params, snapshot.states, everything)
+        after = snapshot._replace(states=states, lr_factors=lr_factors, lr_scales=lr_scales)
+        self._replace(after, everything, self._progress(), [])
+
+    def _lr_scale_of(self, snapshot: Snapshot, i: int) -> float | Array:
+        scale = snapshot.lr_scales[i]
+        return snapshot.lr_factors[i] if scale is None else scale
 
     def _check_range(
         self, layout: Layout, params: list[Array], index: int, options: Options, steps: int, factors: Iterable[Any]
     ) -> None:
         """Requires that a group's hyperparameters are finite in the narrowest dtype of its parameters."""
-        dtype = np.dtype(np.float64)
-        if any(params[i].dtype == np.float32 for i in layout.members(index)):
-            dtype = np.dtype(np.float32)
-        lr = options["lr"]
-        rate = rate_at(lr, steps) if callable(lr) else lr
-        hyperparameters.check_range(layout, index, options, rate, factors, dtype)
+        narrow = any(params[i].itemsize == 4 for i in layout.members(index))
+        lr = self._lr_of(options, steps)
+        hyperparameters.check_range(layout, index, options, lr, factors, np.float32 if narrow else np.float64)
 
     # ---- learning rates ----
 
     def _rate(self, index: int) -> float:
         """The learning rate of a group's next step."""
-        lr = self._snapshot.records[index].options["lr"]
-        return rate_at(lr, self._group_steps(index)) if callable(lr) else lr
+        return self._lr_of(self._snapshot.records[index].options, self._group_steps(index))
 
     def _scheduled_rates(self, index: int, schedule: Callable[[int], float], step: int, count: int) -> Array:
         """The learning rates of a group's next steps: of so many if the schedule is a built-in one, else of one."""
@@ -339,28 +336,37 @@ class Optimizer(OptimizerCore):
         params: list[Array],
         states: list[dict[str, Array]],
         options: list[Options],
-        more: list[Iterable[str]] | None = None,
+        more: list[dict[str, Array]] | None = None,
     ) -> list[dict[str, Array]]:
         """The states, with those that parameters lack for these options; ``more`` names further ones for each."""
-        names = [self._states_for(group) for group in options]
-        needed = ((i, [*names[g], *(more[i] if more else ())]) for i, g in enumerate(layout.group_of))
-        wanted = missing_states(needed, states)
+        names = [[name for name in self._states_for(group) if name is not None] for group in options]
+        wanted = [
+            (i, name)
+            for i, (g, state) in enumerate(zip(layout.group_of, states, strict=True))
+            for name in names[g]
+            if name not in state
+        ]
+        if more is not None:
+            wanted += [
+                (i, name)
+                for i, (g, state) in enumerate(zip(layout.group_of, states, strict=True))
+                for name in more[i]
+                if name not in state and name not in names[g]
+            ]
         if not wanted:
             return states
-        initial = {
-            k: options[layout.group_of[i]][self._initial[name]]
-            for k, (i, name) in enumerate(wanted)
-            if name in self._initial
-        }
+        arrays = allocate(params, [i for i, _ in wanted])
         result = [dict(state) for state in states]
-        for (i, name), array in zip(wanted, allocate(params, wanted, initial), strict=True):
+        for (i, name), array in zip(wanted, arrays, strict=True):
             result[i][name] = array
+            if name in self._initial:
+                array[...] = options[layout.group_of[i]][self._initial[name]]
         return result
 
-    def _engine_options(self, options: Options, steps: int) -> Options:
-        """The options that the rule's function takes, with the learning rate of the next step."""
+    def _lr_of(self, options: Options, steps: int) -> float:
+        """The learning rate of a group's step after so many."""
         lr = options["lr"]
-        return rule_options(self._rule_of(options), options, rate_at(lr, steps) if callable(lr) else lr)
+        return rate_at(lr, steps) if callable(lr) else lr
 
     def _replace(
         self, snapshot: Snapshot, options: list[Options], progress: Progress, writes: list[tuple[Array, Array]]
@@ -381,7 +387,8 @@ class Optimizer(OptimizerCore):
             snapshot.lr_factors,
             snapshot.layout.group_of,
             [self._rule_of(group) for group in options],
-            [self._engine_options(group, steps) for group, steps in zip(options, progress.group_steps, strict=True)],
+            options,
+            [self._lr_of(group, steps) for group, steps in zip(options, progress.group_steps, strict=True)],
             progress,
         )
         layout = snapshot.layout
@@ -476,24 +483,14 @@ class Optimizer(OptimizerCore):
                 self._check_range(before.layout, before.params, i, options, steps, factors)
             except (TypeError, ValueError) as error:
                 raise CheckpointError(f"state_dict group {i}: {error}") from error
-        kept = [
-            {name: x for name, x in old.items() if name in new}
+        kept = [  # a state that was not saved begins anew when it is needed
+            old if old.keys() <= new.keys() else {name: x for name, x in old.items() if name in new}
             for old, new in zip(before.states, loaded.states, strict=True)
         ]
-        more: list[Iterable[str]] = list(loaded.states)
-        states = self._with_states(before.layout, before.params, kept, loaded.options, more)
-        after = Snapshot(
-            before.layout,
-            before.records,
-            before.index_of,
-            before.user_arrays,
-            before.params,
-            states,
-            loaded.lr_factors,
-            loaded.lr_scales,
-        )
+        states = self._with_states(before.layout, before.params, kept, loaded.options, loaded.states)
+        after = before._replace(states=states, lr_factors=loaded.lr_factors, lr_scales=loaded.lr_scales)
         writes = [
-            (state[name], np.asarray(x, order="C" if state[name].flags.c_contiguous else "F"))
+            (state[name], _checks.in_order_of(state[name], x))
             for state, new in zip(states, loaded.states, strict=True)
             for name, x in new.items()
         ]

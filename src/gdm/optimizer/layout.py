@@ -33,7 +33,9 @@ class Layout:
         self.grouped = grouped  # whether the user gave groups; else there is one
         self.names = [group.name for group in groups]
         self.group_of: list[int] = []  # the index of each array's group
+        self._starts: list[int] = []  # the index of each group's first array
         for i, group in enumerate(groups):
+            self._starts.append(len(self.group_of))
             self.group_of += [i] * group.count
         self.count = len(self.group_of)
         self._index_of_name = {name: i for i, name in enumerate(self.names) if name is not None}
@@ -101,7 +103,7 @@ class Layout:
 
     def members(self, index: int) -> range:
         """The indices of a group's arrays."""
-        start = sum(group.count for group in self.groups[:index])
+        start = self._starts[index]
         return range(start, start + self.groups[index].count)
 
     def index_of(self, key: int | str) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from .._checks import Array, Options
 from .layout import Layout
@@ -17,8 +17,7 @@ class GroupRecord:
         self.options = options  # never changed in place: a change puts a new dict here
 
 
-@dataclass(frozen=True, slots=True)
-class Snapshot:
+class Snapshot(NamedTuple):
     """The groups, parameters and states of an optimizer. Lists: one item for each parameter, in order."""
 
     layout: Layout

@@ -14,13 +14,12 @@ they cannot be resized, and a step need not check whether they were.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
 from functools import cache
 
 import numpy as np
 
 from .. import _checks, reference
-from .._arrays import addresses, carve
+from .._arrays import carve, memory_extents
 from .._checks import Array, Options
 
 LINE = 64  # bytes of a cache line
@@ -48,53 +47,26 @@ def states_for(rule: str, options: Options) -> list[str | None]:
     return [name if name not in needed_by or options[needed_by[name]] else None for name in state_names(rule)]
 
 
-def allocate(params: list[Array], wanted: list[tuple[int, str]], initial: Mapping[int, float]) -> list[Array]:
-    """Memory for states: for each a parameter's index and a name.
-
-    Parameters
-    ----------
-    params : list of array
-        All parameters.
-    wanted : list of (int, str)
-        The states, each by the index of its parameter and its name.
-    initial : mapping from int to float
-        For an index in ``wanted``, the number that the state begins with, where that is not 0.
-
-    Returns
-    -------
-    list of array
-        One for each of ``wanted``, like its parameter in dtype, shape and order.
+def allocate(params: list[Array], wanted: list[int]) -> list[Array]:
+    """Zeroed memory for states: for each the index of its parameter, in ``params``, which it is like in dtype, shape and
+    order. The states of one parameter follow each other in the order of ``wanted``.
     """
     if not wanted:
         return []
-    at = addresses(params)
-    count: dict[int, int] = {}  # of the states of each parameter
-    places = []  # where each state begins, from the beginning of a block that starts at a multiple of PERIOD
+    extents = memory_extents(params)
+    distance: dict[int, int] = {}  # of the last state of each large parameter from it, modulo PERIOD
+    starts = []  # where each state begins in a block of memory that starts at a multiple of PERIOD
     end = 0
-    for i, _ in wanted:
-        nbytes = params[i].nbytes
-        k = count[i] = count.get(i, 0) + 1
+    for i in wanted:
+        address, nbytes = extents[i]
         if nbytes < LARGE:
-            start = end + (at[i] - end) % LINE
+            start = end + (address - end) % LINE
         else:
-            start = end + (at[i] + k * DISTANCE - end) % PERIOD
-        places.append(start)
+            distance[i] = distance.get(i, 0) + DISTANCE
+            start = end + (address + distance[i] - end) % PERIOD
+        starts.append(start)
         end = start + nbytes
-    memory = np.zeros(end + PERIOD, dtype=np.uint8)
-    offset = -_checks.address(memory) % (PERIOD if any(params[i].nbytes >= LARGE for i, _ in wanted) else LINE)
-    arrays = carve(memory, [offset + start for start in places], [params[i] for i, _ in wanted])
-    for k, value in initial.items():
-        arrays[k][...] = value
-    return arrays
-
-
-def missing_states(
-    needed: Iterable[tuple[int, Iterable[str | None]]], states: list[dict[str, Array]]
-) -> list[tuple[int, str]]:
-    """The states that parameters need and do not have: each by the index of its parameter and its name."""
-    return [
-        (i, name)
-        for i, names in needed
-        for name in dict.fromkeys(names)
-        if name is not None and name not in states[i]
-    ]
+    alignment = PERIOD if distance else LINE
+    memory = np.zeros(end + alignment, dtype=np.uint8)
+    offset = -_checks.address(memory) % alignment
+    return carve(memory, [offset + start for start in starts], [params[i] for i in wanted])

@@ -137,27 +137,29 @@ def _read_entry(
 ) -> tuple[int, bool, tuple[float, ...], dict[str, Array]]:
     """A parameter's steps, whether its states have begun, its scalars, and copies of its states."""
     saved = entry["state"]
-    if saved.keys() - known:
+    if not known.issuperset(saved):
         raise CheckpointError(f"state_dict has unknown states {sorted(saved.keys() - known)} for params{label}")
-    if not all(name in saved for name in needed):
-        raise CheckpointError(
-            f"state_dict lacks the states {sorted(set(needed) - saved.keys())} of params{label}"
-        )
-    state = {}
+    for name in needed:
+        if name not in saved:
+            missing = sorted(set(needed) - saved.keys())
+            raise CheckpointError(f"state_dict lacks the states {missing} of params{label}")
+    state, dtype, shape = {}, param.dtype, param.shape
     for name, x in saved.items():
-        copy = np.array(x)
-        if copy.dtype != param.dtype or copy.shape != param.shape:
+        copy = state[name] = np.array(x)
+        if copy.dtype != dtype or copy.shape != shape:
             raise CheckpointError(
                 f"the {name} of params{label} has dtype {copy.dtype} and shape {copy.shape}; "
-                f"expected {param.dtype} and {param.shape}"
+                f"expected {dtype} and {shape}"
             )
-        state[name] = copy
+    steps, begun, found = entry["steps"], entry["begun"], entry["scalars"]
     try:
-        steps = _checks.whole("steps", entry["steps"], 0, MAX_STEPS)
-        begun = _checks.flag("begun", entry["begun"])
-        if entry["scalars"].keys() != set(scalars):
-            raise ValueError(f"it has the scalars {list(entry['scalars'])}; expected {list(scalars)}")
-        numbers = tuple(_checks.real(name, entry["scalars"][name], _checks.SCALARS[name].domain) for name in scalars)
+        if type(steps) is not int or not 0 <= steps <= MAX_STEPS:
+            steps = _checks.whole("steps", steps, 0, MAX_STEPS)
+        if type(begun) is not bool:
+            begun = _checks.flag("begun", begun)
+        if tuple(found) != scalars:
+            raise ValueError(f"it has the scalars {list(found)}; expected {list(scalars)}")
+        numbers = tuple([_checks.real(name, found[name], _checks.SCALARS[name].domain) for name in scalars])
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"state_dict of params{label}: {error}") from error
     return steps, begun, numbers, state
