@@ -133,17 +133,25 @@ class OptimizerCore:
     ) -> None:
         """Puts a snapshot and its engine in place of the present ones, and copies arrays into states."""
         before = self._snapshot
-        if before is not None and len(before.params) == len(snapshot.params) and before.layout is snapshot.layout:
+        if before is not None and before.layout is snapshot.layout:
             engine.bound, engine.bound_places = self._engine.bound, self._engine.bound_places
-        self._write(writes)
-        for record, of_group in options:
-            record.options = of_group
-        self._engine, self._snapshot = engine, snapshot
+
+        def put() -> None:
+            self._write(writes)
+            for record, of_group in options:
+                record.options = of_group
+            self._engine, self._snapshot = engine, snapshot
+
+        _complete(put)
 
     def _configure(self, changes: list[tuple[int, GroupRecord, Options, float]]) -> None:
         """Sets hyperparameters that need no other states: index, record, hyperparameters and ``lr`` of each group."""
-        for _, record, options, _ in changes:
-            record.options = options
+
+        def put() -> None:
+            for _, record, options, _ in changes:
+                record.options = options
+
+        _complete(put)
 
     def _try_set_lr(self, record: GroupRecord | None, value: object) -> bool:
         """Sets a learning rate the fast way, if there is one here."""
@@ -191,8 +199,12 @@ class OptimizerCore:
             arrays = self._check_grads(given)
         self._check_unmoved("params", engine.user_arrays, engine.places)
         writes, progress = self._numpy_step(arrays, lrs, engine.progress)
-        self._write(writes)
-        engine.progress = progress
+
+        def put() -> None:
+            self._write(writes)
+            engine.progress = progress
+
+        _complete(put)
 
     def _check_unmoved(self, what: str, arrays: list[Any], places: list[Any]) -> None:
         for i, (array, place) in enumerate(zip(arrays, places, strict=True)):
@@ -214,6 +226,19 @@ class OptimizerCore:
         def _numpy_step(
             self, grads: list[Array | None], lrs: list[float], progress: Progress
         ) -> tuple[list[tuple[Array, Array]], Progress]: ...
+
+
+def _complete(write: Callable[[], None]) -> None:
+    """Calls a function that may be called again until it comes to its end; what interrupted it is raised after that."""
+    interrupt: BaseException | None = None
+    for _ in range(100):
+        try:
+            write()
+            break
+        except BaseException as error:
+            interrupt = error
+    if interrupt is not None:
+        raise interrupt
 
 
 def _place(array: Array) -> tuple[Any, ...]:
