@@ -1,6 +1,6 @@
 """Draws the documentation's pictures that neither the demo nor the benchmarks draw: ``python docs/images.py``.
 
-It needs matplotlib: ``pip install 'gdm[demo]'``.
+It needs matplotlib: ``pip install 'gdm-optim[demo]'``.
 """
 
 from __future__ import annotations

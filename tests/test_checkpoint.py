@@ -237,7 +237,7 @@ def test_what_cannot_be_saved(saved, bad, message):
 
 def test_without_safetensors(saved, monkeypatch):
     monkeypatch.setitem(os.sys.modules, "safetensors", None)
-    with pytest.raises(ImportError, match=re.escape("pip install 'gdm[checkpoint]'")):
+    with pytest.raises(ImportError, match=re.escape("pip install 'gdm-optim[checkpoint]'")):
         save(saved, {})
     assert_same(load(saved), tree())  # this needs none
 

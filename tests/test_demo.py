@@ -129,7 +129,7 @@ def test_run_names_what_to_install(library, tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, library, None)
     assert demo.run(tmp_path / "out", epochs=1) == 2
     err = capsys.readouterr().err
-    assert "pip install 'gdm[demo]'" in err
+    assert "pip install 'gdm-optim[demo]'" in err
     assert library in err
     assert not (tmp_path / "out").exists()
 

@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description="Trains a small network on the UCI handwritten digits with gradient descent, momentum, Nesterov, a "
         "schedule and adaptive methods, compares the time of the step with NumPy's, checks two of the runs against the "
         "NumPy reference bit for bit, and draws digits.png and landscapes.png. Needs the extra 'demo': "
-        "pip install 'gdm[demo]'.",
+        "pip install 'gdm-optim[demo]'.",
     )
     demo.add_argument("--out", type=Path, default=Path("out"), help="folder for the pictures (default: %(default)s)")
     demo.add_argument("--seed", type=_count, default=0, help="for weights, split and batches (default: %(default)s)")

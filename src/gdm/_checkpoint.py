@@ -66,7 +66,7 @@ def save(path: StrPath, tree: Any) -> None:
         from safetensors import SafetensorError
         from safetensors.numpy import save_file
     except ImportError as error:
-        raise ImportError("saving a checkpoint needs safetensors: pip install 'gdm[checkpoint]'") from error
+        raise ImportError("saving a checkpoint needs safetensors: pip install 'gdm-optim[checkpoint]'") from error
 
     arrays, metadata = _pack(tree)
     target = os.path.realpath(os.fsdecode(path))

@@ -3,7 +3,7 @@
 For :class:`gdm.SGD`, :class:`gdm.Adagrad`, :class:`gdm.RMSprop`, :class:`gdm.Adam`, :class:`gdm.AdamW` and
 :class:`gdm.NAdam`, and the classes of the same names in ``torch.optim``: their formulas are the same, their steps equal
 within rounding. (PyTorch's NAdam rounds its product of momenta to the default dtype, float32 as a rule; gdm's keeps it
-in float64.) Needs PyTorch when a function is called: ``pip install 'gdm[torch]'``.
+in float64.) Needs PyTorch when a function is called: ``pip install 'gdm-optim[torch]'``.
 """
 
 from __future__ import annotations
@@ -165,7 +165,7 @@ def _torch() -> Any:
     try:
         import torch
     except ImportError as error:
-        raise ImportError("gdm.torch needs PyTorch: pip install 'gdm[torch]'") from error
+        raise ImportError("gdm.torch needs PyTorch: pip install 'gdm-optim[torch]'") from error
     return torch
 
 

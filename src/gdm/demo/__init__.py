@@ -1,6 +1,6 @@
 """The main job on real data: trains a network on handwritten digits, and shows what momentum and its heirs are for.
 
-It needs scikit-learn, for the digits, and matplotlib: ``pip install 'gdm[demo]'``. Run it with ``python -m gdm demo``.
+It needs scikit-learn, for the digits, and matplotlib: ``pip install 'gdm-optim[demo]'``. Run it with ``python -m gdm demo``.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def run(out: Path, *, seed: int = 0, epochs: int = 40) -> int:
     if epochs < 1:
         raise ValueError(f"epochs must be at least 1, got {epochs}")
     if reason := _missing():
-        print(f"the demo needs scikit-learn and matplotlib: pip install 'gdm[demo]' ({reason})", file=sys.stderr)
+        print(f"the demo needs scikit-learn and matplotlib: pip install 'gdm-optim[demo]' ({reason})", file=sys.stderr)
         return MISSING
     out.mkdir(parents=True, exist_ok=True)
     digits = load_digits(seed)
