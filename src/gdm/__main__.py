@@ -24,7 +24,7 @@ _CONFIG = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command and returns the exit code."""
+    """Runs one command and returns the exit code: 2 after an error of the operating system, which is one line."""
     parser = argparse.ArgumentParser(
         prog="gdm", description="Gradient descent with momentum, in place: as fast as memory moves, bit for bit."
     )
@@ -74,7 +74,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     config.set_defaults(run=lambda options: _config(options.asked or config.error("say which: see --help")))
 
     options = parser.parse_args(arguments)
-    code: int = options.run(options)
+    try:
+        code: int = options.run(options)
+    except OSError as error:
+        reason = f"{error.filename}: {error.strerror}" if error.filename is not None else str(error)
+        print(f"gdm: error: {reason}", file=sys.stderr)
+        return 2
     return code
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import warnings
 from types import ModuleType
 from typing import TYPE_CHECKING
@@ -178,10 +179,11 @@ def _or(names: list[str]) -> str:
     return " or ".join(repr(name) for name in names) or "(none: the compiled module does not load)"
 
 
-def _start() -> None:
-    forced = os.environ.get("GDM_BACKEND") or ("native" if native is not None else "reference")
-    if forced not in _BACKENDS:
-        raise ValueError(f"the environment variable GDM_BACKEND must be 'native' or 'reference', got {forced!r}")
+def _read_environment() -> str:
+    """Checks the environment variables, and returns the name of the backend to start with."""
+    name = os.environ.get("GDM_BACKEND") or ("native" if native is not None else "reference")
+    if name not in _BACKENDS:
+        raise ValueError(f"the environment variable GDM_BACKEND must be 'native' or 'reference', got {name!r}")
     if native is not None and native.isa() is None:
         raise ValueError(
             f"the environment variable GDM_ISA must name an instruction set that this machine can run, "
@@ -190,7 +192,26 @@ def _start() -> None:
     count = os.environ.get("GDM_NUM_THREADS") or "1"
     if not (count.isdecimal() and 1 <= int(count) <= _checks.MAX_THREADS):
         raise ValueError(f"the environment variable GDM_NUM_THREADS must be from 1 to 256, got {count!r}")
-    set_backend(forced)
+    return name
+
+
+def _is_command_line() -> bool:
+    """Whether this process is ``gdm`` or ``python -m gdm``, and not another program that imports gdm."""
+    program = sys.argv[0] if sys.argv else ""
+    if program == "-m":  # Python imports the package before it runs the module that is named after -m
+        return sys.orig_argv[-len(sys.argv)].removeprefix("-m") in ("gdm", "gdm.__main__")
+    return os.path.basename(program) in ("gdm", "gdm.exe")
+
+
+def _start() -> None:
+    try:
+        set_backend(_read_environment())
+    except (ValueError, RuntimeError) as error:
+        if not _is_command_line():
+            raise
+        # The command line cannot catch this: Python imports the package before it runs __main__.py.
+        print(f"gdm: error: {error}", file=sys.stderr)
+        sys.exit(2)
 
 
 _backend: str

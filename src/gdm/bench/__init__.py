@@ -6,8 +6,11 @@ import sys
 import time
 from pathlib import Path
 
+from .._output import make_folder
 from . import report
 from .cases import NOT_COMPARED, Case, Result, measure, suite
+
+REPORT = "bench.json"
 
 
 def run(out: Path, *, full: bool = False) -> int:
@@ -25,7 +28,7 @@ def run(out: Path, *, full: bool = False) -> int:
     int
         An exit code, 0. A peer whose result is wrong raises AssertionError.
     """
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out, (REPORT, *report.PICTURES))
     print(report.heading())
     missing = dict(NOT_COMPARED)
     results = []
@@ -47,8 +50,8 @@ def run(out: Path, *, full: bool = False) -> int:
 
 def finish(out: Path, results: list[Result]) -> None:
     """Writes JSON and pictures, and says where."""
-    report.save(out / "bench.json", results)
-    written = [out / "bench.json"]
+    report.save(out / REPORT, results)
+    written = [out / REPORT]
     try:
         written += report.draw(out, results)
     except ImportError as reason:

@@ -35,6 +35,9 @@ LOOKS: dict[str, dict[str, Any]] = {
 }
 
 
+PICTURES = ("throughput.png", "tensors.png", "busy.png")
+
+
 def machine() -> dict[str, Any]:
     """Where this was measured, and with what."""
     return {
@@ -102,18 +105,15 @@ def save(path: Path, results: Sequence[Result]) -> None:
 
 def draw(folder: Path, results: Sequence[Result]) -> list[Path]:
     """Draws what there are results for: throughput against size, time against the number of tensors, a busy machine."""
-    drawings = {
-        "throughput.png": (_draw_throughput, [r for r in results if r.case.group == SIZE]),
-        "tensors.png": (_draw_tensors, [r for r in results if r.case.group == SMALL]),
-        "busy.png": (_draw_busy, [r for r in results if r.case.group == BUSY]),
-    }
     from matplotlib.figure import Figure
 
     paths = []
-    for name, (drawing, some) in drawings.items():
-        if len(some) > 1:
+    drawings = ((_draw_throughput, SIZE), (_draw_tensors, SMALL), (_draw_busy, BUSY))
+    for name, (draw_results, group) in zip(PICTURES, drawings, strict=True):
+        of_group = [result for result in results if result.case.group == group]
+        if len(of_group) > 1:
             figure = Figure(figsize=(8.0, 4.6), dpi=110, layout="constrained")
-            drawing(figure.subplots(), some)
+            draw_results(figure.subplots(), of_group)
             figure.savefig(folder / name)
             paths.append(folder / name)
     return paths

@@ -1,6 +1,7 @@
 """The main job on real data: trains a network on handwritten digits, and shows what momentum and its heirs are for.
 
-It needs scikit-learn, for the digits, and matplotlib: ``pip install 'gdm-optim[demo]'``. Run it with ``python -m gdm demo``.
+It needs scikit-learn, for the digits, and matplotlib: ``pip install 'gdm-optim[demo]'``. Run it with
+``python -m gdm demo``.
 """
 
 from __future__ import annotations
@@ -9,12 +10,14 @@ import sys
 from contextlib import AbstractContextManager
 from pathlib import Path
 
+from .._output import make_folder
 from . import report
 from .methods import CHECKED, METHODS
 from .pictures import draw_digits, draw_landscapes
 from .training import load_digits, train, train_on_reference
 
-MISSING = 2  # the exit code when a library is
+MISSING = 2  # the exit code when a library is not installed
+PICTURES = ("digits.png", "landscapes.png")
 
 
 def run(out: Path, *, seed: int = 0, epochs: int = 40) -> int:
@@ -39,7 +42,7 @@ def run(out: Path, *, seed: int = 0, epochs: int = 40) -> int:
     if reason := _missing():
         print(f"the demo needs scikit-learn and matplotlib: pip install 'gdm-optim[demo]' ({reason})", file=sys.stderr)
         return MISSING
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out, PICTURES)
     digits = load_digits(seed)
     print(report.heading(digits, seed, epochs))
     with _one_thread():
@@ -49,9 +52,10 @@ def run(out: Path, *, seed: int = 0, epochs: int = 40) -> int:
     first = [next(run.params for run in runs if run.method is method) for method in CHECKED]
     different = [report.different_bits(a, b) for a, b in zip(first, again, strict=True)]
     print(report.verdict(different, total=sum(p.size for p in first[0])))
-    draw_digits(out / "digits.png", runs)
-    draw_landscapes(out / "landscapes.png")
-    print(f"pictures: {out / 'digits.png'}, {out / 'landscapes.png'}")
+    digits_png, landscapes_png = (out / name for name in PICTURES)
+    draw_digits(digits_png, runs)
+    draw_landscapes(landscapes_png)
+    print(f"pictures: {digits_png}, {landscapes_png}")
     return 1 if any(different) else 0
 
 
