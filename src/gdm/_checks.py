@@ -157,10 +157,15 @@ def buffer(name: str, x: object, *, writable: bool) -> Array:
             raise TypeError(f"{name} is byte-swapped (dtype {x.dtype.str!r}); expected the machine's byte order")
         raise TypeError(f"{name} has dtype {x.dtype}; expected float32 or float64")
     if not (x.flags.c_contiguous or x.flags.f_contiguous):
-        raise ValueError(
-            f"{name} is not contiguous (shape {x.shape}, strides {x.strides} bytes); a copy made with "
-            f"np.ascontiguousarray would be"
-        )
+        if writable:
+            # np.ascontiguousarray(param) as the argument would train a copy, and leave the user's array as it is.
+            advice = (
+                "if you passed a copy, only the copy would be updated: make the array contiguous before anything else "
+                "uses it, and use only that array"
+            )
+        else:
+            advice = "pass a contiguous copy, np.ascontiguousarray(...)"
+        raise ValueError(f"{name} is not contiguous (shape {x.shape}, strides {x.strides} bytes); {advice}")
     if not x.flags.aligned:
         raise ValueError(f"{name} is misaligned: its address is not a multiple of {x.itemsize} bytes")
     if writable and not x.flags.writeable:
