@@ -139,13 +139,14 @@ class threads:
 
     def __init__(self, n: int) -> None:
         self._n = _checks.thread_count("n", n)
+        self._former: list[int] = []  # one number for each entry that has not ended: one object may be entered twice
 
     def __enter__(self) -> None:
-        self._before = get_num_threads()
+        self._former.append(get_num_threads())
         set_num_threads(self._n)
 
     def __exit__(self, *error: object) -> None:
-        set_num_threads(self._before)
+        set_num_threads(self._former.pop())
 
 
 def c_functions() -> dict[str, tuple[int, str]]:
