@@ -142,9 +142,8 @@ def suite(*, quick: bool = False) -> list[Case]:
                 Case(THREADS, f"2^{exponent}", [(1 << exponent,)], (Gdm2, Gdm, TorchFused), 2, seconds, sample=0.02)
             )
         for n in (1, 2):
-            peers = (Gdm,) if n == 1 else (Gdm, TorchFused)
             label = f"2^22, {n} thread{'s' * (n > 1)}"
-            cases.append(Case(BUSY, label, [(1 << 22,)], peers, n, 2.0 if quick else 10.0, True, 0.0))
+            cases.append(Case(BUSY, label, [(1 << 22,)], (Gdm, TorchFused), n, 2.0 if quick else 10.0, True, 0.0))
     return cases
 
 

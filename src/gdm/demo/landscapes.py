@@ -73,7 +73,7 @@ RAVINE = Landscape(
     minimum=(0.0, 0.0),
     lr=1.9 / CONDITION,  # from 2 / CONDITION on gradient descent diverges
     steps=50,
-    window=((-10.5, 3.5), (-2.0, 2.0)),
+    window=((-10.5, 3.5), (-1.75, 1.75)),
     spread=1.5,
 )
 
@@ -101,7 +101,7 @@ PLATEAU = Landscape(
     minimum=(PIT + TILT / 2, 0.0),  # to first order in TILT
     lr=0.2,
     steps=80,
-    window=((-6.5, 6.5), (-3.2, 3.2)),
+    window=((-6.4, 6.4), (-4.8, 4.8)),
     spread=1.0,
 )
 
@@ -127,7 +127,7 @@ WELLS = Landscape(
     minimum=(1.5, 0.0),
     lr=0.1,
     steps=60,
-    window=((-2.6, 2.6), (-1.8, 1.8)),
+    window=((-2.6, 2.6), (-1.95, 1.95)),
     spread=3.0,
 )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 DPI = 110
 LEVELS = 12
+HEIGHT_TO_WIDTH = 0.75  # of a landscape's panel
 
 # Okabe and Ito's colours, which colour-blind people can tell apart, with the blues lightened and darkened so that they
 # differ in grey too. So do line styles and markers.
@@ -70,7 +72,7 @@ def _curve(axes: Axes, run: Run, values: Sequence[float]) -> None:
 def draw_landscapes(path: Path) -> None:
     """Draws the paths of gradient descent, momentum and Adam through each landscape."""
     with _style():
-        figure = _figure(12.0, 4.6)
+        figure = _figure(12.0, 4.2)
         panels = figure.subplots(1, 3)
         for axes, landscape in zip(panels, LANDSCAPES, strict=True):
             _contours(axes, landscape)
@@ -80,9 +82,17 @@ def draw_landscapes(path: Path) -> None:
             _path(axes, descend(landscape, MOMENTUM), f"momentum {MOMENTUM}", color=NAVY, linestyle="--", marker="^")
             _path(axes, descend_with_adam(landscape), f"Adam, lr {ADAM_LR}", color=GREEN, linestyle=":", marker="D")
             axes.set_title(f"{landscape.title}\n{landscape.steps} steps each, lr {landscape.lr:g}", fontsize=11)
-            axes.set(xlabel=r"parameter $\theta_1$", ylabel=r"parameter $\theta_2$")
+            axes.set(xlabel=r"parameter $\theta_1$" + _set_scales(axes, landscape), ylabel=r"parameter $\theta_2$")
         figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=8, columnspacing=1.2)
         figure.savefig(path)
+
+
+def _set_scales(axes: Axes, landscape: Landscape) -> str:
+    """Gives all panels one shape, and returns what the x axis's label says of the scale of the y axis."""
+    (x_from, x_to), (y_from, y_to) = landscape.window
+    axes.set(box_aspect=HEIGHT_TO_WIDTH, xlim=(x_from, x_to), ylim=(y_from, y_to))
+    stretch = HEIGHT_TO_WIDTH * (x_to - x_from) / (y_to - y_from)
+    return "" if math.isclose(stretch, 1.0) else rf" ($\theta_2$ is drawn {stretch:g} times as large)"
 
 
 def _contours(axes: Axes, landscape: Landscape) -> None:
