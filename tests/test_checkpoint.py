@@ -377,6 +377,15 @@ def test_a_file_that_gets_shorter_while_it_is_read(path, monkeypatch):
         load(path)
 
 
+def test_too_little_memory_is_no_damage(saved, monkeypatch):
+    def fail(*args, **kwargs):
+        raise MemoryError
+
+    monkeypatch.setattr(np, "empty", fail)
+    with pytest.raises(MemoryError):
+        load(saved)
+
+
 def test_swapped_tensors(saved):
     """Two tensors of the same dtype and shape, each in the place of the other."""
     save(saved, {"a": np.zeros(4), "b": np.ones(4)})
