@@ -455,6 +455,21 @@ def test_consistent_nonsense(folder, data):
         load(path)
 
 
+@pytest.mark.parametrize("shape", [[3000, 3000, "long"], [3000, [0], 3000], [-2, -3], [True, 6], [6.0], {"6": 6}, "6"])
+def test_a_shape_that_is_no_shape(path, shape):
+    """The product of numbers and a text or a list would be a very long one."""
+    save(path, {"a": np.arange(6.0)})
+    header, payload = parts(path.read_bytes())
+    content = json.loads(header["__metadata__"]["gdm"].split(" ", 2)[2])
+    content["tensors"]["a"]["shape"] = header["a"]["shape"] = shape
+    tracemalloc.start()
+    try:
+        refused(path, joined({**header, "__metadata__": sealed(content)}, payload), "shape of tensor 'a' is")
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
+
+
 def test_not_a_file(tmp_path):
     with pytest.raises(FileNotFoundError):
         load(tmp_path / "nothing")

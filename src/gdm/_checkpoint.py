@@ -214,6 +214,9 @@ def _read_header(file: BinaryIO) -> tuple[dict[str, Any], dict[str, Any]]:
     end = 0
     for name, found in header.items():
         dtype, shape = tensors[name]["dtype"], tensors[name]["shape"]
+        # Checked before the product: 3000 * 3000 * "text" would be a very long text.
+        if type(shape) is not list or not all(type(n) is int and n >= 0 for n in shape):
+            raise CheckpointError(f"{file.name} is damaged: the shape of tensor {name!r} is {shape!r}")
         begin, end = end, end + DTYPES[dtype].itemsize * math.prod(shape)
         expected = {"dtype": dtype, "shape": shape, "data_offsets": [begin, end]}
         if found != expected:
