@@ -1,4 +1,4 @@
-"""What was measured, as a table, as JSON, and as pictures."""
+"""The results as a table, as JSON, and as pictures."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .peers import SGD
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# Okabe and Ito's colours, which colour-blind people can tell apart, each with a marker of its own for grey.
+# Colour-blind people can distinguish Okabe and Ito's colours. In print without colour the markers differ.
 LOOKS: dict[str, dict[str, Any]] = {
     "gdm": {"color": "#000000", "marker": "o", "linewidth": 2.2},
     "gdm, step(grads)": {"color": "#000000", "marker": "o", "markerfacecolor": "w", "linestyle": ":"},
@@ -39,7 +39,7 @@ PICTURES = ("throughput.png", "tensors.png", "busy.png")
 
 
 def machine() -> dict[str, Any]:
-    """Where this was measured, and with what."""
+    """The machine and the versions of the libraries."""
     return {
         "cpu": _cpu(),
         "cpus": os.cpu_count(),
@@ -60,7 +60,7 @@ def heading() -> str:
 
 
 def table(results: Sequence[Result]) -> str:
-    """One line for each case: gdm's time and throughput, and how many times as long each peer takes."""
+    """One line for each case: gdm's time and throughput, and each peer's time divided by gdm's."""
     names = dict.fromkeys(name for result in results for name in result.timings)
     peers = [name for name in names if name != "limit" and not name.startswith("gdm")]
     head = f"{'':32}{'gdm':>9} {'GB/s':>6} {'limit':>6}" + "".join(f"{name:>16}" for name in peers)
@@ -99,12 +99,12 @@ def _ratio(result: Result, name: str) -> str:
 
 
 def save(path: Path, results: Sequence[Result]) -> None:
-    """Writes machine and results as JSON."""
+    """Writes the machine and the results as JSON."""
     path.write_text(json.dumps({"machine": machine(), "results": [r.as_json() for r in results]}, indent=1) + "\n")
 
 
 def draw(folder: Path, results: Sequence[Result]) -> list[Path]:
-    """Draws what there are results for: throughput against size, time against the number of tensors, a busy machine."""
+    """Draws a picture for each of these groups that has results: one tensor, many small tensors, a busy machine."""
     from matplotlib.figure import Figure
 
     paths = []
@@ -177,7 +177,7 @@ def _names(results: Sequence[Result]) -> list[str]:
 
 
 def _caches() -> Iterable[tuple[str, int]]:
-    """The data caches of the first CPU, in bytes, from the kernel's tables; nothing where there are none."""
+    """The names and sizes (in bytes) of the first CPU's data caches, if the Linux kernel lists them."""
     for index in sorted(Path("/sys/devices/system/cpu/cpu0/cache").glob("index*")):
         if (index / "type").read_text().strip() != "Instruction":
             size = (index / "size").read_text().strip()

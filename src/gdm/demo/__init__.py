@@ -1,4 +1,4 @@
-"""The main job on real data: trains a network on handwritten digits, and shows what momentum and its heirs are for.
+"""Trains a network on handwritten digits with several methods, and shows why one uses momentum and adaptive methods.
 
 It needs scikit-learn, for the digits, and matplotlib: ``pip install 'gdm-optim[demo]'``. Run it with
 ``python -m gdm demo``.
@@ -26,16 +26,21 @@ def run(out: Path, *, seed: int = 0, epochs: int = 40) -> int:
     Parameters
     ----------
     out : pathlib.Path
-        The folder for ``digits.png`` and ``landscapes.png``; made if it does not exist.
+        The folder for ``digits.png`` and ``landscapes.png``. It is made if it does not exist.
     seed : int, default 0
-        Fixes the split into training and test images, the initial weights, and the order of the images.
+        Determines the split into training and test images, the initial weights, and the order of the images.
     epochs : int, default 40
         How often each training goes through the images; at least 1.
 
     Returns
     -------
     int
-        An exit code: 0, 1 if gdm and its reference did not give the same bits, 2 if a library is missing.
+        The exit code: 1 if gdm and its reference did not give the same bits, 2 if a library is missing, 0 otherwise.
+
+    Raises
+    ------
+    OSError
+        If the files cannot be written. This is known before the training.
     """
     if epochs < 1:
         raise ValueError(f"epochs must be at least 1, got {epochs}")
@@ -60,7 +65,7 @@ def run(out: Path, *, seed: int = 0, epochs: int = 40) -> int:
 
 
 def _missing() -> str:
-    """Why the demo cannot run: which library does not import; empty if all do."""
+    """The error of a library that cannot be imported, or an empty string."""
     try:
         import matplotlib.figure  # noqa: F401
         import sklearn.datasets  # noqa: F401
@@ -70,10 +75,10 @@ def _missing() -> str:
 
 
 def _one_thread() -> AbstractContextManager[object]:
-    """Keeps the matrix products on this thread.
+    """Computes the matrix products in this thread only.
 
-    They are too small to gain from more. And the step finds the gradients in its core's cache, and the sums are rounded
-    in the same order each time. Scikit-learn brings threadpoolctl.
+    They are too small to become faster with more threads. With one thread, the gradients are in the cache of the core
+    that makes the step, and sums are rounded in the same order each time. scikit-learn installs threadpoolctl.
     """
     from threadpoolctl import threadpool_limits
 
