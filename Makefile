@@ -1,14 +1,14 @@
-# The only list of commands. Each target sets up what it needs in a virtual environment of its own kind.
+# The only list of commands. Each target installs what it needs in a virtual environment.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# All that goes into the installed package: a change here installs it again.
+# The files from which the installed package is made. If one of them changes, make installs the package again.
 SOURCES := pyproject.toml CMakeLists.txt README.md $(shell find src csrc include cmake -type f -not -name '*.pyc' 2>/dev/null)
 C_FILES := $(shell find csrc include src tests bench -name '*.[ch]' -o -name '*.inc' -o -name '*.def')
 
 .PHONY: help generate demo test test-embed test-torch test-pythons lint format bench clean
 
-help:  ## this list
+help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 generate:  ## write what follows from the table of rules: csrc/rules.def
@@ -20,18 +20,18 @@ demo: $(VENV)/demo.installed  ## train on real data, compare with NumPy, draw ou
 test: $(VENV)/test.installed  ## run the tests
 	$(BIN)/python -m pytest
 
-# Twice: with gdm installed as users install it, and as those who work on it do.
+# Runs twice: with gdm installed as users install it, and in editable mode, as developers install it.
 test-embed: $(VENV)/embed.installed .venvs/editable.installed  ## build and run the examples in other languages
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest tests/test_embed.py
 	PATH="$(CURDIR)/.venvs/editable/bin:$$PATH" .venvs/editable/bin/python -m pytest tests/test_embed.py
 
-test-torch: $(VENV)/test.installed $(VENV)/torch.installed  ## run the tests against PyTorch's optimizers
+test-torch: $(VENV)/test-torch.installed  ## run the tests against PyTorch's optimizers
 	$(BIN)/python -m pytest tests/test_torch.py
 
-test-pythons:  ## run the tests on CPython 3.11, 3.12 and 3.13, whichever are here
+test-pythons:  ## run the tests on CPython 3.11, 3.12 and 3.13, if they are installed
 	.ci/test-pythons
 
-lint: $(VENV)/lint.installed  ## formatting, lint, types, stubs; nothing is changed
+lint: $(VENV)/lint.installed  ## check formatting, lint, types, stubs; change nothing
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/clang-format --dry-run --Werror $(C_FILES)
@@ -43,18 +43,18 @@ format: $(VENV)/lint.installed  ## format everything
 	$(BIN)/ruff check --fix .
 	$(BIN)/clang-format -i $(C_FILES)
 
-bench: $(VENV)/bench.installed  ## measure against every peer, on a quiet machine: out/bench.*
+bench: $(VENV)/bench.installed  ## measure gdm and every peer, on a quiet machine; write out/bench.*
 	@mkdir -p out
 	$(BIN)/python -m pytest bench --benchmark-only --benchmark-quiet --benchmark-json=out/pytest-benchmark.json
 
-clean:  ## remove all that is generated
+clean:  ## remove everything that is generated
 	rm -rf $(VENV) .venvs build dist out
 
 $(BIN)/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "gdm needs Python 3.11 or later: make PYTHON=...")'
 	$(PYTHON) -m venv $(VENV)
 
-# One extra, one stamp: installing an extra again is quick when only the sources have changed.
+# One stamp file for each extra: to install an extra again is quick if only the sources have changed.
 $(VENV)/%.installed: $(SOURCES) | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check '.[$*]'
 	touch $@

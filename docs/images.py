@@ -1,6 +1,6 @@
-"""Draws the documentation's pictures that neither the demo nor the benchmarks draw: ``python docs/images.py``.
+"""Draws the pictures of the documentation that the demo and the benchmarks do not draw: ``python docs/images.py``.
 
-It needs matplotlib: ``pip install 'gdm[demo]'``.
+It needs matplotlib: ``pip install 'gdm-optim[demo]'``.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from gdm import schedules
 DPI = 110
 NAVY, VERMILION = "#003A63", "#D55E00"
 
-# Where the forms part: on J = 0.05 * theta**2 from theta = 1, with momentum 0.9, lr changes at the sixth step.
+# To show how the two forms differ: J = 0.05 * theta**2, starting at theta = 1, momentum 0.9. lr changes after step 6.
 CHANGE, STEPS = 6, 60
 CHANGES = {"lr falls to a tenth": (1.0, 0.1), "lr rises tenfold": (0.1, 1.0)}
 
@@ -40,7 +40,7 @@ SCHEDULES = [
 
 
 def path(form: str, values: tuple[float, float]) -> np.ndarray:
-    """What theta is before and after each step."""
+    """The values of theta: at the start, and after each step."""
     theta = np.ones(1)
     opt = gdm.SGD(theta, schedules.piecewise(values, [CHANGE]), momentum=0.9, form=form)
     points = [1.0]
@@ -66,7 +66,7 @@ def draw_forms(file: Path) -> None:
 
 
 def draw_schedules(file: Path) -> None:
-    """Every schedule, by gdm.schedules.plot."""
+    """Every schedule, drawn by gdm.schedules.plot."""
     figure = Figure(figsize=(12.0, 7.4), dpi=DPI, layout="constrained")
     panels = figure.subplots(3, 4, sharex=True, sharey=True)
     for axes, schedule in zip(panels.flat, SCHEDULES, strict=True):

@@ -107,6 +107,16 @@ def test_suite():
     assert all(case.peers[0].name.startswith("gdm") for case in full)
 
 
+def test_on_a_busy_machine_every_peer_has_one_thread_too(monkeypatch):
+    """One who wants to know what a second thread is worth there needs both times of each."""
+    monkeypatch.setattr(cases, "_cpus", lambda: {0, 1})
+    for quick in (False, True):
+        busy = [case for case in bench.suite(quick=quick) if case.group == cases.BUSY]
+        assert [case.threads for case in busy] == [1, 2]
+        assert busy[0].peers == busy[1].peers
+        assert len(busy[0].peers) > 1
+
+
 def _small(group, label, shapes, **more):
     some = (peers.Gdm, peers.Limit, peers.NumPyOut)
     return bench.measure(bench.Case(group, label, shapes, some, seconds=0.01, **more))

@@ -124,6 +124,24 @@ def test_buffers(backend, rule, name, make, error, message):
     refused(rule, arguments, error, f"^{name} {message}")
 
 
+@pytest.mark.parametrize("rule", RULES)
+def test_the_advice_for_strided_memory_keeps_training_the_right_array(backend, rule):
+    """A copy of a gradient has the same numbers. An update of a copy of a parameter would be lost."""
+    for name in good(rule):
+        arguments = good(rule)
+        arguments[name] = np.repeat(arguments[name], 2)[::2]
+        message = str(refused(rule, arguments, ValueError, f"^{name} is not contiguous").value)
+        if name in ("grad", "lr_scale"):
+            assert message.endswith("; pass a contiguous copy, np.ascontiguousarray(...)")
+        else:
+            assert "if you passed a copy, only the copy would be updated" in message
+            assert message.endswith("make the array contiguous before anything else uses it, and use only that array")
+    with pytest.raises(ValueError, match=r"^params is not contiguous .* use only that array$"):
+        gdm.SGD(np.ones((4, 4))[:, :2], lr=0.1)
+    with pytest.raises(ValueError, match=r"^grads is not contiguous .*np\.ascontiguousarray\(\.\.\.\)$"):
+        gdm.SGD(np.ones((4, 2)), lr=0.1).step(np.ones((4, 4))[:, :2])
+
+
 @pytest.mark.parametrize("shift", range(64))
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_every_byte_offset(backend, shift, dtype):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 
@@ -10,7 +11,7 @@ import pytest
 
 import gdm
 from gdm import demo
-from gdm.demo import landscapes, methods, report, training
+from gdm.demo import landscapes, methods, pictures, report, training
 from gdm.demo.network import Network
 
 pytest.importorskip("sklearn")
@@ -129,7 +130,7 @@ def test_run_names_what_to_install(library, tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, library, None)
     assert demo.run(tmp_path / "out", epochs=1) == 2
     err = capsys.readouterr().err
-    assert "pip install 'gdm[demo]'" in err
+    assert "pip install 'gdm-optim[demo]'" in err
     assert library in err
     assert not (tmp_path / "out").exists()
 
@@ -278,6 +279,23 @@ def test_adam_crosses_ravine_and_plateau_and_stays_in_the_shallow_minimum():
     assert np.linalg.norm(plateau[-1] - landscapes.PLATEAU.minimum) < 0.3
     assert np.all(wells[:, 0] < 0)
     assert np.linalg.norm(wells[-1] - landscapes.descend(landscapes.WELLS, 0.0)[-1]) < 0.1
+
+
+def test_the_axes_have_the_same_scale_or_the_label_says_the_factor(tmp_path, monkeypatch):
+    from matplotlib.figure import Figure
+
+    figures = []
+    monkeypatch.setattr(Figure, "savefig", lambda self, path: figures.append(self))
+    pictures.draw_landscapes(tmp_path / "landscapes.png")
+    figures[0].draw_without_rendering()
+    for axes, landscape in zip(figures[0].axes, landscapes.LANDSCAPES, strict=True):
+        (left, bottom), (right, top) = axes.transData.transform(np.array(landscape.window).T)
+        (x_from, x_to), (y_from, y_to) = landscape.window
+        stretch = (top - bottom) / (y_to - y_from) / ((right - left) / (x_to - x_from))
+        said = re.search(r"drawn (\S+) times as large", axes.get_xlabel())
+        assert stretch == pytest.approx(float(said[1]) if said else 1.0, rel=1e-3)
+        assert axes.get_xlim() == pytest.approx(landscape.window[0])
+        assert axes.get_ylim() == pytest.approx(landscape.window[1])
 
 
 # ---- progress --------------------------------------------------------------------------------------------------------

@@ -85,6 +85,21 @@ def test_setting_the_number():
     assert optimizer.threads is None
 
 
+def test_one_context_entered_more_than_once():
+    """Each exit sets the number that was there before its own entry."""
+    gdm.set_num_threads(3)
+    two = gdm.threads(2)
+    with two:
+        gdm.set_num_threads(4)
+        with two, two:
+            assert gdm.get_num_threads() == 2
+        assert gdm.get_num_threads() == 4
+    assert gdm.get_num_threads() == 3
+    with two:
+        assert gdm.get_num_threads() == 2
+    assert gdm.get_num_threads() == 3
+
+
 @pytest.mark.parametrize(
     "set_to", [gdm.set_num_threads, gdm.threads, lambda n: gdm.SGD(np.ones(2), threads=n)], ids=["set", "with", "SGD"]
 )

@@ -679,7 +679,7 @@ def test_no_such_class():
 def test_a_missing_torch(monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
     for call in (gdm.torch.to_state_dict, lambda x: gdm.torch.load_state_dict(x, {})):
-        with pytest.raises(ImportError, match=r"gdm.torch needs PyTorch: pip install 'gdm\[torch\]'"):
+        with pytest.raises(ImportError, match=r"gdm.torch needs PyTorch: pip install 'gdm-optim\[torch\]'"):
             call(gdm.SGD(np.ones(2)))
 
 

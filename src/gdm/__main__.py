@@ -24,7 +24,7 @@ _CONFIG = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command and returns the exit code."""
+    """Runs one command and returns the exit code: 2 after an error of the operating system, which is one line."""
     parser = argparse.ArgumentParser(
         prog="gdm", description="Gradient descent with momentum, in place: as fast as memory moves, bit for bit."
     )
@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     info = commands.add_parser(
         "info",
-        help="what is installed, and what it uses here",
+        help="show what is installed, and what it uses on this machine",
         description="Prints version, backend, instruction sets, threads, and how the compiled module was built.",
     )
     info.set_defaults(run=lambda options: _info())
@@ -43,8 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="train a network on real data and draw two pictures",
         description="Trains a small network on the UCI handwritten digits with gradient descent, momentum, Nesterov, a "
         "schedule and adaptive methods, compares the time of the step with NumPy's, checks two of the runs against the "
-        "NumPy reference bit for bit, and draws digits.png and landscapes.png. Needs the extra 'demo': "
-        "pip install 'gdm[demo]'.",
+        "NumPy reference bit for bit, and draws digits.png and landscapes.png. It needs the extra 'demo': "
+        "pip install 'gdm-optim[demo]'.",
     )
     demo.add_argument("--out", type=Path, default=Path("out"), help="folder for the pictures (default: %(default)s)")
     demo.add_argument("--seed", type=_count, default=0, help="for weights, split and batches (default: %(default)s)")
@@ -54,27 +54,36 @@ def main(arguments: Sequence[str] | None = None) -> int:
     bench = commands.add_parser(
         "bench",
         help="measure gdm and its peers on this machine",
-        description="Times one momentum step of gdm, the memory's limit, NumPy, and of Numba, PyTorch and optax as far "
-        "as they are installed; checks every result; prints a table of ratios and writes bench.json and pictures. "
-        "Needs a quiet machine to mean much.",
+        description="Times one momentum step of gdm, of NumPy, and of Numba, PyTorch and optax if they are installed, "
+        "and a loop that only moves the same bytes (the limit). It checks every result, prints a table of ratios, and "
+        "writes bench.json and pictures. The times are meaningful only on a quiet machine.",
     )
+    bench.add_argument("--out", type=Path, default=Path("out"), help="folder for the results (default: %(default)s)")
     bench.add_argument(
-        "--out", type=Path, default=Path("out"), help="folder for what is written (default: %(default)s)"
+        "--full",
+        action="store_true",
+        help="all cases, which takes some minutes (default: a few cases, in less than one minute)",
     )
-    bench.add_argument("--full", action="store_true", help="all cases, for some minutes; without it, under one")
     bench.set_defaults(run=_bench)
 
     config = commands.add_parser(
         "config",
-        help="how to compile and link against the C library",
-        description="Prints what a C compiler or CMake needs to know, in the order asked for.",
+        help="show how to compile and link with the C library",
+        description="Prints the values that a C compiler or CMake needs, in the order of the options.",
     )
     for option, text in _CONFIG.items():
-        config.add_argument(f"--{option}", action="append_const", dest="asked", const=option, help=text)
-    config.set_defaults(run=lambda options: _config(options.asked or config.error("say which: see --help")))
+        config.add_argument(f"--{option}", action="append_const", dest="names", const=option, help=text)
+    config.set_defaults(
+        run=lambda options: _config(options.names or config.error("name at least one value: see --help"))
+    )
 
     options = parser.parse_args(arguments)
-    code: int = options.run(options)
+    try:
+        code: int = options.run(options)
+    except OSError as error:
+        reason = f"{error.filename}: {error.strerror}" if error.filename is not None else str(error)
+        print(f"gdm: error: {reason}", file=sys.stderr)
+        return 2
     return code
 
 
@@ -96,14 +105,14 @@ def _info() -> int:
     return 0
 
 
-def _config(asked: Sequence[str]) -> int:
+def _config(names: Sequence[str]) -> int:
     values: dict[str, Callable[[], str]] = {
         "cflags": lambda: f"-I{gdm.get_include()}",
         "libs": _embedding.get_libraries,
         "cmakedir": gdm.get_cmake_dir,
         "version": lambda: gdm.__version__,
     }
-    print(" ".join(values[name]() for name in asked))
+    print(" ".join(values[name]() for name in names))
     return 0
 
 

@@ -1,8 +1,9 @@
-"""Which implementation runs: the compiled module, on which instruction set, or the NumPy reference."""
+"""Chooses what runs: the compiled module with an instruction set and a number of threads, or the NumPy reference."""
 
 from __future__ import annotations
 
 import os
+import sys
 import warnings
 from types import ModuleType
 from typing import TYPE_CHECKING
@@ -41,7 +42,7 @@ try:
 except ImportError as reason:
     native = None
     warnings.warn(
-        f"gdm's compiled module does not load ({reason}); the NumPy reference runs instead: the same results, slowly",
+        f"gdm's compiled module does not load ({reason}); the NumPy reference runs instead: same results, but slow",
         RuntimeWarning,
         stacklevel=3,
     )
@@ -55,15 +56,15 @@ def backend() -> str:
 def set_backend(name: str) -> None:
     """Runs everything on the compiled kernels (``"native"``) or on the NumPy rules (``"reference"``) from now on.
 
-    The results are the same, to the last bit: run a training both ways to check one. The environment variable
+    Both give the same results, to the last bit. To check a training, run it with both. The environment variable
     ``GDM_BACKEND`` sets the backend that a program starts with.
 
     Raises
     ------
     ValueError
-        For another name.
+        If the name is another one.
     RuntimeError
-        For ``"native"`` where the compiled module does not load.
+        If the name is ``"native"`` and the compiled module does not load.
     """
     global _backend
     if name not in _BACKENDS:
@@ -71,60 +72,61 @@ def set_backend(name: str) -> None:
     if native is not None:
         native.set_reference(name == "reference")
     elif name == "native":
-        raise RuntimeError("gdm's compiled module does not load here: only the backend 'reference' is available")
+        raise RuntimeError("gdm's compiled module does not load: only the backend 'reference' is available")
     _backend = name
 
 
 def available_isas() -> list[str]:
-    """The instruction sets that gdm has kernels for and this machine can run, best first.
+    """The instruction sets that this machine can run and gdm has kernels for, best first.
 
-    Some of ``"avx512"``, ``"avx2"``, ``"neon"``, ``"baseline"``; none where the compiled module does not load.
+    They are some of ``"avx512"``, ``"avx2"``, ``"neon"`` and ``"baseline"``. The list is empty if the compiled module
+    does not load.
     """
     return native.available_isas() if native is not None else []
 
 
 def isa() -> str:
-    """The instruction set whose kernels the native backend uses; ``"none"`` where the compiled module does not load."""
+    """The instruction set that the native backend uses, or ``"none"`` if the compiled module does not load."""
     return native.isa() if native is not None else "none"
 
 
 def set_isa(name: str) -> None:
     """Uses the kernels of this instruction set from now on, in every thread.
 
-    The results are the same on each, to the last bit. The environment variable ``GDM_ISA`` sets the one that a program
-    starts with; without it, that is the best that CPU and operating system support.
+    All of them give the same results, to the last bit. The environment variable ``GDM_ISA`` sets the one that a program
+    starts with. Without it, a program starts with the best one that the CPU and the operating system support.
 
     Raises
     ------
     ValueError
-        For a name that is unknown or that this machine cannot run; the message lists those it can.
+        If the name is unknown, or this machine cannot run that instruction set. The message lists those that it can.
     """
     if native is None or name not in native.available_isas() or not native.set_isa(str(name)):
         raise ValueError(f"name must be one that this machine can run, {_or(available_isas())}, got {name!r}")
 
 
 def get_num_threads() -> int:
-    """How many threads a step may use.
+    """The number of threads that a step may use.
 
-    What :func:`set_num_threads` or :func:`threads` set; else the environment variable ``GDM_NUM_THREADS``, else
-    ``OMP_NUM_THREADS``, else the number of CPUs that this process may use (affinity, cgroup quota). 1 where the
-    compiled module does not load.
+    It is the first of these: the number that :func:`set_num_threads` or :func:`threads` set; the environment variable
+    ``GDM_NUM_THREADS``; ``OMP_NUM_THREADS``; the number of CPUs that this process may use (affinity, cgroup quota). It
+    is 1 if the compiled module does not load.
     """
     return native.get_num_threads() if native is not None else 1
 
 
 def set_num_threads(n: int) -> None:
-    """Lets a step use up to so many threads from now on, in the whole process. The results do not depend on it.
+    """Lets a step use up to ``n`` threads from now on, in the whole process. The results do not depend on it.
 
     Parameters
     ----------
     n : int
-        From 1 to 256. Small updates run in the calling thread all the same.
+        From 1 to 256. Small updates still run in the calling thread only.
 
     Raises
     ------
     TypeError, ValueError
-        For anything else.
+        If ``n`` is anything else.
     """
     n = _checks.thread_count("n", n)
     if native is not None:
@@ -132,35 +134,36 @@ def set_num_threads(n: int) -> None:
 
 
 class threads:
-    """``with gdm.threads(n):`` lets steps use up to ``n`` threads, and sets the former number back at the end.
+    """``with gdm.threads(n):`` lets a step use up to ``n`` threads. At its end the former number is set again.
 
-    Like :func:`set_num_threads` it holds for the whole process.
+    Like :func:`set_num_threads`, it changes the number for the whole process.
     """
 
     def __init__(self, n: int) -> None:
         self._n = _checks.thread_count("n", n)
+        self._former: list[int] = []  # a stack, because one object may be entered twice
 
     def __enter__(self) -> None:
-        self._before = get_num_threads()
+        self._former.append(get_num_threads())
         set_num_threads(self._n)
 
     def __exit__(self, *error: object) -> None:
-        set_num_threads(self._before)
+        set_num_threads(self._former.pop())
 
 
 def c_functions() -> dict[str, tuple[int, str]]:
-    """The functions of the C library inside this package, for ctypes, cffi, Numba and their like.
+    """The functions of the C library inside this package, for ctypes, cffi, Numba and similar tools.
 
     Returns
     -------
     dict
-        The name of each function of ``gdm/gdm.h``, with its address in this process and its C prototype. The addresses
-        hold as long as the process.
+        For the name of each function of ``gdm/gdm.h``, its address and its C prototype. The addresses are valid in this
+        process, as long as it runs.
 
     Raises
     ------
     RuntimeError
-        Where the compiled module does not load.
+        If the compiled module does not load.
 
     Examples
     --------
@@ -170,7 +173,7 @@ def c_functions() -> dict[str, tuple[int, str]]:
     'gdm_status gdm_set_num_threads(int n)'
     """
     if native is None:
-        raise RuntimeError("gdm's compiled module does not load here, so that there are no C functions")
+        raise RuntimeError("gdm's compiled module does not load here, so there are no C functions")
     functions: dict[str, tuple[int, str]] = native.functions()
     return functions
 
@@ -179,10 +182,11 @@ def _or(names: list[str]) -> str:
     return " or ".join(repr(name) for name in names) or "(none: the compiled module does not load)"
 
 
-def _start() -> None:
-    forced = os.environ.get("GDM_BACKEND") or ("native" if native is not None else "reference")
-    if forced not in _BACKENDS:
-        raise ValueError(f"the environment variable GDM_BACKEND must be 'native' or 'reference', got {forced!r}")
+def _read_environment() -> str:
+    """Checks the environment variables, and returns the name of the backend to start with."""
+    name = os.environ.get("GDM_BACKEND") or ("native" if native is not None else "reference")
+    if name not in _BACKENDS:
+        raise ValueError(f"the environment variable GDM_BACKEND must be 'native' or 'reference', got {name!r}")
     if native is not None and native.isa() is None:
         raise ValueError(
             f"the environment variable GDM_ISA must name an instruction set that this machine can run, "
@@ -191,7 +195,26 @@ def _start() -> None:
     count = os.environ.get("GDM_NUM_THREADS") or "1"
     if not (count.isdecimal() and 1 <= int(count) <= _checks.MAX_THREADS):
         raise ValueError(f"the environment variable GDM_NUM_THREADS must be from 1 to 256, got {count!r}")
-    set_backend(forced)
+    return name
+
+
+def _is_command_line() -> bool:
+    """Whether this process is ``gdm`` or ``python -m gdm``, and not another program that imports gdm."""
+    program = sys.argv[0] if sys.argv else ""
+    if program == "-m":  # Python imports the package before it runs the module that is named after -m
+        return sys.orig_argv[-len(sys.argv)].removeprefix("-m") in ("gdm", "gdm.__main__")
+    return os.path.basename(program) in ("gdm", "gdm.exe")
+
+
+def _start() -> None:
+    try:
+        set_backend(_read_environment())
+    except (ValueError, RuntimeError) as error:
+        if not _is_command_line():
+            raise
+        # The command line cannot catch this: Python imports the package before it runs __main__.py.
+        print(f"gdm: error: {error}", file=sys.stderr)
+        sys.exit(2)
 
 
 _backend: str

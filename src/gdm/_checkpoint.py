@@ -1,8 +1,8 @@
-"""Checkpoint files: a tree of plain values and arrays, saved whole or not at all, and loaded to the bit or not at all.
+"""Saves a tree of plain values and arrays to a file, and loads it: completely and bit for bit, or not at all.
 
-A checkpoint is a safetensors file. Each array is a tensor, named by its path in the tree: ``groups.0.state.velocity``.
-The only entry of the metadata, ``gdm``, is ``<version> <SHA-256 of the JSON> <JSON>``. The JSON holds the rest of the
-tree, with null in the place of each array, and for each tensor its path, dtype, shape and SHA-256.
+A checkpoint is a safetensors file. Each array is a tensor. The tensor's name is the array's path in the tree, such as
+``groups.0.state.velocity``. The metadata has one entry, ``gdm``: ``<version> <SHA-256 of the JSON> <JSON>``. The JSON
+holds the rest of the tree, with null in place of each array, and the path, dtype, shape and SHA-256 of each tensor.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import json
 import math
 import operator
 import os
+import re
 import stat
 import tempfile
 from io import BufferedReader
@@ -29,64 +30,69 @@ from .errors import CheckpointError
 StrPath = str | os.PathLike[str]
 
 VERSION = "1"
-DTYPES: dict[str, np.dtype[Any]] = {  # as they lie in the file
+DTYPES: dict[str, np.dtype[Any]] = {  # names and byte order of safetensors
     "F32": np.dtype("<f4"),
     "F64": np.dtype("<f8"),
     "I64": np.dtype("<i8"),
     "U8": np.dtype("u1"),
 }
-MAX_HEADER = 100_000_000  # bytes; safetensors reads no longer one
-CHUNK = 1 << 20  # bytes, hashed while they are in the cache
+MAX_HEADER = 100_000_000  # bytes; safetensors refuses longer headers
+CHUNK = 1 << 20  # bytes; each chunk is hashed right after it is read, while it is in the cache
 
 
 def save(path: StrPath, tree: Any) -> None:
-    """Puts the tree into the file at once: whatever happens meanwhile, there is the old file or the new one.
+    """Writes the tree to the file. At every moment either the complete old file or the complete new file is there.
 
-    When it returns, the file is on the disk. It has the permissions of the file that it replaces, or those of any new
-    file. A symbolic link stays one: the file it leads to is replaced. While it is written, the new file lies beside the
-    old one in a directory ``<name>.<random>.gdm-tmp``, which only a killed process leaves behind.
+    When this function returns, the new file is on the disk. It has the permissions of the old file, or the usual
+    permissions of a new file. If the path is a symbolic link, the file that it points to is replaced. The new file is
+    first written in a directory ``<name>.<random>.gdm-tmp`` beside the old one. Only a process that is killed leaves
+    this directory behind.
 
     Parameters
     ----------
     path : str or os.PathLike
         The file.
     tree : dict, list, tuple, str, bool, int, float, None or array
-        What to save, nested as need be. Keys are strings; arrays are of float32, float64, int64 or uint8.
+        What to save, nested to any depth. Keys are strings. Arrays have dtype float32, float64, int64 or uint8.
 
     Raises
     ------
     TypeError
-        If something else is in the tree; the message says where.
+        If the tree holds something else. The message says where.
     OSError
-        If the file cannot be written, or may not be: something else than a file is there, or it is read-only.
+        If the file cannot be written, is read-only, or is not a regular file.
     ImportError
-        If there is no safetensors.
+        If safetensors is not installed.
     """
     try:
         from safetensors import SafetensorError
         from safetensors.numpy import save_file
     except ImportError as error:
-        raise ImportError("saving a checkpoint needs safetensors: pip install 'gdm[checkpoint]'") from error
+        raise ImportError("saving a checkpoint needs safetensors: pip install 'gdm-optim[checkpoint]'") from error
 
     arrays, metadata = _pack(tree)
     target = os.path.realpath(os.fsdecode(path))
     mode = _permissions(target)
     directory, name = os.path.split(target)
-    # A directory, since safetensors itself may write to a file of another name first, and leave that one behind.
-    with tempfile.TemporaryDirectory(".gdm-tmp", f"{name[:40]}.", directory, ignore_cleanup_errors=True) as own:
-        new = os.path.join(own, "new")
+    # A directory, because safetensors may first write a file with another name. An error would leave that file behind.
+    with tempfile.TemporaryDirectory(".gdm-tmp", f"{name[:40]}.", directory, ignore_cleanup_errors=True) as temporary:
+        new = os.path.join(temporary, "new")
         with open(new, "xb") as file:
             mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode) if mode is None else mode
         try:
             save_file(arrays, new, metadata={"gdm": metadata})
         except SafetensorError as error:
-            raise OSError(f"{target} could not be written: {error}") from error
+            # safetensors has no errno of its own. Its message ends with the system's: "... (os error 28)".
+            found = re.search(r"\(os error (\d+)\)", str(error))
+            number = int(found[1]) if found else errno.EIO
+            reason = os.strerror(number) if found else str(error)
+            raise OSError(number, f"the checkpoint could not be written: {reason}", target) from error
         with open(new, "r+b") as file:
-            _read_header(file)  # what would not be read must not replace what can be
+            _read_header(file)  # a new file that cannot be read must not replace an old file that can
             os.chmod(new, mode)
             os.fsync(file.fileno())
         os.replace(new, target)
-    # Where a directory cannot be synced, a power failure may bring the old file back: whole, too.
+    # Some file systems cannot sync a directory. There a power failure may bring the complete old file back.
     with contextlib.suppress(OSError):
         handle = os.open(directory, os.O_RDONLY)
         try:
@@ -96,14 +102,16 @@ def save(path: StrPath, tree: Any) -> None:
 
 
 def load(path: StrPath) -> Any:
-    """The tree in the file, tuples as lists. It needs no safetensors, and reads each array once, into its own memory.
+    """The tree that is in the file, with lists in place of tuples.
+
+    This does not need safetensors. Each array is read once, directly into its own memory.
 
     Raises
     ------
     gdm.CheckpointError
-        If the file is damaged in any way, or is not one that :func:`save` of this version wrote.
+        If the file is damaged, or was not written by :func:`save` of this format version.
     OSError
-        If it cannot be read: it is not there, may not be read, or is a directory.
+        If the file cannot be read.
     """
     with open(os.fsdecode(path), "rb") as file:
         try:
@@ -114,21 +122,21 @@ def load(path: StrPath) -> Any:
             return content["tree"]
         except (CheckpointError, OSError, MemoryError):
             raise
-        except Exception as error:  # whatever reading something else than a checkpoint may come to
+        except Exception as error:  # a file that is no checkpoint can fail in many ways
             raise CheckpointError(
                 f"{file.name} is damaged or no checkpoint: {type(error).__name__}: {error}"
             ) from error
 
 
 def _pack(tree: Any) -> tuple[dict[str, Array], str]:
-    """The tensors by name, and the metadata."""
+    """The tensors by name, and the text of the metadata."""
     found: dict[tuple[str | int, ...], Array] = {}
-    rest = _take_arrays(tree, (), found)
+    rest = _split_off_arrays(tree, (), found)
     codes = {dtype: code for code, dtype in DTYPES.items()}
     arrays, tensors = {}, {}
     for path, array in found.items():
         name = ".".join(quote(str(key), errors="surrogatepass").replace(".", "%2E") for key in path)
-        name = name.replace("__metadata__", "%5F_metadata__")  # the name that is taken
+        name = name.replace("__metadata__", "%5F_metadata__")  # safetensors uses this name itself
         arrays[name] = array
         digest = hashlib.sha256(_bytes(array)).hexdigest()
         tensors[name] = {"path": path, "dtype": codes[array.dtype], "shape": array.shape, "sha256": digest}
@@ -136,16 +144,16 @@ def _pack(tree: Any) -> tuple[dict[str, Array], str]:
     return arrays, f"{VERSION} {hashlib.sha256(text.encode()).hexdigest()} {text}"
 
 
-def _take_arrays(value: Any, path: tuple[str | int, ...], found: dict[tuple[str | int, ...], Array]) -> Any:
-    """The value with None in the place of each array, which goes to ``found``: as files hold it, in C order."""
+def _split_off_arrays(value: Any, path: tuple[str | int, ...], found: dict[tuple[str | int, ...], Array]) -> Any:
+    """The value with None in place of each array. The arrays go to ``found``, in C order and little-endian."""
     label = "tree" + "".join(f"[{key!r}]" for key in path)
     if isinstance(value, dict):
         for key in value:
             if not isinstance(key, str):
                 raise TypeError(f"{label} has the key {key!r}; expected a str")
-        return {key: _take_arrays(x, (*path, key), found) for key, x in value.items()}
+        return {key: _split_off_arrays(x, (*path, key), found) for key, x in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_take_arrays(x, (*path, i), found) for i, x in enumerate(value)]
+        return [_split_off_arrays(x, (*path, i), found) for i, x in enumerate(value)]
     if type(value) is np.ndarray:
         dtype = value.dtype.newbyteorder("<")
         if dtype not in DTYPES.values():
@@ -161,7 +169,10 @@ def _take_arrays(value: Any, path: tuple[str | int, ...], found: dict[tuple[str 
 
 
 def _permissions(target: str) -> int | None:
-    """Those of the file that is to be replaced, if there is one; it must be a file, and may not be read-only."""
+    """The permissions of the file that will be replaced, or None if there is no such file.
+
+    Raises OSError if it is not a regular file, or read-only.
+    """
     try:
         mode = os.stat(target).st_mode
     except FileNotFoundError:
@@ -174,14 +185,18 @@ def _permissions(target: str) -> int | None:
 
 
 def _read_header(file: BinaryIO) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The JSON, its tree still without arrays, and what it says of the tensors, in the order in which they lie."""
+    """The JSON, whose tree has None in place of arrays, and its descriptions of the tensors, in the file's order."""
     size = os.fstat(file.fileno()).st_size
     length = int.from_bytes(file.read(8), "little")
     if not 2 <= length <= min(size - 8, MAX_HEADER):
         raise CheckpointError(
             f"{file.name} is cut off or no checkpoint: of {size} bytes, {length} are its header (at most {MAX_HEADER})"
         )
-    header = json.loads(file.read(length).decode())
+    header_text = file.read(length)
+    # safetensors fills the header up with spaces. JSON allows other white space there, so a changed byte would pass.
+    if not header_text.rstrip(b" ").endswith(b"}"):
+        raise CheckpointError(f"{file.name} is damaged or no checkpoint: its header does not end with }} and spaces")
+    header = json.loads(header_text.decode(), object_pairs_hook=_object_of)
     metadata = header.pop("__metadata__", None)
     if not isinstance(metadata, dict) or metadata.keys() != {"gdm"}:
         raise CheckpointError(f"{file.name} is not a checkpoint of gdm's: its metadata must have one entry, 'gdm'")
@@ -199,6 +214,9 @@ def _read_header(file: BinaryIO) -> tuple[dict[str, Any], dict[str, Any]]:
     end = 0
     for name, found in header.items():
         dtype, shape = tensors[name]["dtype"], tensors[name]["shape"]
+        # Checked before the product: 3000 * 3000 * "text" would be a very long text.
+        if type(shape) is not list or not all(type(n) is int and n >= 0 for n in shape):
+            raise CheckpointError(f"{file.name} is damaged: the shape of tensor {name!r} is {shape!r}")
         begin, end = end, end + DTYPES[dtype].itemsize * math.prod(shape)
         expected = {"dtype": dtype, "shape": shape, "data_offsets": [begin, end]}
         if found != expected:
@@ -208,13 +226,23 @@ def _read_header(file: BinaryIO) -> tuple[dict[str, Any], dict[str, Any]]:
     return content, {name: tensors[name] for name in header}
 
 
+def _object_of(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object as a dictionary. A key that is there twice is an error, where Python would use the last one."""
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"a JSON object has the key {twice!r} twice")
+    return values
+
+
 def _read_tensor(file: BufferedReader, name: str, tensor: dict[str, Any]) -> Array:
-    """The tensor that begins where the file is."""
+    """The tensor that begins at the file's current position."""
     array: Array = np.empty(tensor["shape"], DTYPES[tensor["dtype"]])
     memory, digest = _bytes(array), hashlib.sha256()
     for start in range(0, len(memory), CHUNK):
-        part = memory[start : start + CHUNK]
-        digest.update(part[: file.readinto(part)])
+        chunk = memory[start : start + CHUNK]
+        digest.update(chunk[: file.readinto(chunk)])  # fewer bytes if the file has been cut off meanwhile
     if digest.hexdigest() != tensor["sha256"]:
         raise CheckpointError(f"{file.name} is damaged: tensor {name!r} does not match its checksum")
     return array.astype(array.dtype.newbyteorder("="), copy=False)

@@ -1,7 +1,7 @@
-"""What every call requires of its arguments, and the words in which it says so.
+"""Checks the arguments of every call, and raises the errors.
 
-The compiled module only asks itself whether everything is in order; when it is not, it comes here to find out what to
-say. The reference comes here always. So each requirement is worded once.
+The compiled module has a fast check of its own, which only finds out whether all is well. If it is not, the compiled
+module calls this one, which raises the error. The reference always calls this one. So each message is written once.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from .errors import OverlapError
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-    # NumPy's stubs say only from Python 3.12 on that its arrays have the buffer protocol.
+    # In NumPy's stubs, arrays have the buffer protocol only from Python 3.12 on.
     Floats = np.ndarray[Any, Any] | Buffer
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -45,8 +45,8 @@ NOT_NEGATIVE = Domain(math.inf, False, "finite and not negative")
 BELOW_ONE = Domain(1.0, False, "in [0, 1)")
 UP_TO_ONE = Domain(1.0, True, "in [0, 1]")
 
-# The options of all rules, by kind, as in csrc/rules.def (a test compares them). Beside these there are form, betas, step,
-# lr_scale, and the scalars.
+# The options of all rules that are real numbers, and then those that are flags, as in csrc/rules.def (a test compares
+# them). The other options are form, betas, step and lr_scale.
 REALS = {
     "lr": NOT_NEGATIVE,
     "momentum": BELOW_ONE,
@@ -56,10 +56,10 @@ REALS = {
     "alpha": BELOW_ONE,
     "lr_decay": NOT_NEGATIVE,
     "momentum_decay": NOT_NEGATIVE,
-    "initial_accumulator_value": NOT_NEGATIVE,  # the class's own
+    "initial_accumulator_value": NOT_NEGATIVE,  # only the class has it
 }
 FLAGS = ("nesterov", "maximize", "decoupled_weight_decay", "centered", "amsgrad")
-# States that are only there with an option that is not 0.
+# Some states exist only if an option is not 0.
 OPTIONAL_STATES = {"grad_avg": "centered", "momentum_buffer": "momentum", "max_exp_avg_sq": "amsgrad"}
 
 
@@ -77,12 +77,12 @@ FLOAT32_OVERFLOW = 2.0**128 - 2.0**103
 
 
 def real(name: str, value: object, domain: Domain) -> float:
-    """The number as a float, if it is a real number inside the domain."""
+    """Returns the value as a float. It must be a real number in the domain."""
     array_of_others = isinstance(value, (np.generic, np.ndarray)) and (value.ndim or value.dtype.kind not in "fiu")
     if array_of_others or isinstance(value, (bool, str, bytes, bytearray)):
         raise TypeError(f"{name} must be a real number, not {_kind(value)}")
     try:
-        # A float's own value, whatever a subclass makes of it: that is what the compiled functions see.
+        # A subclass may have its own __float__. The compiled functions do not call it, so this one does not either.
         number = float.__float__(value) if isinstance(value, float) else float(value)  # type: ignore[arg-type]
     except (TypeError, ValueError):
         raise TypeError(f"{name} must be a real number, not {_kind(value)}") from None
@@ -102,21 +102,21 @@ def finite_in(name: str, value: float, dtype: np.dtype[Any]) -> None:
 
 
 def pair(name: str, value: object, domain: Domain) -> tuple[float, float]:
-    """Two such numbers."""
+    """Returns the value as two floats. It must be a pair of real numbers in the domain."""
     if not isinstance(value, (tuple, list)) or len(value) != 2:
         raise TypeError(f"{name} must be a pair of real numbers, not {_show(value)}")
     return real(f"{name}[0]", value[0], domain), real(f"{name}[1]", value[1], domain)
 
 
 def flag(name: str, value: object) -> bool:
-    """The value's truth, if it is a bool or an int."""
+    """Returns the value as a bool. It must be a bool or an int."""
     if not isinstance(value, (bool, np.bool_, int)):
         raise TypeError(f"{name} must be True or False, not {_kind(value)}")
     return bool(value)
 
 
 def whole(name: str, n: object, low: float = -math.inf, high: float = math.inf) -> int:
-    """A whole number that is not below ``low``, nor above ``high``."""
+    """Returns the value as an int. It must be a whole number from ``low`` to ``high``."""
     try:
         number = None if isinstance(n, (bool, np.bool_)) else operator.index(n)  # type: ignore[arg-type]
     except TypeError:
@@ -129,18 +129,18 @@ def whole(name: str, n: object, low: float = -math.inf, high: float = math.inf) 
 
 
 def thread_count(name: str, n: object) -> int:
-    """A number of threads from 1 to 256."""
+    """Returns a number of threads as an int. It must be from 1 to 256."""
     return whole(name, n, 1, MAX_THREADS)
 
 
 def options(given: Mapping[str, Any]) -> Options:
-    """The options of a rule, each checked, and together."""
+    """Returns the checked options of a rule: each must be valid, and they must fit together."""
     checked: Options = {}
     for name, value in given.items():
         if name == "form":
             if not (isinstance(value, str) and value in FORMS):
                 raise ValueError(f"form must be 'torch' or 'classic', got {value!r}")
-            checked[name] = FORMS[FORMS.index(value)]  # the interned one, which the compiled module knows by identity
+            checked[name] = FORMS[FORMS.index(value)]  # the compiled module compares by identity
         elif name in FLAGS:
             checked[name] = flag(name, value)
         elif name == "betas":
@@ -160,7 +160,10 @@ def options(given: Mapping[str, Any]) -> Options:
 
 
 def buffer(name: str, x: object, *, writable: bool) -> Array:
-    """The same memory as a plain NumPy array, if it is one buffer of floats in order."""
+    """Returns a plain NumPy array that shares the memory of ``x``.
+
+    ``x`` must be a contiguous and aligned buffer of float32 or float64, and writable if it will be written.
+    """
     if not isinstance(x, np.ndarray):
         try:
             x = np.asarray(memoryview(x))  # type: ignore[arg-type]
@@ -171,17 +174,22 @@ def buffer(name: str, x: object, *, writable: bool) -> Array:
             ) from None
     if type(x) is not np.ndarray:
         if isinstance(x, np.ma.MaskedArray):
-            raise TypeError(f"{name} is a masked array, whose mask an update would ignore; pass its .data")
-        x = np.ndarray.view(x, np.ndarray)  # what a subclass overrides must not matter
+            raise TypeError(f"{name} is a masked array, and an update would ignore its mask; pass its .data")
+        x = np.ndarray.view(x, np.ndarray)  # without the methods that a subclass overrides
     if x.dtype not in FLOATS:
         if x.dtype.newbyteorder("=") in FLOATS:
             raise TypeError(f"{name} is byte-swapped (dtype {x.dtype.str!r}); expected the machine's byte order")
         raise TypeError(f"{name} has dtype {x.dtype}; expected float32 or float64")
     if not (x.flags.c_contiguous or x.flags.f_contiguous):
-        raise ValueError(
-            f"{name} is not contiguous (shape {x.shape}, strides {x.strides} bytes); a copy made with "
-            f"np.ascontiguousarray would be"
-        )
+        if writable:
+            # np.ascontiguousarray(param) as the argument would train a copy, and leave the user's array as it is.
+            advice = (
+                "if you passed a copy, only the copy would be updated: make the array contiguous before anything else "
+                "uses it, and use only that array"
+            )
+        else:
+            advice = "pass a contiguous copy, np.ascontiguousarray(...)"
+        raise ValueError(f"{name} is not contiguous (shape {x.shape}, strides {x.strides} bytes); {advice}")
     if not x.flags.aligned:
         raise ValueError(f"{name} is misaligned: its address is not a multiple of {x.itemsize} bytes")
     if writable and not x.flags.writeable:
@@ -190,7 +198,7 @@ def buffer(name: str, x: object, *, writable: bool) -> Array:
 
 
 def like(name: str, x: Array, first_name: str, first: Array) -> None:
-    """Requires dtype, shape and memory order of the parameter."""
+    """Requires that ``x`` has the dtype, shape and memory order of ``first``."""
     if x.dtype != first.dtype:
         raise ValueError(f"{name} has dtype {x.dtype}, but {first_name} has {first.dtype}")
     if x.shape != first.shape:
@@ -202,7 +210,7 @@ def like(name: str, x: Array, first_name: str, first: Array) -> None:
 
 
 class Named(NamedTuple):
-    """An array, what messages call it, and whether an update writes to it."""
+    """An array, its name in messages, and whether an update writes to it."""
 
     name: str
     array: Array
@@ -210,7 +218,7 @@ class Named(NamedTuple):
 
 
 def disjoint(buffers: Iterable[Named]) -> None:
-    """Requires that no memory that is written belongs to another buffer too."""
+    """Requires that a buffer that is written shares no memory with another one."""
     spans = sorted(((address(b.array), b) for b in buffers if b.array.size), key=lambda span: span[0])
     read_end = written_end = -1
     reader = writer = None
@@ -227,7 +235,10 @@ def disjoint(buffers: Iterable[Named]) -> None:
 
 
 def arguments(given: Mapping[str, Any], positional: int) -> dict[str, Any]:
-    """All arguments of a rule's function, of which so many are positional: as plain arrays and checked options."""
+    """Returns all arguments of a rule's function as plain arrays and checked options.
+
+    The first ``positional`` arguments are buffers.
+    """
     names = list(given)
     optional = [name for name in names[positional:] if name in (*OPTIONAL_STATES, "lr_scale", *SCALARS)]
     checked = options({name: given[name] for name in names[positional:] if name not in optional})
@@ -265,13 +276,13 @@ def in_order_of(x: Array, value: Any) -> Array:
 
 
 def address(x: Array) -> int:
-    """Where the array's memory begins."""
+    """The address at which the array's memory begins."""
     start: int = x.__array_interface__["data"][0]
     return start
 
 
 def _overlap(a: Named, b: Named) -> NoReturn:
-    raise OverlapError(f"{a.name} and {b.name} share memory; an update in place needs them apart")
+    raise OverlapError(f"{a.name} and {b.name} share memory; an update in place needs separate buffers")
 
 
 def _both(a: Array, b: Array, order: str) -> bool:
@@ -285,6 +296,6 @@ def _kind(x: object) -> str:
 def _show(x: object) -> str:
     try:
         text = repr(x)
-    except ValueError:  # an int of more digits than Python prints
+    except ValueError:  # Python refuses to print an int with so many digits
         return "a number of very many digits"
     return text if len(text) <= 80 else text[:77] + "..."

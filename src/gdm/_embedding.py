@@ -1,4 +1,4 @@
-"""Where the package keeps what C, C++ and Cython projects need of it."""
+"""The folders of the header and the library, for projects in C, C++ and Cython."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def root() -> Path:
-    """The folder that holds include/ and lib/; of an editable installation it is not the one with the sources."""
+    """The folder that contains include/ and lib/. In an editable installation it is not the folder of the sources."""
     from pathlib import Path
 
     for folder in map(Path, gdm.__path__):
@@ -28,11 +28,11 @@ def get_include() -> str:
 def get_cmake_dir() -> str:
     """The folder to give to CMake as ``gdm_DIR``, for ``find_package(gdm CONFIG)``.
 
-    A project that is built by scikit-build-core and has gdm in its build requirements needs no such help.
+    A project that is built by scikit-build-core and has gdm-optim in its build requirements does not need this.
     """
     return str(root() / "lib/cmake/gdm")
 
 
 def get_libraries() -> str:
-    """What to link the static library with: the compiler's options."""
+    """The compiler's options for linking with the static library."""
     return f"-L{root() / 'lib'} -lgdm -lm -pthread"

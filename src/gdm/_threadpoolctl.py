@@ -1,4 +1,4 @@
-"""Makes gdm's threads known to threadpoolctl: ``threadpool_limits(1)`` holds for them too."""
+"""Registers gdm's threads with threadpoolctl, so that ``threadpool_limits(1)`` also limits them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class _Controller(threadpoolctl.LibController):  # type: ignore[misc]
     filename_prefixes = ("_core.",)
 
     def get_version(self) -> str:
-        # Other packages have a _core too; an OSError says that the file is not what was looked for.
+        # Other packages have a _core too. threadpoolctl ignores a library whose controller raises OSError.
         if native is None or os.path.realpath(native.__file__ or "") != self.filepath:
             raise OSError(f"{self.filepath} is not gdm's")
         return __version__

@@ -1,13 +1,13 @@
-"""The exceptions that are gdm's own; everything else is a plain ``TypeError``, ``ValueError`` or ``RuntimeError``."""
+"""gdm's own exceptions. All other errors are a plain ``TypeError``, ``ValueError`` or ``RuntimeError``."""
 
 
 class OverlapError(ValueError):
-    """Two buffers of one update share memory, in whole or in part."""
+    """Two buffers of one update share memory, completely or in part."""
 
 
 class StaleBufferError(RuntimeError):
-    """A bound array has moved or changed its length since it was bound."""
+    """An array has moved or changed its length after it was bound."""
 
 
 class CheckpointError(ValueError):
-    """A saved state is damaged, or belongs to another optimizer. Nothing has been loaded."""
+    """A saved state is damaged, or is the state of another optimizer. Nothing has been loaded."""

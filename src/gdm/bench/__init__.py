@@ -1,4 +1,4 @@
-"""Measures gdm among its peers on this machine: ``python -m gdm bench``, or ``make bench`` for all of it."""
+"""Measures gdm and its peers on this machine: ``python -m gdm bench``, or ``make bench`` for all cases."""
 
 from __future__ import annotations
 
@@ -6,8 +6,11 @@ import sys
 import time
 from pathlib import Path
 
+from .._output import make_folder
 from . import report
 from .cases import NOT_COMPARED, Case, Result, measure, suite
+
+REPORT = "bench.json"
 
 
 def run(out: Path, *, full: bool = False) -> int:
@@ -16,16 +19,23 @@ def run(out: Path, *, full: bool = False) -> int:
     Parameters
     ----------
     out : pathlib.Path
-        The folder to write to; made if it does not exist.
+        The folder to write to. It is made if it does not exist.
     full : bool, default False
-        All cases, for some minutes, and not only those that tell most, in less than one.
+        Measure all cases, which takes some minutes. By default only the most important ones, in less than a minute.
 
     Returns
     -------
     int
-        An exit code, 0. A peer whose result is wrong raises AssertionError.
+        The exit code 0.
+
+    Raises
+    ------
+    AssertionError
+        If the result of a peer is wrong.
+    OSError
+        If the files cannot be written. This is known before anything is measured.
     """
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out, (REPORT, *report.PICTURES))
     print(report.heading())
     missing = dict(NOT_COMPARED)
     results = []
@@ -39,16 +49,16 @@ def run(out: Path, *, full: bool = False) -> int:
         print(f"not compared: {name} ({reason})")
     print(report.table(results))
     print(
-        "\ngdm's time; bytes moved; the memory's limit as a share of gdm's time; the others' times as multiples of it"
+        "\nColumns: gdm's time; bytes moved; the limit's time in percent of gdm's; the others' times divided by gdm's"
     )
     finish(out, results)
     return 0
 
 
 def finish(out: Path, results: list[Result]) -> None:
-    """Writes JSON and pictures, and says where."""
-    report.save(out / "bench.json", results)
-    written = [out / "bench.json"]
+    """Writes the JSON file and the pictures, and prints their paths."""
+    report.save(out / REPORT, results)
+    written = [out / REPORT]
     try:
         written += report.draw(out, results)
     except ImportError as reason:
@@ -57,7 +67,7 @@ def finish(out: Path, results: list[Result]) -> None:
 
 
 def _say(text: str) -> None:
-    """Progress: one line that is written over on a terminal, a line each elsewhere."""
+    """Shows the progress: on a terminal each message overwrites the one before, otherwise each has its own line."""
     end = "\r" if sys.stderr.isatty() and not text.endswith("\n") else ""
     print(f"{text.rstrip():<70}", end=end or "\n", file=sys.stderr, flush=True)
 

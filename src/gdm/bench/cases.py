@@ -1,4 +1,4 @@
-"""The questions that are measured, and how each is."""
+"""The cases that are measured, and how one case is measured."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from .workloads import MODELS, Shapes, elements
 ALL = PEERS
 LEAN = (Gdm, Limit, NumPyOut, Numba, TorchFused, Optax)
 
-# Who is not asked, and why; the report says so.
+# Libraries that are not compared, and why. The report prints this.
 NOT_COMPARED = {"thinc": "its SGD has no momentum", "DeepSpeed": "has no SGD for the CPU, only Adam, Adagrad and Lion"}
 
 
@@ -49,7 +49,7 @@ class Case:
     peers: tuple[type[Peer], ...] = ALL
     threads: int = 1
     seconds: float = 1.0
-    busy: bool = False  # while another process keeps the other cores busy
+    busy: bool = False  # other processes keep the other CPUs busy meanwhile
     sample: float = 1e-3
     method: Method = SGD
 
@@ -64,13 +64,13 @@ class Case:
 
 @dataclass
 class Result:
-    """What came out: seconds for one step of each peer."""
+    """The result of a case: how many seconds one step of each peer took."""
 
     case: Case
     timings: dict[str, Timing] = field(default_factory=dict)
 
     def ratio(self, name: str) -> float:
-        """How many times gdm's time this peer takes."""
+        """This peer's time divided by gdm's."""
         return self.timings[name].median / self.ours.median
 
     @property
@@ -107,19 +107,20 @@ CALL, SMALL, SIZE, MODEL, FAMILY, THREADS, BUSY = (
 
 
 def suite(*, quick: bool = False) -> list[Case]:
-    """All cases; or, quick, those that tell most, in less than a minute."""
+    """All cases. With ``quick`` only the most important ones, which take less than a minute."""
     threads = min(2, len(_cpus()))
     everybody: tuple[type[Peer], ...] = tuple(p for p in ALL if p is not Limit)
     cases = [Case(CALL, "1 x 64", [(64,)], (Gdm, GdmUnbound, GdmFunction, *everybody[1:]))]
     for count in (1000,) if quick else (10, 100, 1000, 10_000, 100_000):
         seconds = 1.0 if count < 10_000 else 4.0
-        # optax would be compiled for minutes.
-        some: tuple[type[Peer], ...] = (Gdm, GdmUnbound, *(p for p in everybody[1:] if p is not Optax or count <= 1000))
-        cases.append(Case(SMALL, f"{count} x 64", [(64,)] * count, some, seconds=seconds))
+        # JAX would need minutes to compile optax's step for more tensors.
+        others = (peer for peer in everybody[1:] if peer is not Optax or count <= 1000)
+        cases.append(Case(SMALL, f"{count} x 64", [(64,)] * count, (Gdm, GdmUnbound, *others), seconds=seconds))
     sizes = (10, 14, 18, 22) if quick else (4, 6, 8, 10, 12, 14, 16, 17, 18, 19, 20, 21, 22, 23, 24, 26)
     for exponent in sizes:
         seconds = 0.7 if exponent < 20 else 2.0 if exponent < 24 else 8.0
-        peers = ALL if exponent >= 16 else everybody  # in L1 memcpy's overhead shows: no limit there
+        # For data in L1, a call of memcpy costs so much that the loops are no limit.
+        peers = ALL if exponent >= 16 else everybody
         cases.append(Case(SIZE, f"2^{exponent}", [(1 << exponent,)], peers, seconds=seconds))
     for name, shapes in MODELS.items():
         if not quick or name == "MLP":
@@ -132,9 +133,9 @@ def suite(*, quick: bool = False) -> list[Case]:
         cases.append(Case(FAMILY, f"{method.name}, 1000 x 64", [(64,)] * 1000, (Gdm, *peers[2:]), method=method))
         for exponent in (20,) if quick else (6, 10, 14, 18, 20, 22, 24, 26):
             seconds = 0.7 if exponent < 20 else 2.0 if exponent < 24 else 8.0
-            some = peers if exponent >= 16 else (Gdm, *peers[2:])
+            peers_here = peers if exponent >= 16 else (Gdm, *peers[2:])
             label = f"{method.name}, 2^{exponent}"
-            cases.append(Case(FAMILY, label, [(1 << exponent,)], some, seconds=seconds, method=method))
+            cases.append(Case(FAMILY, label, [(1 << exponent,)], peers_here, seconds=seconds, method=method))
     if threads > 1:
         for exponent in (18, 22) if quick else (*range(14, 25), 26):
             seconds = 1.0 if exponent < 22 else 4.0
@@ -142,14 +143,13 @@ def suite(*, quick: bool = False) -> list[Case]:
                 Case(THREADS, f"2^{exponent}", [(1 << exponent,)], (Gdm2, Gdm, TorchFused), 2, seconds, sample=0.02)
             )
         for n in (1, 2):
-            peers = (Gdm,) if n == 1 else (Gdm, TorchFused)
             label = f"2^22, {n} thread{'s' * (n > 1)}"
-            cases.append(Case(BUSY, label, [(1 << 22,)], peers, n, 2.0 if quick else 10.0, True, 0.0))
+            cases.append(Case(BUSY, label, [(1 << 22,)], (Gdm, TorchFused), n, 2.0 if quick else 10.0, True, 0.0))
     return cases
 
 
 class Gdm2(Gdm):
-    """With as many threads as the case has; Gdm beside it works alone."""
+    """gdm with the number of threads of the case, beside ``Gdm``, which uses one thread in these cases."""
 
     name = "gdm, 2 threads"
 
@@ -159,7 +159,7 @@ def measure(
     *,
     missing: Callable[[str, str], object] = lambda name, reason: None,
 ) -> Result:
-    """Sets up the case, checks every peer's result, and times them in turn."""
+    """Sets up the case, checks the result of every peer, and times the peers in turn."""
     with ExitStack() as stack:
         if case.busy:
             stack.enter_context(_busy_neighbours())
@@ -168,7 +168,7 @@ def measure(
         if case.group == THREADS:
             entered[Gdm.name].optimizer.threads = 1  # type: ignore[attr-defined]
         contestants = _in_turn(entered)
-        # OpenMP's threads look for work for some milliseconds before they sleep, on cores that others need.
+        # After a step, OpenMP's threads spin for some milliseconds, on cores that the next peer needs.
         rest = 0.01 if case.threads > 1 or case.busy else 0.0
         timings = interleave(contestants, seconds=case.seconds, sample=case.sample, rest=rest)
     limits = [timings.pop(name) for name in list(timings) if name.startswith("limit ")]
@@ -178,7 +178,10 @@ def measure(
 
 
 def _in_turn(entered: dict[str, Peer]) -> dict[str, Contestant]:
-    """The peers, and after each one variant of the limit: in a row, the variants would find their caches warm."""
+    """The order of timing: each peer is followed by one variant of the limit.
+
+    If the variants followed each other, they would find their own data in the caches, and the peers would not.
+    """
     limit = entered.get(Limit.name)
     variants = limit.variants() if isinstance(limit, Limit) else []
     contestants: dict[str, Contestant] = {}
@@ -193,7 +196,7 @@ def _in_turn(entered: dict[str, Peer]) -> dict[str, Contestant]:
 
 @contextmanager
 def _threads(n: int) -> Iterator[None]:
-    """Everybody may use n threads: by their own setting, and one only by one CPU for all threads of this process."""
+    """Lets every peer use n threads, by its own setting. For n = 1, this whole process also runs on one CPU only."""
     cpus = _cpus()
     torch = sys.modules.get("torch")
     before = torch.get_num_threads() if torch else 0
@@ -226,7 +229,7 @@ def _pin(cpus: set[int]) -> None:
 
 @contextmanager
 def _busy_neighbours() -> Iterator[None]:
-    """A process that computes without end on every CPU but the first."""
+    """Keeps every CPU but the first one busy: a process on each computes without end."""
     others = sorted(_cpus())[1:]
     pin = "import os, sys; os.sched_setaffinity(0, [int(sys.argv[1])])\n" if sys.platform == "linux" else ""
     code = pin + "while True: pass"

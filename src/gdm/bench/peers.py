@@ -1,7 +1,7 @@
-"""Who is compared: gdm, the memory's limit, and every other CPU step of the same rule.
+"""The implementations that are compared: gdm, the memory's limit, and the CPU steps of other libraries.
 
-Each peer is given the same parameters and gradients, steps as the method says, and is checked against the reference
-before it is timed. A peer whose library is not installed, or has no such step, says so.
+Each peer gets the same parameters and gradients and makes steps of the same method. Its result is compared with the
+reference before it is timed. A peer raises ImportError if its library is not installed or does not have the method.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ from .timing import Contestant
 
 LR = 1e-3
 MOMENTUM = 0.9
-STEPS = 3  # that every peer takes to be checked
+STEPS = 3  # steps that every peer makes before its result is checked
 
 
 @dataclass(frozen=True)
 class Method:
-    """An update rule, and what the libraries call it."""
+    """An update rule, and its names in the libraries."""
 
-    name: str  # of gdm's class, and torch.optim's
-    options: Mapping[str, Any]  # beside the learning rate, alike in gdm and torch
+    name: str  # of the class, in gdm and torch.optim
+    options: Mapping[str, Any]  # except the learning rate; the same in gdm and torch
     states: int
-    optax: tuple[str, Mapping[str, Any]]  # its function, and its options
-    torch: tuple[str, ...] = ("loop", "foreach", "fused")  # the implementations that it has for the CPU
+    optax: tuple[str, Mapping[str, Any]]  # optax's function, and its options
+    torch: tuple[str, ...] = ("loop", "foreach", "fused")  # torch's implementations for the CPU
 
     @property
     def moved_bytes(self) -> int:
-        """Of an element of a float32 step: the gradient read, the parameter and the states read and written."""
+        """Bytes for one float32 element: the gradient is read, the parameter and the states are read and written."""
         return 4 * (2 * (1 + self.states) + 1)
 
 
@@ -51,13 +51,13 @@ METHODS = (
 
 
 class Peer(ABC):
-    """A way to step, on copies of the parameters given.
+    """An implementation of a step. It has its own copies of the parameters and gradients.
 
-    Raises ImportError if what it needs is not installed.
+    Raises ImportError if its library is not installed.
     """
 
     name: ClassVar[str]
-    exact: ClassVar[bool] = False  # gives the reference's bits
+    exact: ClassVar[bool] = False  # whether it must give the same bits as the reference
 
     def __init__(self, params: Sequence[Array], grads: Sequence[Array], method: Method = SGD) -> None:
         self.params = [p.copy() for p in params]
@@ -67,18 +67,18 @@ class Peer(ABC):
 
     @abstractmethod
     def prepare(self) -> None:
-        """Makes ready to step."""
+        """Makes everything that a step needs."""
 
     @abstractmethod
     def contestant(self) -> Contestant:
         """One step of all parameters, to be timed."""
 
     def results(self) -> list[Array]:
-        """The parameters as they are now."""
+        """The current parameters."""
         return self.params
 
     def check(self, wanted: Sequence[Array]) -> None:
-        """Takes three steps and compares with what the reference comes to. AssertionError if they differ."""
+        """Makes three steps and compares the result with the reference's. Raises AssertionError if they differ."""
         self.contestant().timer().timeit(STEPS)
         for ours, theirs in zip(self.results(), wanted, strict=True):
             if self.exact:
@@ -107,7 +107,7 @@ class GdmUnbound(Gdm):
 
 
 class GdmFunction(Peer):
-    """gdm.momentum, once for each array."""
+    """gdm.momentum, called once for each array."""
 
     name = "gdm.momentum"
     exact = True
@@ -122,7 +122,7 @@ class GdmFunction(Peer):
 
 
 def for_each_array(call: str, arrays: Mapping[str, list[Array]], **names: Any) -> Contestant:
-    """The call for each set of arrays, by their names; without a loop if there is one set only."""
+    """A contestant that makes the call once for each set of arrays. If there is one set only, there is no loop."""
     sets = list(zip(*arrays.values(), strict=True))
     if len(sets) == 1:
         return Contestant(call, {**dict(zip(arrays, sets[0], strict=True)), **names})
@@ -130,7 +130,7 @@ def for_each_array(call: str, arrays: Mapping[str, list[Array]], **names: Any) -
 
 
 class Limit(Peer):
-    """The same bytes moved, nothing computed. Has variants: the fastest one counts."""
+    """Moves the same bytes and computes nothing, in several variants. The fastest variant is the limit."""
 
     name = "limit"
 
@@ -153,7 +153,7 @@ class Limit(Peer):
         return found
 
     def check(self, wanted: Sequence[Array]) -> None:
-        """Every byte has moved: into each array what the next one held, up to the gradients."""
+        """Checks that every byte has moved: each array must have the former content of the next one."""
         for contestant in self.variants():
             for arrays in zip(*self.rows, strict=True):
                 for k, x in enumerate(arrays[:-1]):
@@ -166,7 +166,7 @@ class Limit(Peer):
 
 
 class NumPyNaive(Peer):
-    """What one writes first."""
+    """NumPy as most people write it first."""
 
     name = "NumPy"
 
@@ -183,7 +183,7 @@ class NumPyNaive(Peer):
 
 
 class NumPyOut(Peer):
-    """The best NumPy can do: in place, with scratch memory made beforehand."""
+    """The fastest way in NumPy: in place, with scratch memory that exists beforehand."""
 
     name = "NumPy out="
 
@@ -229,7 +229,7 @@ class Numba(Peer):
 
 
 class Torch(Peer):
-    """torch's optimizer, in one of its implementations."""
+    """torch's optimizer, with one of its implementations."""
 
     options: ClassVar[dict[str, bool]]
 
@@ -237,7 +237,7 @@ class Torch(Peer):
         import torch
 
         if self.name.split()[1].removeprefix("for-") not in self.method.torch:
-            raise ImportError(f"torch has no such {self.method.name} for the CPU")
+            raise ImportError(f"torch does not have this {self.method.name} for the CPU")
 
         self.tensors = [torch.nn.Parameter(torch.from_numpy(p)) for p in self.params]
         for tensor, g in zip(self.tensors, self.grads, strict=True):
@@ -269,7 +269,7 @@ class TorchFused(Torch):
 
 
 class Optax(Peer):
-    """optax's optimizer under jit, with the old parameters and state given away (donated)."""
+    """optax's optimizer under jit. The old parameters and states are donated, so that JAX can reuse their memory."""
 
     name = "optax jit"
 
@@ -315,9 +315,9 @@ PEERS: tuple[type[Peer], ...] = (
 
 
 def make_params(shapes: Sequence[tuple[int, ...]]) -> tuple[list[Array], list[Array]]:
-    """Parameters and gradients of these shapes, float32: numbers that stay normal however many steps are taken.
+    """Float32 parameters and gradients of these shapes. They do not become subnormal after many steps.
 
-    No gradient is near 0, where it would matter that optax adds Adagrad's eps elsewhere.
+    No gradient is near 0, because optax adds Adagrad's eps in another place, which makes a difference there.
     """
     rng = np.random.default_rng(0)
     params = [rng.standard_normal(shape).astype(np.float32) for shape in shapes]
@@ -333,7 +333,7 @@ def enter(
     *,
     missing: Callable[[str, str], object] = lambda name, reason: None,
 ) -> dict[str, Peer]:
-    """The peers that are here, ready and checked; ``missing`` is told of the others."""
+    """The peers that are installed, ready and checked. ``missing`` is called with the name and reason of each other."""
     params, grads = make_params(shapes)
     entered: dict[str, Peer] = {}
     wanted = _reference(params, grads, method)
@@ -348,7 +348,7 @@ def enter(
 
 
 def _reference(params: Sequence[Array], grads: Sequence[Array], method: Method) -> list[Array]:
-    """What the reference comes to."""
+    """The parameters after three steps of the reference."""
     wanted = [p.copy() for p in params]
     before = gdm.backend()
     gdm.set_backend("reference")

@@ -1,4 +1,4 @@
-"""What was measured, as a table, as JSON, and as pictures."""
+"""The results as a table, as JSON, and as pictures."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .peers import SGD
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# Okabe and Ito's colours, which colour-blind people can tell apart, each with a marker of its own for grey.
+# Colour-blind people can distinguish Okabe and Ito's colours. In print without colour the markers differ.
 LOOKS: dict[str, dict[str, Any]] = {
     "gdm": {"color": "#000000", "marker": "o", "linewidth": 2.2},
     "gdm, step(grads)": {"color": "#000000", "marker": "o", "markerfacecolor": "w", "linestyle": ":"},
@@ -35,8 +35,11 @@ LOOKS: dict[str, dict[str, Any]] = {
 }
 
 
+PICTURES = ("throughput.png", "tensors.png", "busy.png")
+
+
 def machine() -> dict[str, Any]:
-    """Where this was measured, and with what."""
+    """The machine and the versions of the libraries."""
     return {
         "cpu": _cpu(),
         "cpus": os.cpu_count(),
@@ -57,7 +60,7 @@ def heading() -> str:
 
 
 def table(results: Sequence[Result]) -> str:
-    """One line for each case: gdm's time and throughput, and how many times as long each peer takes."""
+    """One line for each case: gdm's time and throughput, and each peer's time divided by gdm's."""
     names = dict.fromkeys(name for result in results for name in result.timings)
     peers = [name for name in names if name != "limit" and not name.startswith("gdm")]
     head = f"{'':32}{'gdm':>9} {'GB/s':>6} {'limit':>6}" + "".join(f"{name:>16}" for name in peers)
@@ -96,24 +99,21 @@ def _ratio(result: Result, name: str) -> str:
 
 
 def save(path: Path, results: Sequence[Result]) -> None:
-    """Writes machine and results as JSON."""
+    """Writes the machine and the results as JSON."""
     path.write_text(json.dumps({"machine": machine(), "results": [r.as_json() for r in results]}, indent=1) + "\n")
 
 
 def draw(folder: Path, results: Sequence[Result]) -> list[Path]:
-    """Draws what there are results for: throughput against size, time against the number of tensors, a busy machine."""
-    drawings = {
-        "throughput.png": (_draw_throughput, [r for r in results if r.case.group == SIZE]),
-        "tensors.png": (_draw_tensors, [r for r in results if r.case.group == SMALL]),
-        "busy.png": (_draw_busy, [r for r in results if r.case.group == BUSY]),
-    }
+    """Draws a picture for each of these groups that has results: one tensor, many small tensors, a busy machine."""
     from matplotlib.figure import Figure
 
     paths = []
-    for name, (drawing, some) in drawings.items():
-        if len(some) > 1:
+    drawings = ((_draw_throughput, SIZE), (_draw_tensors, SMALL), (_draw_busy, BUSY))
+    for name, (draw_results, group) in zip(PICTURES, drawings, strict=True):
+        of_group = [result for result in results if result.case.group == group]
+        if len(of_group) > 1:
             figure = Figure(figsize=(8.0, 4.6), dpi=110, layout="constrained")
-            drawing(figure.subplots(), some)
+            draw_results(figure.subplots(), of_group)
             figure.savefig(folder / name)
             paths.append(folder / name)
     return paths
@@ -177,7 +177,7 @@ def _names(results: Sequence[Result]) -> list[str]:
 
 
 def _caches() -> Iterable[tuple[str, int]]:
-    """The data caches of the first CPU, in bytes, from the kernel's tables; nothing where there are none."""
+    """The names and sizes (in bytes) of the first CPU's data caches, if the Linux kernel lists them."""
     for index in sorted(Path("/sys/devices/system/cpu/cpu0/cache").glob("index*")):
         if (index / "type").read_text().strip() != "Instruction":
             size = (index / "size").read_text().strip()

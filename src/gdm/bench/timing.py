@@ -1,4 +1,4 @@
-"""Timing that two noisy, shared cores cannot fool: contestants in turn, many rounds, medians."""
+"""Timing for noisy machines: the contestants run in turn, in many rounds, and the median of the rounds is used."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Contestant:
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds that one execution took, in each round."""
+    """How many seconds one execution took, for each round."""
 
     rounds: list[float]
 
@@ -45,21 +45,21 @@ def interleave(
     sample: float = 1e-3,
     rest: float = 0.0,
 ) -> dict[str, Timing]:
-    """Times the contestants in turn: one sample of each, then the next of each.
+    """Times the contestants in turn: one sample of each, then the next sample of each, and so on.
 
     Parameters
     ----------
     contestants : mapping of str to Contestant
-        What to time. Each runs once before, so that nobody pays for a first time.
+        What to time. Each runs before the first round, so that the costs of a first run are not measured.
     seconds : float
         About how long all rounds together may take.
     least : int
-        How many rounds there are at least, however long they take.
+        The smallest number of rounds, however long they take.
     sample : float
-        How long a sample should be, in seconds: what is faster is repeated inside it, after as many repetitions that
-        are not timed, since the others have been in the caches.
+        The length of a sample in seconds. A faster statement is repeated until a sample is that long. Before a sample
+        the same number of repetitions runs untimed, because the other contestants have filled the caches.
     rest : float
-        How long to sleep before each sample, so that the threads of the one before have gone to sleep.
+        How many seconds to sleep before each sample, so that the threads of the contestant before have stopped.
     """
     timers = {name: contestant.timer() for name, contestant in contestants.items()}
     repeats = {name: _repeats(timer, sample) for name, timer in timers.items()}

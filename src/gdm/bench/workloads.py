@@ -1,4 +1,4 @@
-"""What is stepped: the shapes of the parameters of real models, and plain sizes."""
+"""The shapes of the parameters of real models."""
 
 from __future__ import annotations
 

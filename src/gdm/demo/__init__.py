@@ -1,6 +1,7 @@
-"""The main job on real data: trains a network on handwritten digits, and shows what momentum and its heirs are for.
+"""Trains a network on handwritten digits with several methods, and shows why one uses momentum and adaptive methods.
 
-It needs scikit-learn, for the digits, and matplotlib: ``pip install 'gdm[demo]'``. Run it with ``python -m gdm demo``.
+It needs scikit-learn, for the digits, and matplotlib: ``pip install 'gdm-optim[demo]'``. Run it with
+``python -m gdm demo``.
 """
 
 from __future__ import annotations
@@ -9,12 +10,14 @@ import sys
 from contextlib import AbstractContextManager
 from pathlib import Path
 
+from .._output import make_folder
 from . import report
 from .methods import CHECKED, METHODS
 from .pictures import draw_digits, draw_landscapes
 from .training import load_digits, train, train_on_reference
 
-MISSING = 2  # the exit code when a library is
+MISSING = 2  # the exit code when a library is not installed
+PICTURES = ("digits.png", "landscapes.png")
 
 
 def run(out: Path, *, seed: int = 0, epochs: int = 40) -> int:
@@ -23,23 +26,28 @@ def run(out: Path, *, seed: int = 0, epochs: int = 40) -> int:
     Parameters
     ----------
     out : pathlib.Path
-        The folder for ``digits.png`` and ``landscapes.png``; made if it does not exist.
+        The folder for ``digits.png`` and ``landscapes.png``. It is made if it does not exist.
     seed : int, default 0
-        Fixes the split into training and test images, the initial weights, and the order of the images.
+        Determines the split into training and test images, the initial weights, and the order of the images.
     epochs : int, default 40
         How often each training goes through the images; at least 1.
 
     Returns
     -------
     int
-        An exit code: 0, 1 if gdm and its reference did not give the same bits, 2 if a library is missing.
+        The exit code: 1 if gdm and its reference did not give the same bits, 2 if a library is missing, 0 otherwise.
+
+    Raises
+    ------
+    OSError
+        If the files cannot be written. This is known before the training.
     """
     if epochs < 1:
         raise ValueError(f"epochs must be at least 1, got {epochs}")
     if reason := _missing():
-        print(f"the demo needs scikit-learn and matplotlib: pip install 'gdm[demo]' ({reason})", file=sys.stderr)
+        print(f"the demo needs scikit-learn and matplotlib: pip install 'gdm-optim[demo]' ({reason})", file=sys.stderr)
         return MISSING
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out, PICTURES)
     digits = load_digits(seed)
     print(report.heading(digits, seed, epochs))
     with _one_thread():
@@ -49,14 +57,15 @@ def run(out: Path, *, seed: int = 0, epochs: int = 40) -> int:
     first = [next(run.params for run in runs if run.method is method) for method in CHECKED]
     different = [report.different_bits(a, b) for a, b in zip(first, again, strict=True)]
     print(report.verdict(different, total=sum(p.size for p in first[0])))
-    draw_digits(out / "digits.png", runs)
-    draw_landscapes(out / "landscapes.png")
-    print(f"pictures: {out / 'digits.png'}, {out / 'landscapes.png'}")
+    digits_png, landscapes_png = (out / name for name in PICTURES)
+    draw_digits(digits_png, runs)
+    draw_landscapes(landscapes_png)
+    print(f"pictures: {digits_png}, {landscapes_png}")
     return 1 if any(different) else 0
 
 
 def _missing() -> str:
-    """Why the demo cannot run: which library does not import; empty if all do."""
+    """The error of a library that cannot be imported, or an empty string."""
     try:
         import matplotlib.figure  # noqa: F401
         import sklearn.datasets  # noqa: F401
@@ -66,10 +75,10 @@ def _missing() -> str:
 
 
 def _one_thread() -> AbstractContextManager[object]:
-    """Keeps the matrix products on this thread.
+    """Computes the matrix products in this thread only.
 
-    They are too small to gain from more. And the step finds the gradients in its core's cache, and the sums are rounded
-    in the same order each time. Scikit-learn brings threadpoolctl.
+    They are too small to become faster with more threads. With one thread, the gradients are in the cache of the core
+    that makes the step, and sums are rounded in the same order each time. scikit-learn installs threadpoolctl.
     """
     from threadpoolctl import threadpool_limits
 

@@ -1,4 +1,4 @@
-"""Three landscapes in two dimensions, each with a reason to use momentum, and the paths that gdm takes through them."""
+"""Three functions of two parameters, each of which shows a reason to use momentum, and gdm's paths to their minima."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ import gdm
 from .._checks import Array
 
 MOMENTUM = 0.8
-ADAM_LR = 0.3  # in every landscape: Adam's steps are about that long, whatever the slope
+ADAM_LR = 0.3  # in every landscape, because the length of Adam's steps does not depend on the slope
 
 Point = tuple[float, float]
 
 
 class Landscape(NamedTuple):
-    """A function of two parameters to walk down on, and how to."""
+    """A function of two parameters, and how to minimise it."""
 
     title: str
     height: Callable[[Array, Array], Array]
@@ -27,8 +27,8 @@ class Landscape(NamedTuple):
     minimum: Point
     lr: float
     steps: int
-    window: tuple[Point, Point]  # what to draw: from and to, of each parameter
-    spread: float  # of the contours: 1 is even, and the greater, the closer together at the bottom
+    window: tuple[Point, Point]  # the range of each parameter that is drawn
+    spread: float  # of the contours: 1 is even; with a greater number they are closer together near the minimum
 
 
 def descend(landscape: Landscape, momentum: float) -> Array:
@@ -71,14 +71,14 @@ RAVINE = Landscape(
     slope=_ravine_slope,
     start=(-9.0, 1.3),
     minimum=(0.0, 0.0),
-    lr=1.9 / CONDITION,  # from 2 / CONDITION on gradient descent diverges
+    lr=1.9 / CONDITION,  # gradient descent diverges from 2 / CONDITION on
     steps=50,
-    window=((-10.5, 3.5), (-2.0, 2.0)),
+    window=((-10.5, 3.5), (-1.75, 1.75)),
     spread=1.5,
 )
 
 
-# A slope down onto a plateau that is almost level, and far off on it a pit.
+# A slope leads down to a plateau, which is almost level. Far away on the plateau there is a pit.
 TILT = 0.02
 PIT = 4.0
 
@@ -101,12 +101,12 @@ PLATEAU = Landscape(
     minimum=(PIT + TILT / 2, 0.0),  # to first order in TILT
     lr=0.2,
     steps=80,
-    window=((-6.5, 6.5), (-3.2, 3.2)),
+    window=((-6.4, 6.4), (-4.8, 4.8)),
     spread=1.0,
 )
 
 
-# Two wells along x, of which the tilt makes the right one deeper.
+# Two wells along x. The term BIAS * x makes the right one deeper.
 BIAS = 0.375
 
 
@@ -127,7 +127,7 @@ WELLS = Landscape(
     minimum=(1.5, 0.0),
     lr=0.1,
     steps=60,
-    window=((-2.6, 2.6), (-1.8, 1.8)),
+    window=((-2.6, 2.6), (-1.95, 1.95)),
     spread=3.0,
 )
 

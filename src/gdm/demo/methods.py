@@ -1,4 +1,4 @@
-"""The methods that the demo compares: what gdm calls them, and the same steps in NumPy, written as fast as it gets."""
+"""The methods that the demo compares, in gdm and in NumPy. The NumPy steps are written to be as fast as possible."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MOMENTUM = 0.9
 
 
 class Buffers(NamedTuple):
-    """What the update of one array in NumPy works on."""
+    """The arrays for the NumPy update of one parameter."""
 
     p: Array
     g: Array
@@ -60,7 +60,7 @@ def _nesterov(at: Buffers, lr: float, step: int) -> None:
 
 
 def _average(a: Array, share: float, x: Array) -> None:
-    """Keeps that share of an average and takes in x, which it overwrites."""
+    """Updates the moving average: ``a = share * a + (1 - share) * x``. It overwrites ``x``."""
     np.multiply(a, share, out=a)
     np.multiply(x, 1 - share, out=x)
     np.add(a, x, out=a)
@@ -84,7 +84,7 @@ def _adam(at: Buffers, lr: float, step: int) -> None:
     np.multiply(g, g, out=x)
     _average(v, 0.999, x)
     np.sqrt(v, out=x)
-    # The powers as gdm computes them: Python's may differ in the last bit, and so might the weights.
+    # gdm's own function for powers: the last bit of Python's powers may differ, and then the weights could differ too.
     np.multiply(x, 1 / sqrt(1 - _power(0.999, step)), out=x)
     np.add(x, 1e-8, out=x)
     np.divide(m, x, out=x)
@@ -108,7 +108,7 @@ def _lion(at: Buffers, lr: float, step: int) -> None:
 
 
 class Method(NamedTuple):
-    """A way to step: a name for people, gdm's optimizer with its options, and the update of one array in NumPy."""
+    """A method: its name in the report, gdm's optimizer with its options, and the update of one array in NumPy."""
 
     name: str
     optimizer: Callable[..., Any]
@@ -116,10 +116,10 @@ class Method(NamedTuple):
     options: dict[str, Any]
     update: Callable[[Buffers, float, int], None]
     states: int = 1  # how many arrays the update keeps for each parameter
-    scheduled: bool = False  # lr is the highest: it rises to that in a tenth of the training, and falls to 0
+    scheduled: bool = False  # lr rises to the given value in the first tenth of the training, and then falls to 0
 
     def rate(self, steps: int) -> float | gdm.schedules.Schedule:
-        """The learning rate in a training of so many steps."""
+        """The learning rate in a training with this number of steps."""
         return gdm.schedules.cosine(self.lr, steps=steps, warmup=steps // 10) if self.scheduled else self.lr
 
 
@@ -128,18 +128,18 @@ TORCH = Method("momentum, torch form", gdm.SGD, LR, {"momentum": MOMENTUM}, _tor
 CLASSIC = Method("momentum, classic form", gdm.SGD, LR, {"momentum": MOMENTUM, "form": "classic"}, _classic)
 NESTEROV = Method("Nesterov momentum", gdm.SGD, LR, {"momentum": MOMENTUM, "nesterov": True}, _nesterov)
 COSINE = Method("momentum, warm-up and cosine", gdm.SGD, PEAK, {"momentum": MOMENTUM}, _torch, scheduled=True)
-# The adaptive ones as gdm's defaults have them, but for RMSprop's lr, which is Keras' here: at 0.01 the loss leaps.
+# The adaptive methods have gdm's defaults, except for RMSprop's lr, which is Keras': with 0.01 the loss jumps.
 RMSPROP = Method("RMSprop", gdm.RMSprop, 0.001, {}, _rmsprop)
 ADAM = Method("Adam", gdm.Adam, 0.001, {}, _adam, states=2)
 LION = Method("Lion", gdm.Lion, 0.0001, {}, _lion)
 METHODS = (DESCENT, TORCH, CLASSIC, NESTEROV, COSINE, RMSPROP, ADAM, LION)
-CHECKED = (TORCH, ADAM)  # trained once more on the reference
+CHECKED = (TORCH, ADAM)  # trained again on the reference
 
 
 class InPlaceNumPy:
-    """An optimizer in NumPy that allocates nothing while it steps.
+    """An optimizer in NumPy that allocates no memory while it steps.
 
-    All arrays share two pieces of scratch memory, so that these stay in the cache.
+    All parameters share two scratch arrays, so that these stay in the cache.
     """
 
     def __init__(self, method: Method, params: list[Array], grads: list[Array], steps: int) -> None:

@@ -1,4 +1,4 @@
-"""A multi-layer perceptron in NumPy: ReLU between the layers, softmax and cross-entropy at the end."""
+"""A multi-layer perceptron in NumPy, with ReLU between the layers, and softmax and cross-entropy at the end."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .._checks import Array
 
 
 class Network:
-    """A network whose backpropagation writes into gradients that stay where they are, for ``optimizer.bind``.
+    """A network whose backpropagation always writes to the same gradient arrays, as ``optimizer.bind`` needs it.
 
     Parameters
     ----------
@@ -21,12 +21,12 @@ class Network:
     rng : numpy.random.Generator
         Draws the initial weights: normal, with variance 2 / inputs of the layer (K. He et al., 2015). Biases are 0.
     dtype : float32 or float64
-        Of the parameters, and of all arithmetic if the images have it too.
+        The dtype of the parameters. It is also that of all arithmetic if the images have it.
 
     Attributes
     ----------
     params, grads : list of array
-        Weights, then biases, each layer by layer; and the gradient of the loss with respect to each.
+        The weights of all layers, then the biases of all layers; and the gradient of the loss for each of them.
     """
 
     def __init__(self, sizes: Sequence[int], rng: np.random.Generator, dtype: DTypeLike = np.float32) -> None:
@@ -58,11 +58,11 @@ class Network:
         return -float(np.mean(log_probabilities[np.arange(len(labels)), labels]))
 
     def accuracy(self, images: Array, labels: Array) -> float:
-        """The share of these images that is classified correctly."""
+        """The fraction of these images that is classified correctly."""
         return float(np.mean(np.argmax(self._forward(images)[-1], axis=1) == labels))
 
     def _forward(self, images: Array) -> list[Array]:
-        """What each layer sees, and last what the network puts out."""
+        """The input of each layer, and at the end the output of the network."""
         layers = [images]
         for weights, biases in zip(self._weights[:-1], self._biases[:-1], strict=True):
             layers.append(np.maximum(layers[-1] @ weights + biases, 0))
@@ -71,7 +71,7 @@ class Network:
 
 
 def _log_softmax(logits: Array) -> Array:
-    # Less the maximum, so that no exponential overflows.
+    # The maximum is subtracted, so that no exponential overflows.
     shifted: Array = logits - np.max(logits, axis=1, keepdims=True)
     result: Array = shifted - np.log(np.sum(np.exp(shifted), axis=1, keepdims=True))
     return result

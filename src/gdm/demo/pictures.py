@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,12 +21,13 @@ if TYPE_CHECKING:
 
 DPI = 110
 LEVELS = 12
+HEIGHT_TO_WIDTH = 0.75  # of a landscape's panel
 
-# Okabe and Ito's colours, which colour-blind people can tell apart, with the blues lightened and darkened so that they
-# differ in grey too. So do line styles and markers.
+# Colour-blind people can distinguish Okabe and Ito's colours. One blue is lighter and one is darker than theirs, so
+# that they also differ without colour. Line styles and markers differ too.
 BLACK, SKY, NAVY, VERMILION, GREEN = "#000000", "#A6D8F5", "#003A63", "#D55E00", "#009E73"
 
-# The two forms of momentum coincide while lr is constant: dashes on a broad line show both.
+# The two forms of momentum give the same curve while lr is constant. Dashes on a broad line show both.
 BROAD = {"color": SKY, "linestyle": "-", "linewidth": 8.0}
 CURVES: dict[str, dict[str, Any]] = {
     DESCENT.name: {"color": BLACK, "linestyle": "-", "linewidth": 1.5, "marker": "o"},
@@ -37,7 +39,7 @@ CURVES: dict[str, dict[str, Any]] = {
     ADAM.name: {"color": NAVY, "linestyle": "--", "linewidth": 1.5, "marker": "v"},
     LION.name: {"color": VERMILION, "linestyle": "-.", "linewidth": 1.2, "marker": "^", "markerfacecolor": "w"},
 }
-ROWS = ((DESCENT, TORCH, CLASSIC, NESTEROV), (TORCH, COSINE, RMSPROP, ADAM, LION))  # momentum links the two
+ROWS = ((DESCENT, TORCH, CLASSIC, NESTEROV), (TORCH, COSINE, RMSPROP, ADAM, LION))  # TORCH in both, to compare
 
 
 def draw_digits(path: Path, runs: Sequence[Run]) -> None:
@@ -53,9 +55,9 @@ def draw_digits(path: Path, runs: Sequence[Run]) -> None:
             loss.set(title="Training loss", ylabel="cross-entropy (nats)", yscale="log")
             accuracy.set(title="Test accuracy", ylabel="correct (%)", ylim=(80, 100))
             accuracy.set_yticks(range(80, 101, 5))
-            for one in axes:
-                one.set(xlabel="epoch", xlim=(0, len(runs[0].losses) - 1))
-                one.grid(color="0.9")
+            for panel in axes:
+                panel.set(xlabel="epoch", xlim=(0, len(runs[0].losses) - 1))
+                panel.grid(color="0.9")
             columns = (len(methods) + 1) // 2
             part.legend(*loss.get_legend_handles_labels(), loc="outside lower center", ncols=columns, handlelength=4)
         figure.savefig(path)
@@ -70,7 +72,7 @@ def _curve(axes: Axes, run: Run, values: Sequence[float]) -> None:
 def draw_landscapes(path: Path) -> None:
     """Draws the paths of gradient descent, momentum and Adam through each landscape."""
     with _style():
-        figure = _figure(12.0, 4.6)
+        figure = _figure(12.0, 4.2)
         panels = figure.subplots(1, 3)
         for axes, landscape in zip(panels, LANDSCAPES, strict=True):
             _contours(axes, landscape)
@@ -80,15 +82,23 @@ def draw_landscapes(path: Path) -> None:
             _path(axes, descend(landscape, MOMENTUM), f"momentum {MOMENTUM}", color=NAVY, linestyle="--", marker="^")
             _path(axes, descend_with_adam(landscape), f"Adam, lr {ADAM_LR}", color=GREEN, linestyle=":", marker="D")
             axes.set_title(f"{landscape.title}\n{landscape.steps} steps each, lr {landscape.lr:g}", fontsize=11)
-            axes.set(xlabel=r"parameter $\theta_1$", ylabel=r"parameter $\theta_2$")
+            axes.set(xlabel=r"parameter $\theta_1$" + _set_scales(axes, landscape), ylabel=r"parameter $\theta_2$")
         figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=8, columnspacing=1.2)
         figure.savefig(path)
+
+
+def _set_scales(axes: Axes, landscape: Landscape) -> str:
+    """Gives all panels one shape, and returns what the x axis's label says of the scale of the y axis."""
+    (x_from, x_to), (y_from, y_to) = landscape.window
+    axes.set(box_aspect=HEIGHT_TO_WIDTH, xlim=(x_from, x_to), ylim=(y_from, y_to))
+    stretch = HEIGHT_TO_WIDTH * (x_to - x_from) / (y_to - y_from)
+    return "" if math.isclose(stretch, 1.0) else rf" ($\theta_2$ is drawn {stretch:g} times as large)"
 
 
 def _contours(axes: Axes, landscape: Landscape) -> None:
     x, y = np.meshgrid(*(np.linspace(*window, 200) for window in landscape.window))
     height = landscape.height(x, y)
-    # Closer together the lower, so that the bottoms show.
+    # The contours are closer together near the minima, so that these are visible.
     levels = height.min() + np.ptp(height) * np.linspace(0, 1, LEVELS + 1) ** landscape.spread
     axes.contourf(x, y, height, levels, colors=[str(grey) for grey in np.linspace(0.84, 1.0, LEVELS)])
     axes.contour(x, y, height, levels, colors="0.7", linestyles="-", linewidths=0.6)
@@ -101,14 +111,14 @@ def _path(axes: Axes, points: Array, label: str, **look: Any) -> None:
 
 
 def _figure(width: float, height: float) -> Figure:
-    """A figure of its own, not one of pyplot's: nothing global, and no window."""
+    """A figure without pyplot, which would keep global state and might open a window."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), dpi=DPI, layout="constrained")
 
 
 def _style() -> Any:
-    """Matplotlib's own settings for as long as the pictures are drawn, whatever the user has set."""
+    """Uses Matplotlib's default settings while the pictures are drawn, and not the user's."""
     from matplotlib import style
 
     return style.context("default", after_reset=True)

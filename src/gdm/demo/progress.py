@@ -9,14 +9,14 @@ WIDTH = 30
 
 
 class Progress:
-    """How many epochs of a training are done: drawn live on a terminal, else one line at the end."""
+    """Shows how many epochs of a training are done: a bar on a terminal, otherwise one line at the end."""
 
     def __init__(self, label: str, epochs: int) -> None:
         self._label, self._epochs, self._done = label, epochs, 0
         self._live = sys.stderr.isatty()
 
     def update(self, done: int) -> None:
-        """Says that so many epochs are done."""
+        """Shows that this number of epochs is done."""
         self._done = done
         if self._live:
             bar = "#" * (WIDTH * done // self._epochs)

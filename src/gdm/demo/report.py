@@ -1,4 +1,4 @@
-"""What the demo prints."""
+"""The text that the demo prints."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ Row = tuple[str, str, str, str, str, str, str]
 
 
 def heading(digits: Digits, seed: int, epochs: int) -> str:
-    """What is trained, and how."""
+    """The data, the network, and the settings."""
     network = "-".join(map(str, SIZES))
     backend = f"{gdm.backend()} backend, {gdm.isa()}" if gdm.backend() == "native" else "reference backend"
     return f"""\
 gdm {gdm.__version__}, {backend}
 Data: UCI handwritten digits, {len(digits.train_labels)} images to train on, {len(digits.test_labels)} to test.
 Network: {network}, ReLU, softmax cross-entropy, float32.
-Batches of {BATCH}, {epochs} epochs, seed {seed}; momentum {MOMENTUM}; the adaptive methods with gdm's
-defaults, but for the lr.
+Batches of {BATCH}, {epochs} epochs, seed {seed}; momentum {MOMENTUM}. The adaptive methods have gdm's
+defaults, except for RMSprop's lr.
 """
 
 
 def table(runs: Sequence[Run]) -> str:
-    """A line for each method: how fast it learned, and what its steps took."""
+    """A line for each method: how fast it learned, and how long its steps took."""
     head = [("", "", "epochs to", "final test", "gdm", "NumPy", "")]
     head += [("", "", "95 % test", "accuracy", "step", "step", "NumPy")]
     head += [("method", "lr", "accuracy", "(%)", "(us)", "(us)", "/ gdm")]
@@ -54,25 +54,26 @@ def _footnote(run: Run) -> str:
     farther = f"{1 / (1 - MOMENTUM):.0f}"
     return f"""\
 Step: {parameters:,} parameters in {arrays} arrays; the median of {steps:,} steps, in microseconds.
-NumPy: a training of its own, each array updated in place with out= and scratch
-memory made beforehand. It ended with the same weights.
-lr: with warm-up and cosine the highest. With momentum {MOMENTUM} a steady gradient leads
-{farther} times as far at the same lr; an adaptive method's lr means something else again.
-Accuracy: one seed and {TEST_IMAGES} images, so a difference of a point says little.
+NumPy: a second training, which updates each array in place, with out= and scratch
+memory that exists beforehand. It ended with the same weights.
+lr: with warm-up and cosine, the highest value. With momentum {MOMENTUM}, a constant gradient
+moves a parameter {farther} times as far at the same lr. The lr of an adaptive method has
+another meaning.
+Accuracy: one seed and {TEST_IMAGES} images, so a difference of one point says little.
 """
 
 
 def different_bits(a: Sequence[Array], b: Sequence[Array]) -> int:
-    """How many elements of these float32 arrays differ, be it in one bit."""
+    """The number of elements of these float32 arrays that differ in at least one bit."""
     return sum(int(np.count_nonzero(x.view(np.uint32) != y.view(np.uint32))) for x, y in zip(a, b, strict=True))
 
 
 def verdict(different: Sequence[int], total: int) -> str:
-    """Whether the reference ended with the same bits, for each method that was checked."""
-    lines = ["Once more on the NumPy reference:"]
+    """The result of the check against the reference, for each method that was checked."""
+    lines = ["The same training on the NumPy reference:"]
     for method, count in zip(CHECKED, different, strict=True):
         result = "identical to the last bit" if count == 0 else f"NOT identical: {count:,} differ"
         lines.append(f"  {method.name}: the {total:,} weights are {result}.")
     if gdm.backend() != "native":
-        lines.append("That proves nothing: the first time it ran on the reference too.")
+        lines.append("This proves nothing, because the first training ran on the reference too.")
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""Trains the network on handwritten digits, with gdm and, for comparison, with NumPy."""
+"""Trains the network on handwritten digits, with gdm and with NumPy."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ TEST_IMAGES = 450
 
 
 class Digits(NamedTuple):
-    """Images of handwritten digits: 64 pixels in [0, 1] to a row, and which digit each is."""
+    """Images of handwritten digits, one per row, with 64 pixels in [0, 1]; and the digit that each image shows."""
 
     train_images: Array
     train_labels: Array
@@ -45,7 +45,7 @@ StepMaker = Callable[[Method, Network, int], Callable[[], None]]
 
 
 def gdm_step(method: Method, network: Network, steps: int) -> Callable[[], None]:
-    """The function that steps this network with gdm, so many times in all."""
+    """A function that makes one step of this network with gdm. The training has ``steps`` steps."""
     optimizer = method.optimizer(network.params, method.rate(steps), **method.options)
     optimizer.bind(network.grads)
     step: Callable[[], None] = optimizer.step
@@ -53,12 +53,12 @@ def gdm_step(method: Method, network: Network, steps: int) -> Callable[[], None]
 
 
 def numpy_step(method: Method, network: Network, steps: int) -> Callable[[], None]:
-    """The function that steps this network with NumPy in place, so many times in all."""
+    """A function that makes one step of this network with NumPy, in place. The training has ``steps`` steps."""
     return InPlaceNumPy(method, network.params, network.grads, steps).step
 
 
 class Trainer:
-    """A network in training, and how long each step of its optimizer took."""
+    """A network that is being trained, and the time that each step of its optimizer took."""
 
     def __init__(self, digits: Digits, seed: int, epochs: int, method: Method, make_step: StepMaker) -> None:
         self._digits = digits
@@ -67,7 +67,7 @@ class Trainer:
         self.step_ns: list[int] = []
 
     def epoch(self, order: Array) -> None:
-        """Once through the images in this order, in full batches."""
+        """Goes once through the images in this order, in full batches."""
         for start in range(0, len(order) - BATCH + 1, BATCH):
             batch = order[start : start + BATCH]
             self.network.backward(self._digits.train_images[batch], self._digits.train_labels[batch])
@@ -78,25 +78,26 @@ class Trainer:
 
 @dataclass
 class Run:
-    """What came of a training."""
+    """The results of a training."""
 
     method: Method
-    losses: list[float] = field(default_factory=list)  # over the training images, before and after each epoch
-    accuracies: list[float] = field(default_factory=list)  # over the test images, before and after each epoch
+    losses: list[float] = field(default_factory=list)  # of the training images: before the first epoch, after each one
+    accuracies: list[float] = field(default_factory=list)  # of the test images, at the same times
     params: list[Array] = field(default_factory=list)
-    gdm_ns: list[int] = field(default_factory=list)  # what each step took
+    gdm_ns: list[int] = field(default_factory=list)  # the time of each step
     numpy_ns: list[int] = field(default_factory=list)
 
     def record(self, network: Network, digits: Digits) -> None:
-        """Adds how good the network is now."""
+        """Adds the network's current loss and accuracy."""
         self.losses.append(network.loss(digits.train_images, digits.train_labels))
         self.accuracies.append(network.accuracy(digits.test_images, digits.test_labels))
 
 
 def train(method: Method, digits: Digits, *, seed: int, epochs: int) -> Run:
-    """Trains twice, epoch by epoch in turn: with gdm, and with NumPy in place, which must end with the same weights.
+    """Trains one network with gdm and another one with NumPy, which must end with the same weights.
 
-    Each has a network of its own, so that both find the caches as a training leaves them.
+    The two trainings take turns after each epoch. Because each has its own network, both steps meet the caches in the
+    state in which a training leaves them.
     """
     ours, theirs = (Trainer(digits, seed, epochs, method, maker) for maker in (gdm_step, numpy_step))
     run = Run(method)
@@ -114,7 +115,7 @@ def train(method: Method, digits: Digits, *, seed: int, epochs: int) -> Run:
 
 
 def train_on_reference(method: Method, digits: Digits, *, seed: int, epochs: int) -> list[Array]:
-    """The weights that the same training ends with when gdm runs on its NumPy reference."""
+    """The final weights of the same training when gdm runs on its NumPy reference."""
     before = gdm.backend()
     gdm.set_backend("reference")
     try:
@@ -129,6 +130,6 @@ def train_on_reference(method: Method, digits: Digits, *, seed: int, epochs: int
 
 
 def orders(digits: Digits, seed: int, epochs: int) -> list[Array]:
-    """The order in which each epoch takes the training images."""
+    """The order of the training images in each epoch."""
     rng = np.random.default_rng(seed)
     return [rng.permutation(len(digits.train_labels)) for _ in range(epochs)]
