@@ -79,7 +79,7 @@ def test_all_rules_are_there():
     for rule, table in RULES.items():
         section = re.search(rf"typedef struct gdm_{rule}_args \{{(.*?)\}} gdm_{rule}_args;", HEADER, re.S)[1]
         fields = re.findall(r"^    [^/;]*?(\w+)(?:\[2\])?;", section, re.M)
-        assert fields == ["size", *table["options"]]
+        assert fields == ["size", *table["options"], *table["scalars"]]
         for suffix in ("f32", "f64"):
             assert f"gdm_status gdm_{rule}_{suffix}(" in HEADER
             assert f"X({rule}_{suffix}, status)" in (ROOT / "include/gdm/import.h").read_text()
@@ -137,8 +137,8 @@ def test_defaults_as_they_are_written(rule):
     text = re.search(rf"#define GDM_{rule.upper()}_DEFAULTS \{{(.*)\}}", HEADER)[1]
     values = re.findall(r"\{.*?\}|[^,{} ][^,]*", text)
     assert values[0] == f"sizeof(gdm_{rule}_args)"
-    assert len(values) == 1 + len(RULES[rule]["options"])
+    assert len(values) == 1 + len(RULES[rule]["options"]) + len(RULES[rule]["scalars"])
     parameters = inspect.signature(getattr(gdm.reference, rule)).parameters
-    for option, value in zip(RULES[rule]["options"], values[1:], strict=True):
+    for option, value in zip(RULES[rule]["options"], values[1:], strict=False):
         if isinstance(parameters[option].default, float):
             assert ast.literal_eval(value) == parameters[option].default

@@ -644,7 +644,7 @@ def test_plot_names_what_to_install(monkeypatch):
     for name in [name for name in sys.modules if name.split(".")[0] == "matplotlib"]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(ImportError, match=r"^plot needs matplotlib: pip install 'gdm\[demo\]'"):
+    with pytest.raises(ImportError, match=r"^plot needs matplotlib: pip install 'gdm-optim\[demo\]'"):
         plot(constant(0.1), 5)
 
 

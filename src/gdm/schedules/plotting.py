@@ -18,7 +18,7 @@ MAX_POINTS = 10_000  # of a curve
 def plot(
     schedules: RateFunction | Iterable[RateFunction] | Mapping[str, RateFunction], steps: int, ax: Axes | None = None
 ) -> Axes:
-    """Draws learning rates against the step. Needs matplotlib: ``pip install 'gdm[demo]'``.
+    """Draws learning rates against the step. Needs matplotlib: ``pip install 'gdm-optim[demo]'``.
 
     Parameters
     ----------
@@ -54,7 +54,7 @@ def plot(
         try:
             from matplotlib import pyplot
         except ImportError as error:
-            raise ImportError(f"plot needs matplotlib: pip install 'gdm[demo]' ({error})") from error
+            raise ImportError(f"plot needs matplotlib: pip install 'gdm-optim[demo]' ({error})") from error
         ax = pyplot.subplots(layout="constrained")[1]
         legend = {"loc": "lower left", "bbox_to_anchor": (0.0, 1.0), "frameon": False}  # above the curves
     last = max(1, min(steps, MAX_POINTS) - 1)
