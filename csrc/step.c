@@ -24,8 +24,8 @@ static __attribute__((noinline)) void prepare_group(struct group *group) {
     group->stale = 0;
 }
 
-/* What an entry with a progress or a factor of its own needs. A walk keeps the last one: entries in a row that are alike
- * share it. */
+/* What an entry with a progress or a factor of its own needs. A walk keeps the last one: entries in a row that are
+ * alike share it. */
 struct own {
     size_t group; /* SIZE_MAX: there is none yet */
     uint64_t lag;
@@ -54,8 +54,8 @@ static __attribute__((noinline)) const struct own *prepare_own(const gdm_plan *p
 
 /* ---- the walk --------------------------------------------------------------------------------------------------- */
 
-/* Updates the elements of an entry from first up to, and without, last. The kernel runs on the buffers themselves, since
- * every entry is direct; a pipeline of tiles would begin here. */
+/* Updates the elements of an entry from first up to, and without, last. The kernel runs on the buffers themselves,
+ * since every entry is direct; a pipeline of tiles would begin here. */
 static inline void update_range(const gdm_plan *plan, const struct group *groups, const struct isa *isa,
                                 const struct entry *entry, size_t first, size_t last, struct own *own) {
     const struct group *group = &groups[entry->group];
@@ -128,7 +128,8 @@ static void find_present_groups(gdm_plan *plan, int left_out) {
         if (plan->entries[i].data[GRAD]) plan->groups[plan->entries[i].group].present = 1;
 }
 
-/* Counts for the entries that do not simply go with their group: those left out, and those with scalars of their own. */
+/* Counts for the entries that do not simply go with their group: those left out, and those with scalars of their own.
+ */
 static __attribute__((noinline)) void count_entries(gdm_plan *plan) {
     struct own own;
     own.group = SIZE_MAX;
@@ -174,8 +175,7 @@ static __attribute__((noinline)) void settle(gdm_plan *plan) {
     for (size_t g = 0; g < plan->group_count; g++) plan->groups[g].present = 0;
     for (size_t i = 0; i < plan->count; i++) { /* for now lag is the entry's own steps */
         const struct group *group = &plan->groups[plan->entries[i].group];
-        if (!(plan->entries[i].own & OWN_PROGRESS))
-            memcpy(details[i].scalars, group->scalars, sizeof group->scalars);
+        if (!(plan->entries[i].own & OWN_PROGRESS)) memcpy(details[i].scalars, group->scalars, sizeof group->scalars);
         details[i].lag = group->steps - details[i].lag;
     }
     for (size_t i = 0; i < plan->count; i++) {

@@ -132,4 +132,3 @@ gdm_status gdm_run(enum rule rule, enum dtype dtype, void *const *buffers, size_
     }
 #define GDM_RULE(rule, states, switches) DEFINE(rule, states, f32, float, F32) DEFINE(rule, states, f64, double, F64)
 #include "rules.def"
-
