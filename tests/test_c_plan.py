@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 
 import gdm
-from cheader import RULE, STATUS, args
+from cheader import RULE, args
 from cplan import (
-    F32,
     F64,
     NOWHERE,
     EntryArgs,
@@ -623,7 +622,7 @@ def test_entries_of_both_dtypes_in_a_group(plan):
     singles = np.random.default_rng(3).random((3, 3000), np.float32)
     doubles = np.random.default_rng(4).random((3, 3000))
     expected = [singles.copy(), doubles.copy()]
-    for param, velocity, grad in (singles, doubles):
+    for param, velocity, _ in (singles, doubles):
         assert add_arrays(plan, 0, param, [velocity], None) == "OK"
     for k, rows in enumerate((singles, doubles)):
         assert set_grad(plan, k, buffer(rows[2])) == "OK"
