@@ -4,10 +4,12 @@
 
 #include "../../csrc/pool.h"
 
+#include <dirent.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <time.h>
 
 enum { CALLERS = 3, MOST = 700, ELEMENTS = 100000 };
@@ -58,6 +60,31 @@ static void note_thread(void *context, size_t i) {
         atomic_fetch_add(&threads_seen, 1);
     }
     nanosleep(&(struct timespec){0, 100000}, NULL);
+}
+
+/* The threads of this process that bear the pool's name; 0 where there is no /proc. */
+static unsigned workers(void) {
+    unsigned found = 0;
+    DIR *tasks = opendir("/proc/self/task");
+    for (struct dirent *task; tasks && (task = readdir(tasks));) {
+        char path[300], name[16] = "";
+        snprintf(path, sizeof path, "/proc/self/task/%s/comm", task->d_name);
+        FILE *file = fopen(path, "r");
+        if (file && fgets(name, sizeof name, file) && !strcmp(name, "gdm\n")) found++;
+        if (file) fclose(file);
+    }
+    if (tasks) closedir(tasks);
+    return found;
+}
+
+/* Only those that a run needs are started: the caller works, too. */
+static void no_more_workers_than_needed(void) {
+    for (unsigned threads = 1; threads < 6; threads++) {
+        struct counts counts = {{0}, 0};
+        gdm_pool_run(threads, 64, count_one, &counts);
+        gdm_pool_run(threads, 64, count_one, &counts);
+        if (workers() > threads - 1) fail("more workers than needed");
+    }
 }
 
 static void no_more_threads_than_asked_for(void) {
@@ -132,6 +159,7 @@ static void *caller(void *seed) {
 
 int main(void) {
     pthread_t threads[CALLERS];
+    no_more_workers_than_needed();
     no_more_threads_than_asked_for();
     for (size_t i = 0; i < CALLERS; i++) pthread_create(&threads[i], NULL, caller, (void *)(i + 1));
     for (size_t i = 0; i < CALLERS; i++) pthread_join(threads[i], NULL);
