@@ -112,20 +112,9 @@ static inline double largest_finite(enum dtype dtype) {
     enum { KIND_##name = scalar };
 #include "rules.def"
 
-/* Copies a caller's argument struct: fields that an older caller does not know are 0 (off); fields that this library
- * does not know must be 0. */
-static inline gdm_status read_struct(void *out, size_t size, const void *args) {
-    size_t callers;
-    if (!args) return GDM_ERR_NULL;
-    memcpy(&callers, args, sizeof callers);
-    if (callers < sizeof callers + sizeof(double) || callers > 4096) return GDM_ERR_STRUCT_SIZE;
-    for (size_t i = size; i < callers; i++)
-        if (((const unsigned char *)args)[i]) return GDM_ERR_STRUCT_SIZE;
-    memset(out, 0, size);
-    memcpy(out, args, callers < size ? callers : size);
-    memcpy(out, &size, sizeof size);
-    return GDM_OK;
-}
+/* Copies a caller's argument struct of another size: fields that an older caller does not know are 0 (off); fields that
+ * this library does not know must be 0. */
+gdm_status gdm_read_struct(void *out, size_t size, const void *args);
 
 #define CHECK(rule, name, default_value)                                                                               \
     if ((status = check_option_##name(args->name, dtype))) return status;
