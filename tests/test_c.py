@@ -20,6 +20,7 @@ ROOT = Path(__file__).parent.parent
 BITS = ROOT / "tests/c/bits.c"
 SOURCES = [*(ROOT / "csrc").glob("*.c"), *(ROOT / "csrc/isa").glob("*.c")]
 EXACT = ["-ffp-contract=off", "-fno-math-errno"]
+NATIVE = "-march=native"
 STRICT = ["-Wall", "-Wextra", "-Wpedantic", "-Werror"]
 MomentumArgs = ARGS["momentum"]
 
@@ -247,11 +248,13 @@ def installed_bits(tmp_path_factory):
     return [updates, found]
 
 
-@pytest.mark.parametrize("compiler", byhand.COMPILERS)
-def test_compiled_by_hand(compiler, installed_bits, tmp_path):
+@pytest.mark.parametrize(
+    ("compiler", "cflags"), [*((name, "") for name in byhand.COMPILERS), ("gcc", NATIVE), ("clang", NATIVE)]
+)
+def test_compiled_by_hand(compiler, cflags, installed_bits, tmp_path):
     """The documented lines: the library has the bits of the installed one, which test_kernels.py compares with the
     reference, on every instruction set; and the documented example runs."""
-    folder = byhand.build(compiler, tmp_path)
+    folder = byhand.build(compiler, tmp_path, cflags=cflags)
     assert "param" in subprocess.run([folder / "fit"], capture_output=True, text=True, check=True).stdout
     program = bits_program(compiler, folder / "libgdm.a", tmp_path)
     for isa in gdm.available_isas():

@@ -66,3 +66,14 @@ def test_every_kernel_is_vectorised(objects, isa):
             and needed <= set(re.findall(rf"^v(add|sub|mul|div|sqrt)p[sd] .*{WIDEST[isa]}", loop, re.M))
         ]
         assert whole, f"{name} has no loop over whole vectors"
+
+
+def test_no_kernel_is_made_for_the_machine_that_compiles(tmp_path):
+    """GCC forgets -march=native where the source sets the target. (Clang does not: CMakeLists.txt names the target.)"""
+    if platform.machine() != "x86_64" or not shutil.which("objdump"):
+        pytest.skip("NOT TESTED: a target in the source against -march=native; needs an x86-64 and objdump")
+    folder = byhand.build("gcc", tmp_path, cflags="-march=native")
+    for isa, wider in (("baseline", r"%[yz]mm|\tv"), ("avx2", "%zmm")):
+        code = subprocess.run(["objdump", "-d", folder / f"{isa}.o"], capture_output=True, text=True, check=True).stdout
+        assert "%xmm" in code
+        assert not re.search(wider, code)

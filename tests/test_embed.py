@@ -373,7 +373,7 @@ def test_avx_is_in_its_own_objects_only(tmp_path):
         code = run("objdump", "-d", "--no-show-raw-insn", file)
         instructions = re.findall(r"^ +[0-9a-f]+:\t(.*)$", code, re.M)
         vector = [i for i in instructions if re.search(r"%[yz]mm", i) or re.match(r"v(?!er[rw])", i)]
-        assert instructions
+        assert bool(instructions) == (name != "neon")
         assert bool(vector) == (name in ("avx2", "avx512")), f"{name}: {vector[:3]}"
 
 
@@ -392,6 +392,8 @@ def test_older_argument_struct(tmp_path):
     older = "".join(fields[:6])  # up to nesterov
     assert " nesterov;" in fields[5]
     assert len(fields) > 6
+    end, count = re.subn(r"(#define GDM_MOMENTUM_DEFAULTS \{(?:[^,]*, ){5}[^,]*)[^}]*", r"\1", end)
+    assert count == 1
     header.write_text(start + older + end)
     source = tmp_path / "fit.c"
     source.write_text(
@@ -479,7 +481,9 @@ def test_import_of_another_abi(tmp_path):
 
 
 def test_import_of_a_function_that_is_not_there_yet(tmp_path):
-    folder = tiny(tmp_path, "import.h", '        "gdm_sgd_f64",\n', '        "gdm_of_the_future",\n')
+    last = "    X(set_parallel_for, number)\n"
+    newer = f"{last[:-1]} X(of_the_future, status)\ngdm_status gdm_of_the_future(void);\n"
+    folder = tiny(tmp_path, "import.h", last, newer)
     first, error, _ = with_modules(folder, TRY).splitlines()
     assert first == NOT_IMPORTED
     assert re.fullmatch("ImportError .*installed is gdm .*, which has no gdm_of_the_future: upgrade gdm", error)

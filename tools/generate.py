@@ -140,8 +140,9 @@ def without_comments(header: str) -> str:
 
 
 def functions(code: str) -> list[Function]:
-    types = r"(?<!typedef )\b(const \w+ \*|gdm_status |unsigned |int |void )"
-    return [Function(*found) for found in re.findall(types + r"gdm_(\w+)\(([^()]*(?:\([^()]*\)[^()]*)*)\);", code)]
+    """All functions but gdm_get_table, which gives the table of the others."""
+    types = r"(?<!typedef )\b(const char \*|gdm_status |unsigned |int |void )"
+    return [Function(*found) for found in re.findall(types + r"gdm_(\w+)\(([^()]*)\);", code)]
 
 
 def before_import(function: Function) -> str:
@@ -160,6 +161,8 @@ def cython(code: str) -> str:
         lines += [f'    ctypedef enum {name} "gdm_{name}":']
         lines += [f'        {item} "GDM_{item}"' for item in re.findall(r"\bGDM_(\w+) =", items)] + [""]
     for name, items in re.findall(r"typedef struct gdm_(\w+) \{ (.*?); \}", code):
+        if name in ("function", "table"):
+            continue  # of gdm_get_table
         lines += [f'    ctypedef struct {name} "gdm_{name}":']
         lines += [f"        {plain(item)}" for item in items.split("; ")] + [""]
     for name in re.findall(r"typedef struct gdm_(\w+) gdm_\1;", code):

@@ -59,8 +59,7 @@
     X(set_isa, status)                                                                                                 \
     X(get_num_threads, number)                                                                                         \
     X(set_num_threads, status)                                                                                         \
-    X(set_parallel_for, number)                                                                                        \
-    X(get_table, pointer)
+    X(set_parallel_for, number)
 /* <<< functions */
 
 static inline gdm_status gdm_not_imported_status(void) {
@@ -162,7 +161,6 @@ static inline int gdm_import(void) {
 #define gdm_get_num_threads gdm_imported.get_num_threads
 #define gdm_set_num_threads gdm_imported.set_num_threads
 #define gdm_set_parallel_for gdm_imported.set_parallel_for
-#define gdm_get_table gdm_imported.get_table
 /* <<< macros */
 
 #endif

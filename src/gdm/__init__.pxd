@@ -151,18 +151,6 @@ cdef extern from "gdm/import.h" nogil:
         size_t state_count
         double lr_factor
 
-    ctypedef struct function "gdm_function":
-        const char *name
-        void (*address)(void)
-        const char *signature
-
-    ctypedef struct table "gdm_table":
-        size_t size
-        unsigned abi
-        const char *version
-        const function *functions
-        size_t count
-
     ctypedef struct plan "gdm_plan":
         pass
 
@@ -210,6 +198,5 @@ cdef extern from "gdm/import.h" nogil:
     int get_num_threads "gdm_get_num_threads"() noexcept
     status set_num_threads "gdm_set_num_threads"(int n) noexcept
     void set_parallel_for "gdm_set_parallel_for"(parallel_for *parallel_for, void *host) noexcept
-    const table *get_table "gdm_get_table"() noexcept
 # <<< declarations
 

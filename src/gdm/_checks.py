@@ -45,7 +45,7 @@ NOT_NEGATIVE = Domain(math.inf, False, "finite and not negative")
 BELOW_ONE = Domain(1.0, False, "in [0, 1)")
 UP_TO_ONE = Domain(1.0, True, "in [0, 1]")
 
-# The options of all rules, by kind, as in csrc/kernels.def (a test compares them). Beside these there are form, betas,
+# The options of all rules, by kind, as in csrc/rules.def (a test compares them). Beside these there are form, betas,
 # step, lr_scale and mu_product.
 REALS = {
     "lr": NOT_NEGATIVE,

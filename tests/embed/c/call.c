@@ -22,7 +22,7 @@ static int compare(const void *a, const void *b) {
 int main(void) {
     static _Alignas(64) float param[N], velocity[N], grad[N];
     static double times[RUNS];
-    gdm_momentum_args args = {.size = sizeof args, .lr = 0.1, .momentum = 0.9};
+    gdm_momentum_args args = GDM_MOMENTUM_DEFAULTS;
     int failed = 0;
     for (int run = 0; run < RUNS; run++) {
         const double begin = now_ns();

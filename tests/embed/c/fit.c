@@ -14,7 +14,10 @@ int main(void) {
     for (int i = 0; i < N; i++) signal[i] = (float)(i % 7);
     blur(signal, measured);
 
-    gdm_momentum_args args = {.size = sizeof args, .lr = 0.1, .momentum = 0.9, .weight_decay = 1e-4, .nesterov = 1};
+    gdm_momentum_args args = GDM_MOMENTUM_DEFAULTS;
+    args.lr = 0.1;
+    args.weight_decay = 1e-4;
+    args.nesterov = 1;
     for (int step = 0; step <= STEPS; step++) {
         double loss = 0;
         blur(param, residual);

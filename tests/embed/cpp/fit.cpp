@@ -47,10 +47,8 @@ int main() {
     for (std::size_t i = 0; i < n; i++) signal[i] = static_cast<float>(i % 7);
     blur(signal, measured);
 
-    gdm_momentum_args args{};
-    args.size = sizeof args;
+    gdm_momentum_args args = GDM_MOMENTUM_DEFAULTS;
     args.lr = 0.1;
-    args.momentum = 0.9;
     args.weight_decay = 1e-4;
     args.nesterov = 1;
     for (std::size_t step = 0; step <= steps; step++) {
