@@ -19,8 +19,9 @@
  *              nothing (pointers may then be NULL).
  *   numbers    every operation is rounded once, in the order the formula is written, with no fused multiply-add: the
  *              same bits on every machine. Options and what is computed from them (1 - dampening, bias corrections)
- *              are double, and rounded once to the element type. NaN, infinities and subnormals propagate as IEEE 754
- *              says.
+ *              are double, and rounded once to the element type; one that is not finite there is refused. NaN,
+ *              infinities and subnormals propagate as IEEE 754 says. Rounding modes and flush-to-zero that are set in a
+ *              thread have no effect: calls compute in the default mode and put back the mode they found.
  *   threads    may be called from any number of threads at once on different buffers, also before main(). Nothing is
  *              allocated, but for the threads that share the work of large updates, at the first one.
  *
@@ -333,8 +334,8 @@ typedef struct gdm_buffer {
  * pointers to scalars are not read, and `lr_scale` must be NULL. In an entry's first step torch's form of momentum
  * makes the velocity the gradient, undampened, as PyTorch does.
  *
- * An entry without a gradient is left out of a step: its parameter, its states, its scalars and its count of steps stay
- * as they are.
+ * An entry without a gradient, one whose address is NULL, is left out of a step: its parameter, its states, its scalars
+ * and its count of steps stay as they are. That also holds for one without elements.
  *
  * A plan is used by one thread at a time; different plans by different threads at once.
  */
