@@ -32,7 +32,8 @@ static struct span span_of(const gdm_plan *plan, size_t i, size_t k) {
     return (struct span){start, start ? start + entry->n * size_of((enum dtype)plan->details[i].dtypes[k]) : 0};
 }
 
-/* The entries that write to this memory: the first one, and the last one. Only called when there is an error to report. */
+/* The entries that write to this memory: the first one, and the last one. Only called when there is an error to report.
+ */
 static void find_writers(const gdm_plan *plan, struct span memory, size_t *first, size_t *last) {
     *first = *last = SIZE_MAX;
     for (size_t i = 0; i < plan->count; i++)

@@ -127,9 +127,9 @@ static inline gdm_status check_buffer(const void *buffer, size_t n, enum dtype d
     return GDM_OK;
 }
 
-/* Work is cut into pieces by element index, never by address: an entry is only ever cut at a multiple of BLOCK elements,
- * so that updates, reductions and threads agree. A thread works on PIECE elements at a time: some microseconds' work, so
- * that another thread can do what one that is held up has not begun. */
+/* Work is cut into pieces by element index, never by address: an entry is only ever cut at a multiple of BLOCK
+ * elements, so that updates, reductions and threads agree. A thread works on PIECE elements at a time: some
+ * microseconds' work, so that another thread can do what one that is held up has not begun. */
 enum { BLOCK = 4096, PIECE = 4 * BLOCK };
 
 /* From so many elements on it pays to bring the parameter to the beginning of a cache line first: stores and loads that

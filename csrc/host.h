@@ -79,8 +79,8 @@ static inline double largest_finite(enum dtype dtype) {
     return dtype == F32 ? 0x1.fffffefffffffp127 : DBL_MAX;
 }
 
-/* For each kind of option its type in the argument struct, and whether a value is legal for kernels that compute in this
- * dtype. NaN never is. */
+/* For each kind of option its type in the argument struct, and whether a value is legal for kernels that compute in
+ * this dtype. NaN never is. */
 #define TYPE_not_negative double
 #define TYPE_below_one double
 #define TYPE_up_to_one double
@@ -99,33 +99,22 @@ static inline double largest_finite(enum dtype dtype) {
 #define LEGAL_count(x, dtype) ((x) >= 1)
 
 #define GDM_OPTION(name, kind, status, must, meaning)                                                                  \
-    static inline gdm_status check_option_##name(TYPE_##kind x, enum dtype dtype) {                                                             \
+    static inline gdm_status check_option_##name(TYPE_##kind x, enum dtype dtype) {                                    \
         (void)dtype;                                                                                                   \
-        return LEGAL_##kind(x, dtype) ? GDM_OK : (gdm_status)status;                                                          \
+        return LEGAL_##kind(x, dtype) ? GDM_OK : (gdm_status)status;                                                   \
     }                                                                                                                  \
     enum { KIND_##name = kind };
 #include "rules.def"
 #define GDM_SCALAR(name, initial, domain, status, must, meaning)                                                       \
-    static inline gdm_status check_option_##name(const double *x) {                                                           \
-        return x && LEGAL_##domain(*x, F64) ? GDM_OK : (gdm_status)status;                                                  \
+    static inline gdm_status check_option_##name(const double *x) {                                                    \
+        return x && LEGAL_##domain(*x, F64) ? GDM_OK : (gdm_status)status;                                             \
     }                                                                                                                  \
     enum { KIND_##name = scalar };
 #include "rules.def"
 
-/* Copies a caller's argument struct: fields that an older caller does not know are 0 (off); fields that this library does
- * not know must be 0. */
-static inline gdm_status read_struct(void *out, size_t size, const void *args) {
-    size_t callers;
-    if (!args) return GDM_ERR_NULL;
-    memcpy(&callers, args, sizeof callers);
-    if (callers < sizeof callers + sizeof(double) || callers > 4096) return GDM_ERR_STRUCT_SIZE;
-    for (size_t i = size; i < callers; i++)
-        if (((const unsigned char *)args)[i]) return GDM_ERR_STRUCT_SIZE;
-    memset(out, 0, size);
-    memcpy(out, args, callers < size ? callers : size);
-    memcpy(out, &size, sizeof size);
-    return GDM_OK;
-}
+/* Copies a caller's argument struct of another size: fields that an older caller does not know are 0 (off); fields that
+ * this library does not know must be 0. */
+gdm_status gdm_read_struct(void *out, size_t size, const void *args);
 
 #define CHECK(rule, name, default_value)                                                                               \
     if ((status = check_option_##name(args->name, dtype))) return status;

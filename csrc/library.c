@@ -22,7 +22,8 @@ const char *gdm_strerror(gdm_status status) {
     case GDM_ERR_THREADS: return "the number of threads must be between 1 and 256";
     case GDM_ERR_INDEX: return "there is no such rule, reduction, group, entry or state";
     case GDM_ERR_DTYPE: return "there is no such dtype, or the dtypes of an entry are not supported together";
-    case GDM_ERR_LR_FACTOR: return "lr_factor and lr times lr_factor must be finite in the compute dtype and not negative";
+    case GDM_ERR_LR_FACTOR:
+        return "lr_factor and lr times lr_factor must be finite in the compute dtype and not negative";
     case GDM_ERR_IMPORT: return "gdm_import() has not been called, or has failed";
     default: break;
     }

@@ -10,11 +10,24 @@
 #include "rules.def"
 
 #define BEGIN(rule, name) *scalars++ = initial_##name();
+gdm_status gdm_read_struct(void *out, size_t size, const void *args) {
+    size_t callers;
+    if (!args) return GDM_ERR_NULL;
+    memcpy(&callers, args, sizeof callers);
+    if (callers < sizeof callers + sizeof(double) || callers > 4096) return GDM_ERR_STRUCT_SIZE;
+    for (size_t i = size; i < callers; i++)
+        if (((const unsigned char *)args)[i]) return GDM_ERR_STRUCT_SIZE;
+    memset(out, 0, size);
+    memcpy(out, args, callers < size ? callers : size);
+    memcpy(out, &size, sizeof size);
+    return GDM_OK;
+}
+
 #define CHECK_SCALAR(rule, name)                                                                                       \
     if (!status) status = check_option_##name(scalars++);
 #define GDM_RULE(rule, states, switches)                                                                               \
     static gdm_status read_any_##rule(const void *args, union args *out) {                                             \
-        return read_struct(&out->rule, sizeof out->rule, args);                                                        \
+        return gdm_read_struct(&out->rule, sizeof out->rule, args);                                                    \
     }                                                                                                                  \
     static gdm_status check_any_##rule(const union args *args, enum dtype dtype, struct choice *out) {                 \
         return check_##rule(&args->rule, dtype, out);                                                                  \

@@ -72,8 +72,8 @@ static int is_finite_in(double x, enum dtype dtype) {
     return x >= 0 && (dtype == F32 ? (double)(float)x : x) <= DBL_MAX;
 }
 
-/* Whether a group's entries can have this learning rate. The factors need only be looked at one by one where the largest
- * that there has been would not do. */
+/* Whether a group's entries can have this learning rate. The factors need only be looked at one by one where the
+ * largest that there has been would not do. */
 static gdm_status check_lr(gdm_plan *plan, size_t group, double lr) {
     const struct group *its = &plan->groups[group];
     int fits = 1;

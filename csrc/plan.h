@@ -75,8 +75,8 @@ struct gdm_plan {
     uint8_t own_progress; /* some entry may have OWN_PROGRESS */
 };
 
-/* Finds what is written and cuts the work into pieces: to be called before gdm_plan_run when entries or states have been
- * added. GDM_ERR_OVERLAP if two of the written buffers share memory; gdm_plan_get_error says which. */
+/* Finds what is written and cuts the work into pieces: to be called before gdm_plan_run when entries or states have
+ * been added. GDM_ERR_OVERLAP if two of the written buffers share memory; gdm_plan_get_error says which. */
 gdm_status gdm_plan_arrange(gdm_plan *plan);
 
 /* Whether a step writes to any of these bytes. */

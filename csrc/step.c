@@ -24,8 +24,8 @@ static __attribute__((noinline)) void prepare_group(struct group *group) {
     group->stale = 0;
 }
 
-/* What an entry with a progress or a factor of its own needs. A walk keeps the last one: entries in a row that are alike
- * share it. */
+/* What an entry with a progress or a factor of its own needs. A walk keeps the last one: entries in a row that are
+ * alike share it. */
 struct own {
     size_t group; /* SIZE_MAX: there is none yet */
     uint64_t lag;
@@ -54,8 +54,8 @@ static __attribute__((noinline)) const struct own *prepare_own(const gdm_plan *p
 
 /* ---- the walk --------------------------------------------------------------------------------------------------- */
 
-/* Updates the elements of an entry from first up to, and without, last. The kernel runs on the buffers themselves, since
- * every entry is direct; a pipeline of tiles would begin here. */
+/* Updates the elements of an entry from first up to, and without, last. The kernel runs on the buffers themselves,
+ * since every entry is direct; a pipeline of tiles would begin here. */
 static inline void update_range(const gdm_plan *plan, const struct group *groups, const struct isa *isa,
                                 const struct entry *entry, size_t first, size_t last, struct own *own) {
     const struct group *group = &groups[entry->group];
@@ -109,11 +109,9 @@ static unsigned threads_for(const gdm_plan *plan) {
     return gdm_pool_threads_for(plan->bytes, plan->threads ? plan->threads : (unsigned)gdm_get_num_threads());
 }
 
-/* Walks all entries, on several threads where that pays. Returns whether some entry has been left out. */
-static int update(const gdm_plan *plan, const struct isa *isa) {
+/* On several threads. Not a part of gdm_plan_run, so that a step of one small entry has a small frame. */
+static __attribute__((noinline)) int update_together(const gdm_plan *plan, const struct isa *isa, unsigned threads) {
     struct walk walk = {plan, isa, 0};
-    const unsigned threads = threads_for(plan);
-    if (threads < 2) return update_all(plan, isa);
     gdm_pool_run(threads, plan->piece_count, update_piece, &walk);
     return atomic_load_explicit(&walk.left_out, memory_order_relaxed);
 }
@@ -122,14 +120,15 @@ static int update(const gdm_plan *plan, const struct isa *isa) {
 
 /* Notes for each group whether some entry has a gradient: a group whose entries have all been left out has made no
  * step, and its entries do not fall behind it. */
-static void find_present_groups(gdm_plan *plan, int left_out) {
+static __attribute__((cold)) void find_present_groups(gdm_plan *plan, int left_out) {
     for (size_t g = 0; g < plan->group_count; g++) plan->groups[g].present = !left_out;
     for (size_t i = 0; left_out && i < plan->count; i++)
         if (plan->entries[i].data[GRAD]) plan->groups[plan->entries[i].group].present = 1;
 }
 
-/* Counts for the entries that do not simply go with their group: those left out, and those with scalars of their own. */
-static __attribute__((noinline)) void count_entries(gdm_plan *plan) {
+/* Counts for the entries that do not simply go with their group: those left out, and those with scalars of their own.
+ */
+static __attribute__((cold)) void count_entries(gdm_plan *plan) {
     struct own own;
     own.group = SIZE_MAX;
     for (size_t i = 0; i < plan->count; i++) {
@@ -169,13 +168,12 @@ static void count_step(gdm_plan *plan, int left_out) {
 
 /* After counts of steps have been set: a group goes with those of its entries that have made the most steps, so that as
  * few as possible have a progress of their own. */
-static __attribute__((noinline)) void settle(gdm_plan *plan) {
+static __attribute__((cold)) void settle(gdm_plan *plan) {
     struct details *details = plan->details;
     for (size_t g = 0; g < plan->group_count; g++) plan->groups[g].present = 0;
     for (size_t i = 0; i < plan->count; i++) { /* for now lag is the entry's own steps */
         const struct group *group = &plan->groups[plan->entries[i].group];
-        if (!(plan->entries[i].own & OWN_PROGRESS))
-            memcpy(details[i].scalars, group->scalars, sizeof group->scalars);
+        if (!(plan->entries[i].own & OWN_PROGRESS)) memcpy(details[i].scalars, group->scalars, sizeof group->scalars);
         details[i].lag = group->steps - details[i].lag;
     }
     for (size_t i = 0; i < plan->count; i++) {
@@ -209,7 +207,8 @@ gdm_status gdm_plan_run(gdm_plan *plan) {
     if (plan->unsettled) settle(plan);
     for (struct group *group = plan->groups, *end = group + plan->group_count; group < end; group++)
         if (group->stale) prepare_group(group);
-    const int left_out = update(plan, isa);
+    const unsigned threads = threads_for(plan);
+    const int left_out = threads > 1 ? update_together(plan, isa, threads) : update_all(plan, isa);
     count_step(plan, left_out);
     restore_fp_mode(found);
     return GDM_OK;

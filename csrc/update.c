@@ -111,7 +111,7 @@ gdm_status gdm_run(enum rule rule, enum dtype dtype, void *const *buffers, size_
         gdm_status status = GDM_OK;                                                                                    \
         const fp_mode found = set_default_fp_mode();                                                                   \
         if (!args || args->size != sizeof *args) {                                                                     \
-            status = read_struct(&own.rule, sizeof own.rule, args);                                                    \
+            status = gdm_read_struct(&own.rule, sizeof own.rule, args);                                                \
             args = &own.rule;                                                                                          \
         }                                                                                                              \
         if (!status) status = check_##rule(args, dtype, &choice);                                                      \
@@ -132,4 +132,3 @@ gdm_status gdm_run(enum rule rule, enum dtype dtype, void *const *buffers, size_
     }
 #define GDM_RULE(rule, states, switches) DEFINE(rule, states, f32, float, F32) DEFINE(rule, states, f64, double, F64)
 #include "rules.def"
-

@@ -89,6 +89,19 @@ def test_bad_options(library, status, options):
     np.testing.assert_array_equal(v, before[1])
 
 
+@pytest.mark.parametrize("option", ["lr", "weight_decay"])
+def test_options_that_are_not_finite_in_the_compute_dtype(library, option):
+    """Half of the last digit more than the largest float is the first number that is rounded to infinity."""
+    infinite = float(np.finfo(np.float32).max) + 2.0**103
+    p, v, g = arrays()
+    before = p.copy(), v.copy()
+    assert momentum(library, p, v, g, 100, good_args(**{option: infinite})) == f"ERR_{option.upper()}"
+    np.testing.assert_array_equal(p, before[0])
+    np.testing.assert_array_equal(v, before[1])
+    assert momentum(library, p, v, g, 100, good_args(**{option: np.nextafter(infinite, 0.0)})) == "OK"
+    assert momentum(library, *arrays(np.float64), 100, good_args(**{option: infinite}), "f64") == "OK"
+
+
 def test_bad_buffers(library):
     p, v, g = arrays()
     before = p.copy(), v.copy()

@@ -3,61 +3,52 @@
 from __future__ import annotations
 
 import ctypes
-from ctypes import POINTER, byref, c_double, c_int, c_size_t, c_uint64, c_void_p
+from ctypes import byref, c_double, c_size_t
 
 import numpy as np
 import pytest
 
 import gdm
-from cheader import RULE, STATUS, args
+from cheader import RULE, args
+from cplan import (
+    F64,
+    NOWHERE,
+    EntryArgs,
+    add,
+    add_arrays,
+    add_group,
+    buffer,
+    create,
+    destroy,
+    entry_args,
+    error_of,
+    get_error,
+    get_group_steps,
+    get_progress,
+    group_steps,
+    new_group,
+    new_plan,
+    plan_reduce,
+    scalars_of,
+    set_args,
+    set_grad,
+    set_group_steps,
+    set_lr,
+    set_lr_factor,
+    set_lr_scale,
+    set_num_threads,
+    set_progress,
+    step,
+    steps_of,
+)
 
-F32, F64 = 0, 1
 nan, inf = float("nan"), float("inf")
-
-
-def function(name: str, *types):
-    call = ctypes.CFUNCTYPE(c_int, *types)(gdm.c_functions()[f"gdm_plan_{name}"][0])
-    return lambda *arguments: STATUS[call(*arguments)]
-
-
-create = function("create", POINTER(c_void_p))
-destroy = ctypes.CFUNCTYPE(None, c_void_p)(gdm.c_functions()["gdm_plan_destroy"][0])
-add_group = function("add_group", c_void_p, c_int, c_void_p, POINTER(c_size_t))
-set_args = function("set_args", c_void_p, c_size_t, c_void_p)
-add = function("add", c_void_p, c_size_t, c_int, c_void_p, POINTER(c_void_p), c_void_p, c_size_t, POINTER(c_size_t))
-set_grad = function("set_grad", c_void_p, c_size_t, c_void_p)
-set_lr_scale = function("set_lr_scale", c_void_p, c_size_t, c_void_p)
-set_num_threads = function("set_num_threads", c_void_p, c_int)
-step = function("step", c_void_p)
-get_progress = function("get_progress", c_void_p, c_size_t, POINTER(c_uint64), POINTER(c_double))
-set_progress = function("set_progress", c_void_p, c_size_t, c_uint64, c_double)
-
-
-def address(x):
-    return None if x is None else x.ctypes.data if isinstance(x, np.ndarray) else x
-
-
-def states(*arrays):
-    return (c_void_p * len(arrays))(*map(address, arrays))
-
-
-def add_arrays(plan, group, param, state, grad, n=None, dtype=F32) -> str:
-    """gdm_plan_add of a rule with one state."""
-    n = param.size if n is None else n
-    return add(plan, group, dtype, address(param), states(state), address(grad), n, byref(c_size_t()))
-
-
-def steps_made(plan, group=0) -> int:
-    steps = c_uint64(999)
-    assert get_progress(plan, group, byref(steps), None) == "OK"
-    return steps.value
 
 
 @pytest.fixture
 def plan():
     """An empty plan."""
-    plan = c_void_p()
-    assert create(byref(plan)) == "OK"
+    plan = new_plan()
     yield plan
     destroy(plan)
 
@@ -75,17 +66,23 @@ def untouched(memory):
     np.testing.assert_array_equal(memory, before)
 
 
+def add_rows(plan, rows) -> str:
+    """Adds param, velocity and grad of an entry of a group of momentum."""
+    param, velocity, grad = rows
+    return add_arrays(plan, 0, param, [velocity], grad, 8)
+
+
 @pytest.fixture
 def momentum_plan(plan, memory):
     """A plan with a group of momentum, and one parameter with all it needs: rows 0 (param), 1 (velocity), 2 (grad)."""
-    assert add_group(plan, RULE["momentum"], byref(args("momentum", momentum=0.9)), byref(c_size_t())) == "OK"
-    assert add_arrays(plan, 0, *memory[:3]) == "OK"
+    new_group(plan, "momentum", momentum=0.9)
+    assert add_rows(plan, memory[:3]) == "OK"
     return plan
 
 
 def test_numbers(momentum_plan, memory):
     """What the reference says, first step and later ones, after all the refusals one likes."""
-    assert add_arrays(momentum_plan, 0, *memory[3:]) == "OK"
+    assert add_rows(momentum_plan, memory[3:]) == "OK"
     expected = memory.copy()
     for k in range(3):
         assert set_args(momentum_plan, 0, byref(args("momentum", lr=nan))) == "ERR_LR"
@@ -97,23 +94,29 @@ def test_numbers(momentum_plan, memory):
             else:
                 gdm.reference.momentum(param, velocity, grad, lr=0.1, momentum=0.9)
     np.testing.assert_array_equal(memory, expected)
-    assert steps_made(momentum_plan) == 3
+    assert steps_of(momentum_plan) == 3
 
 
 def test_null_plan(memory):
-    out, good, row = byref(c_size_t()), byref(args("sgd")), memory[0].ctypes.data
+    out, good, row = byref(c_size_t()), byref(args("sgd")), buffer(memory[0])
     assert create(None) == "ERR_NULL"
     destroy(None)
     for status in (
         add_group(None, RULE["sgd"], good, out),
         set_args(None, 0, good),
-        add(None, 0, F32, row, None, None, 8, out),
+        set_lr(None, 0, 0.1),
+        add(None, byref(entry_args(0, memory[0], [], None)), out),
         set_grad(None, 0, row),
         set_lr_scale(None, 0, row),
+        set_lr_factor(None, 0, 1.0),
         set_num_threads(None, 1),
         step(None),
         get_progress(None, 0, None, None),
-        set_progress(None, 0, 0, 1.0),
+        set_progress(None, 0, 0, None),
+        get_group_steps(None, 0, None),
+        set_group_steps(None, 0, 0),
+        get_error(None, None, None),
+        plan_reduce(None, 0, byref(c_double())),
     ):
         assert status == "ERR_NULL"
 
@@ -163,49 +166,71 @@ def test_wrong_groups(plan):
     assert group.value == 77
     for index in (0, 2**64 - 1):
         assert set_args(plan, index, byref(good)) == "ERR_INDEX"
-        assert get_progress(plan, index, None, None) == "ERR_INDEX"
-        assert set_progress(plan, index, 0, 1.0) == "ERR_INDEX"
+        assert set_lr(plan, index, 0.1) == "ERR_INDEX"
+        assert get_group_steps(plan, index, None) == "ERR_INDEX"
+        assert set_group_steps(plan, index, 0) == "ERR_INDEX"
 
 
 @pytest.mark.usefixtures("untouched")
-def test_wrong_parameters(momentum_plan, memory):
+def test_wrong_entries(momentum_plan, memory):
     """None of them becomes a part of the plan."""
     param, state, grad = memory[3:]
-    odd = memory.view(np.uint8).ravel()[1:]
+    odd = memory.view(np.uint8).ravel()[1:].ctypes.data
+    good = entry_args(0, param, [state], grad)
     for status, arguments in [
-        ("ERR_INDEX", (1, param, state, grad)),
-        ("ERR_INDEX", (2**64 - 1, param, state, grad)),
-        ("ERR_INDEX", (0, param, state, grad, 8, 2)),
-        ("ERR_INDEX", (0, param, state, grad, 8, -1)),
-        ("ERR_NULL", (0, None, state, grad, 8)),
-        ("ERR_NULL", (0, param, None, grad)),
-        ("ERR_ALIGNMENT", (0, odd, state, grad, 8)),
-        ("ERR_ALIGNMENT", (0, param, odd, grad, 8)),
-        ("ERR_ALIGNMENT", (0, param, state, odd, 8)),
-        ("ERR_ALIGNMENT", (0, memory.ravel()[1:], state, grad, 4, F64)),
-        ("ERR_LENGTH", (0, param, state, grad, 2**62)),
-        ("ERR_LENGTH", (0, param, state, grad, 2**64 - 1)),
-        ("ERR_LENGTH", (0, 2**64 - 32, state, grad, 9)),
-        ("ERR_LENGTH", (0, param, 2**64 - 32, grad, 9)),
-        ("ERR_LENGTH", (0, param, state, 2**64 - 32, 9)),
+        ("ERR_INDEX", (1, param, [state], grad)),
+        ("ERR_INDEX", (2**64 - 1, param, [state], grad)),
+        ("ERR_INDEX", (0, param, [state, memory[2]], grad)),  # the rule has one state
+        ("ERR_DTYPE", (0, param, [state], grad, 8, 2)),
+        ("ERR_DTYPE", (0, param, [state], grad, 8, -1)),
+        ("ERR_NULL", (0, None, [state], grad, 8)),
+        ("ERR_NULL", (0, param, [None], grad)),
+        ("ERR_NULL", (0, param, [], grad)),
+        ("ERR_ALIGNMENT", (0, odd, [state], grad, 8)),
+        ("ERR_ALIGNMENT", (0, param, [odd], grad, 8)),
+        ("ERR_ALIGNMENT", (0, param, [state], odd, 8)),
+        ("ERR_ALIGNMENT", (0, memory.ravel()[1:], [state], grad, 4, F64)),
+        ("ERR_LENGTH", (0, param, [state], grad, 2**62)),
+        ("ERR_LENGTH", (0, param, [state], grad, 2**64 - 1)),
+        ("ERR_LENGTH", (0, 2**64 - 32, [state], grad, 9)),
+        ("ERR_LENGTH", (0, param, [2**64 - 32], grad, 9)),
+        ("ERR_LENGTH", (0, param, [state], 2**64 - 32, 9)),
     ]:
         assert add_arrays(momentum_plan, *arguments) == status, arguments
+    for status, fields in [
+        ("ERR_STRUCT_SIZE", {"size": 0}),
+        ("ERR_STRUCT_SIZE", {"size": ctypes.sizeof(EntryArgs) - 8}),
+        ("ERR_STRUCT_SIZE", {"size": 5000}),
+        ("ERR_NULL", {"states": None}),
+        ("ERR_ALIGNMENT", {"lr_scale": buffer(odd)}),
+        ("ERR_DTYPE", {"lr_scale": buffer(grad, 7)}),
+        *(("ERR_LR_FACTOR", {"lr_factor": x}) for x in (-1.0, nan, inf)),
+    ]:
+        wrong = entry_args(0, param, [state], grad)
+        for name, value in fields.items():
+            setattr(wrong, name, value)
+        assert add(momentum_plan, byref(wrong), byref(c_size_t())) == status, fields
+    assert add(momentum_plan, byref(good), None) == "ERR_NULL"
+    assert add(momentum_plan, None, byref(c_size_t())) == "ERR_NULL"
     out = c_size_t(77)
-    row = param.ctypes.data
-    assert add(momentum_plan, 0, F32, row, None, None, 8, byref(out)) == "ERR_NULL"
-    assert add(momentum_plan, 0, F32, row, states(state), None, 8, None) == "ERR_NULL"
+    newer = (ctypes.c_char * (ctypes.sizeof(EntryArgs) + 8)).from_buffer_copy(bytes(good) + bytes(7) + b"\1")
+    c_size_t.from_buffer(newer).value = len(newer)
+    as_entry = ctypes.POINTER(EntryArgs)
+    assert add(momentum_plan, ctypes.cast(newer, as_entry), byref(out)) == "ERR_STRUCT_SIZE"
     assert out.value == 77
-    assert add(momentum_plan, 0, F32, row, states(state), None, 8, byref(out)) == "OK"
+    newer[-1] = b"\0"  # a newer caller that asks for nothing new
+    assert add(momentum_plan, ctypes.cast(newer, as_entry), byref(out)) == "OK"
     assert out.value == 1
-    assert add_arrays(momentum_plan, 0, None, None, None, 0) == "OK"  # nothing to do needs no buffers
+    assert add_arrays(momentum_plan, 0, None, [None], None, 0) == "OK"  # nothing to do needs no buffers
 
 
 def test_a_plan_goes_on_after_a_lack_of_memory(plan, memory):
-    """A parameter for which there was no room for all that a plan notes leaves nothing behind."""
-    assert add_group(plan, RULE["momentum"], byref(args("momentum", momentum=0.9)), byref(c_size_t())) == "OK"
-    assert add_arrays(plan, 0, *memory[:3], 2**60) == "ERR_MEMORY"
+    """An entry for which there was no room for all that a plan notes leaves nothing behind."""
+    new_group(plan, "momentum", momentum=0.9)
+    param, velocity, grad = memory[:3]
+    assert add_arrays(plan, 0, param, [velocity], grad, 2**60) == "ERR_MEMORY"
     for rows in (memory[:3], memory[3:]):
-        assert add_arrays(plan, 0, *rows) == "OK"
+        assert add_rows(plan, rows) == "OK"
     expected = memory[::3] - np.float32(0.1) * memory[2::3]
     assert step(plan) == "OK"
     np.testing.assert_array_equal(memory[::3], expected)
@@ -230,53 +255,46 @@ def test_a_plan_goes_on_after_a_lack_of_memory(plan, memory):
 )
 def test_overlap(momentum_plan, memory, rows):
     """Two buffers of which one is written: found before anything is, at each attempt."""
-    assert add_arrays(momentum_plan, 0, *(memory[row] for row in rows)) == "OK"
+    assert add_rows(momentum_plan, [memory[row] for row in rows]) == "OK"
     for _ in range(2):
         assert step(momentum_plan) == "ERR_OVERLAP"
-    assert steps_made(momentum_plan) == 0
+        with_itself, reads = len(set(rows)) < 3, rows[2] < 2
+        assert error_of(momentum_plan) == ((1, 1) if with_itself else (1, 0) if reads else (0, 1))
+    assert steps_of(momentum_plan) == 0
 
 
 @pytest.mark.usefixtures("untouched")
 @pytest.mark.parametrize("offset", [1, 7, -7])
 def test_partial_overlap(momentum_plan, memory, offset):
     start = memory[0 if offset > 0 else 3].ctypes.data + 4 * offset
-    assert add_arrays(momentum_plan, 0, start, memory[4], memory[5], 8) == "OK"
+    assert add_rows(momentum_plan, [start, memory[4], memory[5]]) == "OK"
     assert step(momentum_plan) == "ERR_OVERLAP"
 
 
 def test_gradients_may_share(momentum_plan, memory):
-    assert add_arrays(momentum_plan, 0, memory[3], memory[4], memory[2]) == "OK"
+    assert add_rows(momentum_plan, [memory[3], memory[4], memory[2]]) == "OK"
     assert step(momentum_plan) == "OK"
 
 
-@pytest.mark.usefixtures("untouched")
-def test_a_gradient_that_is_missing(momentum_plan, memory):
-    assert add_arrays(momentum_plan, 0, memory[3], memory[4], None) == "OK"
-    assert step(momentum_plan) == "ERR_NULL"
-    assert steps_made(momentum_plan) == 0
-
-
-@pytest.mark.usefixtures("untouched")
-def test_an_overlap_behind_a_gradient_that_is_missing(plan, memory):
-    """The first refusal does not hide the second."""
-    assert add_group(plan, RULE["momentum"], byref(args("momentum")), byref(c_size_t())) == "OK"
-    assert add_arrays(plan, 0, memory[0], memory[1], None) == "OK"
-    assert add_arrays(plan, 0, memory[3], memory[4], memory[0]) == "OK"
-    assert step(plan) == "ERR_NULL"
-    assert set_grad(plan, 0, memory[2].ctypes.data) == "OK"
-    assert step(plan) == "ERR_OVERLAP"
-
-
-@pytest.mark.parametrize("set_read", [set_grad, set_lr_scale])
+@pytest.mark.parametrize(("set_read"), [set_grad, set_lr_scale])
 def test_wrong_buffers_that_are_read(momentum_plan, memory, set_read):
     assert step(momentum_plan) == "OK"
     before = memory.copy()
+    start = memory[5].ctypes.data
     for index in (1, 2**64 - 1):
-        assert set_read(momentum_plan, index, memory[5].ctypes.data) == "ERR_INDEX"
-    assert set_read(momentum_plan, 0, memory[5].ctypes.data + 2) == "ERR_ALIGNMENT"
-    assert set_read(momentum_plan, 0, 2**64 - 16) == "ERR_LENGTH"
+        assert set_read(momentum_plan, index, buffer(start)) == "ERR_INDEX"
+        assert error_of(momentum_plan) == (NOWHERE, NOWHERE)
+    for status, wrong in [
+        ("ERR_ALIGNMENT", buffer(start + 2)),
+        ("ERR_LENGTH", buffer(2**64 - 16)),
+        ("ERR_DTYPE", buffer(start, F64)),
+        ("ERR_DTYPE", buffer(start, 2)),
+    ]:
+        assert set_read(momentum_plan, 0, wrong) == status
+        assert error_of(momentum_plan) == (0, NOWHERE)
     for row in (0, 1):
-        assert set_read(momentum_plan, 0, memory[row].ctypes.data + 28) == "ERR_OVERLAP"
+        assert set_read(momentum_plan, 0, buffer(memory[row].ctypes.data + 28)) == "ERR_OVERLAP"
+        assert error_of(momentum_plan) == (0, 0)
     np.testing.assert_array_equal(memory, before)
     # The refusals have left what was there.
     assert step(momentum_plan) == "OK"
@@ -285,12 +303,22 @@ def test_wrong_buffers_that_are_read(momentum_plan, memory, set_read):
     np.testing.assert_array_equal(memory, expected)
 
 
+def test_an_overlap_names_both_entries(momentum_plan, memory):
+    assert add_rows(momentum_plan, memory[3:]) == "OK"
+    assert step(momentum_plan) == "OK"
+    assert set_grad(momentum_plan, 1, buffer(memory[0])) == "ERR_OVERLAP"
+    assert error_of(momentum_plan) == (1, 0)
+    assert set_grad(momentum_plan, 0, buffer(memory[4])) == "ERR_OVERLAP"
+    assert error_of(momentum_plan) == (0, 1)
+
+
 @pytest.mark.usefixtures("untouched")
-@pytest.mark.parametrize("row", [0, 1, 3, 4])
-def test_lr_scale_that_overlaps(momentum_plan, memory, row):
-    assert set_lr_scale(momentum_plan, 0, memory[row].ctypes.data) == "OK"
-    assert add_arrays(momentum_plan, 0, *memory[3:]) == "OK"
+@pytest.mark.parametrize(("row", "other"), [(0, 0), (1, 0), (3, 1), (4, 1)])
+def test_lr_scale_that_overlaps(momentum_plan, memory, row, other):
+    assert set_lr_scale(momentum_plan, 0, buffer(memory[row])) == "OK"
+    assert add_rows(momentum_plan, memory[3:]) == "OK"
     assert step(momentum_plan) == "ERR_OVERLAP"
+    assert error_of(momentum_plan) == (0, other)
 
 
 @pytest.mark.parametrize(
@@ -298,16 +326,17 @@ def test_lr_scale_that_overlaps(momentum_plan, memory, row):
     [("rmsprop", "centered", 1, 1), ("rmsprop", "momentum", 0.5, 2), ("adam", "amsgrad", 1, 2)],
 )
 def test_options_that_need_another_state(plan, memory, rule, option, value, needs):
-    """Refused for a parameter that has none; what was set goes on."""
+    """Refused for an entry that has none; what was set goes on."""
     param, grad, *rows = memory[:5]
-    have = states(*(None if k == needs else row for k, row in enumerate(rows)))
+    have = [None if k == needs else row for k, row in enumerate(rows)]
     more = args(rule, **{option: value})
-    assert add_group(plan, RULE[rule], byref(args(rule)), byref(c_size_t())) == "OK"
-    assert add_group(plan, RULE[rule], byref(more), byref(c_size_t())) == "OK"
-    arguments = (F32, address(param), have, address(grad), 8, byref(c_size_t()))
-    assert add(plan, 1, *arguments) == "ERR_NULL"
-    assert add(plan, 0, *arguments) == "OK"
+    assert new_group(plan, rule) == 0
+    assert new_group(plan, rule, **{option: value}) == 1
+    assert add_arrays(plan, 1, param, have, grad) == "ERR_NULL"
+    assert add_arrays(plan, 0, param[:0], [], grad[:0]) == "OK"
+    assert add_arrays(plan, 0, param, have, grad) == "OK"
     assert set_args(plan, 0, byref(more)) == "ERR_NULL"
+    assert error_of(plan) == (1, NOWHERE)
     before = memory.copy()
     assert step(plan) == "OK"
     changed = [not np.array_equal(a, b) for a, b in zip(before, memory, strict=True)]
@@ -323,30 +352,286 @@ def test_wrong_numbers_of_threads(plan):
         assert set_num_threads(plan, n) == "OK"
 
 
-def test_wrong_progress(momentum_plan):
-    for product in (nan, -1.0, 1.5, inf):
-        assert set_progress(momentum_plan, 0, 7, product) == "ERR_MU_PRODUCT"
-        assert steps_made(momentum_plan) == 0
+# ---- the learning rate -----------------------------------------------------------------------------------------------
+
+F32_MAX = float(np.finfo(np.float32).max)
+HALF_MORE = F32_MAX + 2.0**103  # the first number that is infinite in float32: half of its last digit more
+
+
+@pytest.mark.parametrize("rule", list(RULE))
+def test_options_that_are_not_finite_in_the_compute_dtype(plan, rule):
+    """Refused where the group has an entry of that dtype, and when one is added."""
+    zeros = np.zeros(48).reshape(6, 8)
+    singles = np.zeros((6, 8), np.float32)
+    have = [list(x[1:4]) for x in (zeros, singles)]
+    names = [name for name, _ in type(args(rule))._fields_]
+    usual = {"betas": (0.9, 0.99)} if "betas" in names else {}
+    have = [states[: {"sgd": 0, "momentum": 1, "adagrad": 1, "nadam": 2, "lion": 1}.get(rule, 3)] for states in have]
+    for name in ("lr", "weight_decay", "eps", "lr_decay", "momentum_decay"):
+        if name not in names:
+            continue
+        status = f"ERR_{name.upper()}"
+        last = np.nextafter(HALF_MORE, 0.0)
+        large = new_group(plan, rule, **usual, **{name: HALF_MORE})  # no entry has a dtype yet
+        assert add_arrays(plan, large, singles[0], have[1], None) == status
+        assert add_arrays(plan, large, zeros[0], have[0], None) == "OK"
+        assert set_args(plan, large, byref(args(rule, **usual, **{name: 1e300}))) == "OK"
+        small = new_group(plan, rule, **usual, **{name: last})
+        assert add_arrays(plan, small, singles[0], have[1], None) == "OK"
+        assert set_args(plan, small, byref(args(rule, **usual, **{name: HALF_MORE}))) == status
+        assert set_args(plan, small, byref(args(rule, **usual, **{name: last}))) == "OK"
+
+
+def test_set_lr(momentum_plan, memory):
+    """The same as setting all options with another lr; wrong ones are refused and leave the last one."""
+    expected = memory.copy()
+    assert step(momentum_plan) == "OK"
+    for wrong in (-1.0, nan, inf, HALF_MORE):
+        assert set_lr(momentum_plan, 0, wrong) == "ERR_LR"
+    assert set_lr(momentum_plan, 0, 0.25) == "OK"
+    for wrong in (-1.0, nan, inf, HALF_MORE):
+        assert set_lr(momentum_plan, 0, wrong) == "ERR_LR"
+    assert step(momentum_plan) == "OK"
+    param, velocity, grad = expected[:3]
+    velocity[:] = grad
+    gdm.reference.sgd(param, grad, lr=0.1)
+    gdm.reference.momentum(param, velocity, grad, lr=0.25, momentum=0.9)
+    np.testing.assert_array_equal(memory, expected)
+
+
+@pytest.mark.parametrize("rule", ["sgd", "adam"])
+def test_lr_factor(plan, memory, rule):
+    """The learning rate times the factor, in double, decoupled decay too."""
+    expected = memory.copy()
+    options = {"betas": (0.9, 0.99), "eps": 1e-8} if rule == "adam" else {}
+    options |= {"weight_decay": 0.3, "decoupled_weight_decay": 1}
+    new_group(plan, rule, lr=0.1, **options)
+    count = {"sgd": 0, "adam": 2}[rule]
+    param, grad, *rows = memory
+    assert add_arrays(plan, 0, param[:4], [row[:4] for row in rows[:count]], grad[:4], lr_factor=0.3) == "OK"
+    assert add_arrays(plan, 0, param[4:], [row[4:] for row in rows[:count]], grad[4:]) == "OK"
+    options["decoupled_weight_decay"] = True
+    for k, factor in enumerate((0.3, 0.3, 0.7, 1.0)):
+        assert set_lr_factor(plan, 0, factor) == "OK"
+        assert step(plan) == "OK"
+        own, other = ([row[part] for row in expected[: 2 + count]] for part in (slice(4), slice(4, 8)))
+        for (param, grad, *states), lr in ((own, 0.1 * factor), (other, 0.1)):
+            if rule == "sgd":
+                gdm.reference.sgd(param, grad, lr=lr, **options)
+            else:
+                gdm.reference.adam(param, *states, grad, lr=lr, step=k + 1, **options)
+    np.testing.assert_array_equal(memory, expected)
+
+
+def test_wrong_lr_factors(momentum_plan, memory):
+    """lr times each factor must be finite, too, whichever of the two is set last."""
+    for wrong in (-1.0, nan, inf, 1e300, 10 * HALF_MORE):
+        assert set_lr_factor(momentum_plan, 0, wrong) == "ERR_LR_FACTOR"
+        assert error_of(momentum_plan) == (0, NOWHERE)
+    assert set_lr_factor(momentum_plan, 1, 1.0) == "ERR_INDEX"
+    assert add_rows(momentum_plan, memory[3:]) == "OK"
+    assert set_lr_factor(momentum_plan, 1, 1e30) == "OK"
+    assert set_lr(momentum_plan, 0, 1e10) == "ERR_LR_FACTOR"
+    assert error_of(momentum_plan) == (1, NOWHERE)
+    assert set_args(momentum_plan, 0, byref(args("momentum", lr=1e10))) == "ERR_LR_FACTOR"
+    assert set_lr_factor(momentum_plan, 1, 0.0) == "OK"
+    assert set_lr(momentum_plan, 0, 1e10) == "OK"
+
+
+# ---- entries that are left out, and counts of steps ------------------------------------------------------------------
+
+NADAM = {"betas": (0.9, 0.99), "eps": 1e-8, "momentum_decay": 0.004}
+
+
+class Expected:
+    """An entry of NAdam as the reference has it."""
+
+    def __init__(self, rows, lr=0.1):
+        self.rows, self.lr, self.steps, self.product = rows.copy(), lr, 0, np.ones(1)
+
+    def step(self):
+        self.steps += 1
+        gdm.reference.nadam(
+            self.rows[0], *self.rows[1:3], self.rows[3], lr=self.lr, step=self.steps, mu_product=self.product, **NADAM
+        )
+
+
+def test_entries_that_are_left_out(plan):
+    """Nothing of them changes, their counts and scalars neither; the others go on as if alone."""
+    rng = np.random.default_rng(0)
+    memory = rng.random((6, 4, 7), np.float32)
+    new_group(plan, "nadam", lr=0.1, **NADAM)
+    new_group(plan, "nadam", lr=0.2, **NADAM)
+    expected = [Expected(rows, 0.1 if k < 4 else 0.2) for k, rows in enumerate(memory)]
+    for k, (param, m, v, grad) in enumerate(memory):
+        assert add_arrays(plan, k // 4, param, [m, v], grad if k else None) == "OK"
+    # Some entries of a group, all of one, all of both, and all again.
+    for present in ("1101 01", "0111 01", "1111 11", "1111 00", "0000 00", "0110 11", "1111 11", "0000 11", "1111 11"):
+        given = [c == "1" for c in present.replace(" ", "")]
+        for k, has_grad in enumerate(given):
+            assert set_grad(plan, k, buffer(memory[k][3] if has_grad else None)) == "OK"
+            if has_grad:
+                expected[k].step()
+        assert step(plan) == "OK"
+        for k, own in enumerate(expected):
+            np.testing.assert_array_equal(memory[k], own.rows, f"entry {k}")
+            assert steps_of(plan, k) == own.steps
+            assert scalars_of(plan, k) == own.product[0]
+    assert group_steps(plan, 0) == group_steps(plan, 1) == 9
+
+
+def test_the_first_step_is_each_entrys_own(plan, memory):
+    """torch's form of momentum: the velocity becomes the gradient in the entry's first step, whenever that is."""
+    new_group(plan, "momentum", momentum=0.9, dampening=0.5)
+    assert add_arrays(plan, 0, memory[0], [memory[1]], memory[2]) == "OK"
+    assert add_arrays(plan, 0, memory[3], [memory[4]], None) == "OK"
+    assert step(plan) == "OK"
+    assert step(plan) == "OK"
+    assert steps_of(plan, 1) == 0
+    assert set_grad(plan, 1, buffer(memory[5])) == "OK"
+    assert step(plan) == "OK"
+    np.testing.assert_array_equal(memory[4], memory[5])
+    assert not np.array_equal(memory[1], memory[2])
+    late = np.arange(24, dtype=np.float32).reshape(3, 8)
+    assert add_arrays(plan, 0, late[0], [late[1]], late[2]) == "OK"
+    assert step(plan) == "OK"
+    np.testing.assert_array_equal(late[1], late[2])
+    assert [steps_of(plan, k) for k in range(3)] == [4, 2, 1]
+    # A count that is set says whether there has been a first step.
+    assert set_progress(plan, 2, 7, None) == "OK"
+    assert set_progress(plan, 0, 0, None) == "OK"
+    before = late[1].copy()
+    assert step(plan) == "OK"
+    np.testing.assert_array_equal(late[1], np.float32(0.9) * before + np.float32(0.5) * late[2])
+    np.testing.assert_array_equal(memory[1], memory[2])
+    assert [steps_of(plan, k) for k in range(3)] == [1, 3, 8]
+
+
+def test_many_counts_and_threads(plan):
+    """Entries of all sizes, counts and factors: each as if alone, with any number of threads."""
+    rng = np.random.default_rng(1)
+    sizes = [1, 64, 5000, 0, 40_000, 64, 64, 100_000, 4096, 200_000, 300_000, 5]
+    new_group(plan, "adam", lr=0.1, betas=(0.9, 0.99), eps=1e-8)
+    entries, expected = [], []
+    for n in sizes:
+        rows = rng.random((4, n), np.float32)
+        entries.append(rows)
+        expected.append(rows.copy())
+    factors = [(1.0, 0.5)[k % 3 == 0] for k in range(len(sizes))]
+    steps = [0] * len(sizes)
+    for (param, m, v, grad), factor in zip(entries, factors, strict=True):
+        assert add_arrays(plan, 0, param, [m, v], grad, lr_factor=factor) == "OK"
+    for k in range(12):
+        assert set_num_threads(plan, 1 + k % 8) == "OK"
+        for i, n in enumerate(sizes):
+            has_grad = bool(rng.random() < 0.7)
+            assert set_grad(plan, i, buffer(entries[i][3] if has_grad and n else None)) == "OK"
+            if has_grad and n:
+                steps[i] += 1
+                param, m, v, grad = expected[i]
+                gdm.reference.adam(param, m, v, grad, lr=0.1 * factors[i], betas=(0.9, 0.99), eps=1e-8, step=steps[i])
+        assert step(plan) == "OK"
+    assert [steps_of(plan, i) for i in range(len(sizes))] == steps
+    for i, own in enumerate(expected):
+        np.testing.assert_array_equal(entries[i], own, f"entry {i}")
+
+
+@pytest.mark.parametrize("steps", [0, 1, 5, 2**24 - 1, 2**24, 2**24 + 5, 2**33 + 7])
+@pytest.mark.parametrize("rule", ["adam", "nadam", "adagrad"])
+def test_a_plan_counts_as_a_caller_does(plan, rule, steps):
+    """A step of a plan is the function's with that `step`: also where powers are kept from one step to the next."""
+    memory = np.random.default_rng(2).random((4, 9))
+    expected = memory.copy()
+    options = {"lr": 0.1, "eps": 1e-8}
+    options |= {"lr_decay": 0.01} if rule == "adagrad" else {"betas": (0.9, 1 - 2.0**-30)}
+    new_group(plan, rule, **options)
+    count = 1 if rule == "adagrad" else 2
+    assert add_arrays(plan, 0, memory[0], list(memory[1 : 1 + count]), memory[3]) == "OK"
+    assert set_progress(plan, 0, steps, byref(c_double(1.0)) if rule == "nadam" else None) == "OK"
+    more = {"mu_product": np.ones(1), "momentum_decay": 0.0} if rule == "nadam" else {}
+    for k in range(6):
+        assert step(plan) == "OK"
+        states = expected[1 : 1 + count]
+        getattr(gdm.reference, rule)(expected[0], *states, expected[3], step=steps + k + 1, **options, **more)
+        if k == 2:
+            options["lr"] = 0.05
+            assert set_lr(plan, 0, 0.05) == "OK"
+        if k == 3 and rule != "adagrad":
+            options["betas"] = (0.8, 0.99)
+            assert set_args(plan, 0, byref(args(rule, **options))) == "OK"
+    np.testing.assert_array_equal(memory, expected)
 
 
 def test_progress_goes_on(plan, memory):
-    """NAdam's count and product are set where another plan ended."""
-    param, exp_avg, exp_avg_sq, grad = memory[:4]
-    expected = memory.copy()
-    options = {"betas": (0.9, 0.99), "eps": 1e-8, "momentum_decay": 0.004}
-    assert add_group(plan, RULE["nadam"], byref(args("nadam", **options)), byref(c_size_t())) == "OK"
-    arguments = (F32, address(param), states(exp_avg, exp_avg_sq), address(grad), 8, byref(c_size_t()))
-    assert add(plan, 0, *arguments) == "OK"
-    assert set_progress(plan, 0, 6, 0.25) == "OK"
-    assert step(plan) == "OK"
-    steps, product = c_uint64(), c_double()
-    assert get_progress(plan, 0, byref(steps), byref(product)) == "OK"
-    assert steps.value == 7
+    """Counts and scalars are set where another plan ended; entries may differ."""
+    new_group(plan, "nadam", lr=0.1, **NADAM)
+    rows = [memory[:4, :3], memory[:4, 3:6], memory[:4, 6:]]
+    entries = [np.ascontiguousarray(x) for x in rows]
+    expected = [Expected(x) for x in entries]
+    for (param, m, v, grad), own, (steps, product) in zip(
+        entries, expected, [(6, 0.25), (9, 0.125), (6, 0.5)], strict=True
+    ):
+        assert add_arrays(plan, 0, param, [m, v], grad) == "OK"
+        own.steps, own.product[0] = steps, product
+    assert set_group_steps(plan, 0, 11) == "OK"
+    for k, own in enumerate(expected):
+        assert set_progress(plan, k, own.steps, byref(c_double(own.product[0]))) == "OK"
+        assert (steps_of(plan, k), scalars_of(plan, k)) == (own.steps, own.product[0])
+    assert group_steps(plan) == 11
+    for _ in range(3):
+        assert step(plan) == "OK"
+        for own in expected:
+            own.step()
+    for k, own in enumerate(expected):
+        np.testing.assert_array_equal(entries[k], own.rows)
+        assert (steps_of(plan, k), scalars_of(plan, k)) == (own.steps, own.product[0])
+    assert group_steps(plan) == 14
+    assert set_group_steps(plan, 0, 2) == "OK"
+    assert group_steps(plan) == 2
+    assert steps_of(plan, 0) == expected[0].steps
 
-    p, m, v, g = expected[:4]
-    direct = args("nadam", **options, step=7, mu_product=ctypes.addressof(started := c_double(0.25)))
-    address_of, _ = gdm.c_functions()["gdm_nadam_f32"]
-    call = ctypes.CFUNCTYPE(c_int, c_void_p, c_void_p, c_void_p, c_void_p, c_size_t, c_void_p)(address_of)
-    assert STATUS[call(*(x.ctypes.data for x in (p, m, v, g)), 8, byref(direct))] == "OK"
-    assert product.value == started.value
-    np.testing.assert_array_equal(memory, expected)
+
+@pytest.mark.usefixtures("untouched")
+def test_wrong_progress(plan, memory):
+    new_group(plan, "nadam", lr=0.1, **NADAM)
+    assert add_arrays(plan, 0, memory[0], [memory[1], memory[2]], memory[3]) == "OK"
+    for product in (nan, -1.0, 1.5, inf):
+        assert set_progress(plan, 0, 7, byref(c_double(product))) == "ERR_MU_PRODUCT"
+        assert error_of(plan) == (0, NOWHERE)
+        assert steps_of(plan) == 0
+    assert set_progress(plan, 0, 7, None) == "ERR_NULL"
+    for index in (1, 2**64 - 1):
+        assert set_progress(plan, index, 7, byref(c_double(1.0))) == "ERR_INDEX"
+        assert get_progress(plan, index, None, None) == "ERR_INDEX"
+    assert steps_of(plan) == 0
+
+
+def test_entries_without_elements(plan):
+    """Such an entry makes steps if it has a gradient: an address is enough."""
+    new_group(plan, "momentum", momentum=0.9)
+    empty = np.zeros(0, np.float32)
+    assert add_arrays(plan, 0, empty, [empty], empty) == "OK"
+    assert add_arrays(plan, 0, empty, [None], None) == "OK"
+    for _ in range(2):
+        assert step(plan) == "OK"
+    assert [steps_of(plan, k) for k in range(2)] == [2, 0]
+
+
+def test_entries_of_both_dtypes_in_a_group(plan):
+    new_group(plan, "momentum", momentum=0.9)
+    singles = np.random.default_rng(3).random((3, 3000), np.float32)
+    doubles = np.random.default_rng(4).random((3, 3000))
+    expected = [singles.copy(), doubles.copy()]
+    for param, velocity, _ in (singles, doubles):
+        assert add_arrays(plan, 0, param, [velocity], None) == "OK"
+    for k, rows in enumerate((singles, doubles)):
+        assert set_grad(plan, k, buffer(rows[2])) == "OK"
+        assert set_grad(plan, k, buffer((doubles, singles)[k][2])) == "ERR_DTYPE"
+    for _ in range(2):
+        assert step(plan) == "OK"
+    for param, velocity, grad in expected:
+        velocity[:] = grad
+        gdm.reference.sgd(param, grad, lr=0.1)
+        gdm.reference.momentum(param, velocity, grad, lr=0.1, momentum=0.9)
+    np.testing.assert_array_equal(singles, expected[0])
+    np.testing.assert_array_equal(doubles, expected[1])

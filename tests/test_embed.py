@@ -95,6 +95,12 @@ def test_c_by_hand(tmp_path):
     assert_fits(run(tmp_path / "fit"))
 
 
+def test_a_plan_in_c(tmp_path):
+    need("cc")
+    run("cc", EMBED / "c/plan.c", *STRICT, *config("--cflags", "--libs"), "-o", tmp_path / "plan")
+    assert_fits(run(tmp_path / "plan"))
+
+
 def pkg_config(prefix: Path) -> list[str]:
     folders = ":".join(
         map(str, [prefix / "lib/pkgconfig", *prefix.glob("lib/*/pkgconfig"), prefix / "lib64/pkgconfig"])

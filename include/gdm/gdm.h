@@ -19,8 +19,9 @@
  *              nothing (pointers may then be NULL).
  *   numbers    every operation is rounded once, in the order the formula is written, with no fused multiply-add: the
  *              same bits on every machine. Options and what is computed from them (1 - dampening, bias corrections)
- *              are double, and rounded once to the element type. NaN, infinities and subnormals propagate as IEEE 754
- *              says.
+ *              are double, and rounded once to the element type; one that is not finite there is refused. NaN,
+ *              infinities and subnormals propagate as IEEE 754 says. Rounding modes and flush-to-zero that are set in a
+ *              thread have no effect: calls compute in the default mode and put back the mode they found.
  *   threads    may be called from any number of threads at once on different buffers, also before main(). Nothing is
  *              allocated, but for the threads that share the work of large updates, at the first one.
  *
@@ -330,11 +331,11 @@ typedef struct gdm_buffer {
  *     gdm_plan_destroy(plan);
  *
  * The plan counts the steps of each entry and keeps the rule's scalars: in the options of a group `step` and the
- * pointers to scalars are not read, and `lr_scale` must be NULL. In an entry's first step torch's form of momentum makes
- * the velocity the gradient, undampened, as PyTorch does.
+ * pointers to scalars are not read, and `lr_scale` must be NULL. In an entry's first step torch's form of momentum
+ * makes the velocity the gradient, undampened, as PyTorch does.
  *
- * An entry without a gradient is left out of a step: its parameter, its states, its scalars and its count of steps stay
- * as they are.
+ * An entry without a gradient, one whose address is NULL, is left out of a step: its parameter, its states, its scalars
+ * and its count of steps stay as they are. That also holds for one without elements.
  *
  * A plan is used by one thread at a time; different plans by different threads at once.
  */
@@ -381,7 +382,7 @@ typedef struct gdm_entry_args {
 } gdm_entry_args;
 
 #define GDM_ENTRY_DEFAULTS                                                                                             \
-    { sizeof(gdm_entry_args), 0, 0, {NULL, GDM_FLOAT32}, {NULL, GDM_FLOAT32}, {NULL, GDM_FLOAT32}, NULL, 0, 1.0 }
+    {sizeof(gdm_entry_args), 0, 0, {NULL, GDM_FLOAT32}, {NULL, GDM_FLOAT32}, {NULL, GDM_FLOAT32}, NULL, 0, 1.0}
 
 /* Adds an entry, at its step 0, and gives its index (0, 1, ...) in *entry, which must not be NULL. All its buffers must
  * have the dtype of its parameter (else GDM_ERR_DTYPE). Memory shared with other entries is found at the next step, and
@@ -418,8 +419,8 @@ gdm_status gdm_plan_get_group_steps(const gdm_plan *plan, size_t group, uint64_t
 gdm_status gdm_plan_set_group_steps(gdm_plan *plan, size_t group, uint64_t steps);
 
 /* After a status that is not GDM_OK, says which entry of the plan it is about: in *entry its index, and for
- * GDM_ERR_OVERLAP in *other the index of the entry that it shares memory with, which may be itself. SIZE_MAX where there
- * is none. Either pointer may be NULL. */
+ * GDM_ERR_OVERLAP in *other the index of the entry that it shares memory with, which may be itself. SIZE_MAX where
+ * there is none. Either pointer may be NULL. */
 gdm_status gdm_plan_get_error(const gdm_plan *plan, size_t *entry, size_t *other);
 
 /* ---- Reductions: one number from many buffers -------------------------------------------------------------------

@@ -13,6 +13,7 @@ enum { SIZES = 258 };
 static uint64_t state, hash, updates;
 static double doubles[MAX_BUFFERS][SIZES];
 static float floats[MAX_BUFFERS][SIZES];
+static double momenta; /* NAdam's product of them */
 
 /* In (-1, 1) times a power of two; xorshift64, by G. Marsaglia. */
 static double number(void) {
@@ -43,21 +44,21 @@ static void add_all(enum dtype dtype, const void *buffer, size_t n) {
             add(isnan(d[i]) ? &no_double : &d[i], sizeof *d);
 }
 
-static int every_size(enum rule rule, const struct prepared *options) {
+static int every_size(enum rule rule, const union args *args, const struct choice *choice, int with_lr_scale) {
     static union {
         double doubles[MAX_BUFFERS][SIZES];
         float floats[MAX_BUFFERS][SIZES];
     } work;
     for (size_t n = 0; n < SIZES; n++)
         for (enum dtype dtype = 0; dtype < DTYPES; dtype++) {
-            struct prepared prepared = *options;
-            void *buffers[MAX_BUFFERS];
+            void *buffers[MAX_BUFFERS], *given[MAX_BUFFERS];
             for (unsigned k = 0; k < MAX_BUFFERS; k++) {
                 buffers[k] = dtype == F32 ? (void *)work.floats[k] : (void *)work.doubles[k];
                 memcpy(buffers[k], dtype == F32 ? (void *)floats[k] : (void *)doubles[k], n * size_of(dtype));
+                given[k] = k == SCALE && !with_lr_scale ? NULL : buffers[k];
             }
-            if (prepared.scale) prepared.scale = buffers[SCALE];
-            if (gdm_run(rule, dtype, buffers, n, &prepared)) return 1;
+            momenta = 0.5;
+            if (gdm_run(rule, dtype, given, n, args, choice)) return 1;
             for (unsigned k = 0; k < STATE + gdm_rules[rule].states; k++) add_all(dtype, buffers[k], n);
             updates++;
         }
@@ -66,7 +67,6 @@ static int every_size(enum rule rule, const struct prepared *options) {
 
 /* A legal value for an option, by its kind; `on` for those that may be left off. */
 static void set(union args *args, const struct option_info *option, int on, unsigned nth) {
-    static double momenta;
     void *field = (char *)args + option->offset;
     switch (option->kind) {
     case not_negative:
@@ -77,7 +77,7 @@ static void set(union args *args, const struct option_info *option, int on, unsi
     case factors: *(const void **)field = on ? floats[SCALE] : NULL; break;
     case count: *(uint64_t *)field = nth; break;
     case betas: memcpy(field, (double[2]){0.9, 0.99}, 2 * sizeof(double)); break;
-    case scalar: *(double **)field = &momenta, momenta = 0.5; break;
+    case scalar: *(double **)field = &momenta; break;
     }
 }
 
@@ -90,17 +90,20 @@ static int every_option(enum rule rule) {
     const struct rule_info *info = &gdm_rules[rule];
     for (unsigned combination = 0;; combination++) {
         union args args = {.size = info->args_size};
-        struct prepared prepared;
+        struct choice choice;
         unsigned bit = 0;
+        int with_lr_scale = 0;
+        momenta = 0.5;
         for (const struct option_info *option = info->options; option->name; option++) {
             set(&args, option, combination >> bit & 1, bit + 1);
+            if (option->kind == factors) with_lr_scale = combination >> bit & 1;
             bit += may_be_off(option->kind);
         }
         if (combination >> bit) return 0;
-        if (info->prepare(&args, &prepared)) continue;
-        if (every_size(rule, &prepared)) return 1;
-        prepared.variant |= prepared.first;
-        if (prepared.first && every_size(rule, &prepared)) return 1;
+        if (gdm_check(rule, F32, &args, &choice)) continue;
+        if (every_size(rule, &args, &choice, with_lr_scale)) return 1;
+        choice.variant |= choice.first;
+        if (choice.first && every_size(rule, &args, &choice, with_lr_scale)) return 1;
     }
 }
 

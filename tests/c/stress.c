@@ -4,10 +4,12 @@
 
 #include "../../csrc/pool.h"
 
+#include <dirent.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <time.h>
 
 enum { CALLERS = 3, MOST = 700, ELEMENTS = 100000 };
@@ -46,9 +48,60 @@ static void one_run(unsigned *random) {
     atomic_fetch_add(&runs, 1);
 }
 
+/* Tasks that take long enough for every worker to join in: no more threads than asked for do, however many workers
+ * there are from earlier runs. */
+static atomic_uint threads_seen;
+
+static void note_thread(void *context, size_t i) {
+    static _Thread_local unsigned long noted;
+    (void)i;
+    if (noted != *(const unsigned long *)context) {
+        noted = *(const unsigned long *)context;
+        atomic_fetch_add(&threads_seen, 1);
+    }
+    nanosleep(&(struct timespec){0, 100000}, NULL);
+}
+
+/* The threads of this process that bear the pool's name; 0 where there is no /proc. */
+static unsigned workers(void) {
+    unsigned found = 0;
+    DIR *tasks = opendir("/proc/self/task");
+    for (struct dirent *task; tasks && (task = readdir(tasks));) {
+        char path[300], name[16] = "";
+        snprintf(path, sizeof path, "/proc/self/task/%s/comm", task->d_name);
+        FILE *file = fopen(path, "r");
+        if (file && fgets(name, sizeof name, file) && !strcmp(name, "gdm\n")) found++;
+        if (file) fclose(file);
+    }
+    if (tasks) closedir(tasks);
+    return found;
+}
+
+/* Only those that a run needs are started: the caller works, too. */
+static void no_more_workers_than_needed(void) {
+    for (unsigned threads = 1; threads < 6; threads++) {
+        struct counts counts = {{0}, 0};
+        gdm_pool_run(threads, 64, count_one, &counts);
+        gdm_pool_run(threads, 64, count_one, &counts);
+        if (workers() > threads - 1) fail("more workers than needed");
+    }
+}
+
+static void no_more_threads_than_asked_for(void) {
+    for (unsigned long run = 1; run <= 40; run++) {
+        const unsigned threads = run % 2 ? 8 : 2;
+        atomic_store(&threads_seen, 0);
+        gdm_pool_run(threads, 64, note_thread, (void *)&run);
+        if (atomic_load(&threads_seen) > threads) fail("more threads than asked for");
+    }
+}
+
 /* A plan of four entries, one large, one empty, stepped with changing numbers of threads: what one thread gives. */
 static void one_plan(unsigned *random) {
     static const size_t sizes[] = {ELEMENTS, 0, 7, 40000};
+    const gdm_buffer none = {NULL, GDM_FLOAT32};
+    gdm_buffer last_grad[2];
+    double sums[2];
     gdm_plan *plans[2];
     float *memory[2];
     const gdm_momentum_args args = {.size = sizeof args, .lr = 0.1, .momentum = 0.9, .weight_decay = 0.01};
@@ -60,9 +113,17 @@ static void one_plan(unsigned *random) {
         if (gdm_plan_create(&plans[k])) fail("gdm_plan_create");
         if (gdm_plan_add_group(plans[k], GDM_RULE_MOMENTUM, &args, &group)) fail("gdm_plan_add_group");
         for (int e = 0; e < 4; next += 3 * sizes[e++]) {
-            void *const states[] = {next + sizes[e]};
-            if (gdm_plan_add(plans[k], group, GDM_FLOAT32, next, states, next + 2 * sizes[e], sizes[e], &entry))
-                fail("gdm_plan_add");
+            const gdm_buffer velocity = {next + sizes[e], GDM_FLOAT32};
+            gdm_entry_args added = GDM_ENTRY_DEFAULTS;
+            added.group = group;
+            added.n = sizes[e];
+            added.param.data = next;
+            added.grad.data = next + 2 * sizes[e];
+            added.states = &velocity;
+            added.state_count = 1;
+            added.lr_factor = e == 3 ? 0.5 : 1;
+            if (gdm_plan_add(plans[k], &added, &entry)) fail("gdm_plan_add");
+            last_grad[k] = added.grad;
         }
     }
     gdm_plan_set_num_threads(plans[0], 1);
@@ -70,6 +131,10 @@ static void one_plan(unsigned *random) {
         for (int k = 0; k < 2; k++) {
             if (k) gdm_plan_set_num_threads(plans[k], 1 + rand_r(random) % 8);
             if (gdm_plan_step(plans[k])) fail("gdm_plan_step");
+            if (gdm_plan_reduce(plans[k], GDM_SUM_OF_SQUARES, &sums[k])) fail("gdm_plan_reduce");
+            if (sums[k] != sums[0]) fail("the sum depends on the number of threads");
+            /* In the second step one entry is left out. */
+            if (gdm_plan_set_grad(plans[k], 3, step ? last_grad[k] : none)) fail("gdm_plan_set_grad");
         }
     for (size_t i = 0; i < 3 * (ELEMENTS + 7 + 40000); i++)
         if (memory[0][i] != memory[1][i]) fail("the result depends on the number of threads");
@@ -94,6 +159,8 @@ static void *caller(void *seed) {
 
 int main(void) {
     pthread_t threads[CALLERS];
+    no_more_workers_than_needed();
+    no_more_threads_than_asked_for();
     for (size_t i = 0; i < CALLERS; i++) pthread_create(&threads[i], NULL, caller, (void *)(i + 1));
     for (size_t i = 0; i < CALLERS; i++) pthread_join(threads[i], NULL);
     printf("%ld runs\n", atomic_load(&runs));

@@ -1,0 +1,202 @@
+"""Rounding modes and flush-to-zero that somebody has set in a thread change no result, and are there afterwards."""
+
+from __future__ import annotations
+
+import ctypes
+import platform
+import subprocess
+import threading
+from ctypes import byref, c_double, c_size_t, c_void_p
+
+import numpy as np
+import pytest
+
+import gdm
+from cheader import ARGS, args
+from cplan import add_arrays, buffer, destroy, function, new_group, new_plan, reduce, set_lr, set_num_threads, step
+
+HELPER = """
+#if defined __x86_64__
+#include <immintrin.h>
+unsigned long get_mode(void) { return _mm_getcsr() & 0xffc0; }
+void set_mode(unsigned long mode) { _mm_setcsr((unsigned)mode); }
+#else
+unsigned long get_mode(void) { unsigned long mode; __asm__ volatile("mrs %0, fpcr" : "=r"(mode)); return mode; }
+void set_mode(unsigned long mode) { __asm__ volatile("msr fpcr, %0" : : "r"(mode)); }
+#endif
+"""
+MODES = {
+    "x86_64": {
+        "flush to zero": 0x9F80,
+        "denormals are zero": 0x1FC0,
+        "both": 0x9FC0,
+        "down": 0x3F80,
+        "up": 0x5F80,
+        "towards zero": 0x7F80,
+        "invalid operations trap": 0x1F00,
+        "divisions by zero trap": 0x1D80,
+    },
+    "aarch64": {"flush to zero": 1 << 24, "up": 1 << 22, "down": 2 << 22, "towards zero": 3 << 22},
+}.get(platform.machine(), {})
+
+
+@pytest.fixture(scope="module")
+def helper(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("helper")
+    (folder / "mode.c").write_text(HELPER)
+    subprocess.run(["cc", "-O1", "-shared", "-fPIC", folder / "mode.c", "-o", folder / "mode.so"], check=True)
+    library = ctypes.CDLL(str(folder / "mode.so"))
+    library.get_mode.restype = ctypes.c_ulong
+    library.set_mode.argtypes = [ctypes.c_ulong]
+    return library
+
+
+@pytest.fixture(params=MODES)
+def in_mode(request, helper):
+    """Calls a function in a mode that is not the default one, and asserts that the mode is still there."""
+
+    def call(run, *arguments):
+        default = helper.get_mode()
+        helper.set_mode(MODES[request.param])
+        result = run(*arguments)
+        after = helper.get_mode()
+        helper.set_mode(default)
+        assert after == MODES[request.param]
+        return result
+
+    return call
+
+
+def numbers(n: int, dtype=np.float32) -> np.ndarray:
+    """Rows of numbers, many of them subnormal or near, some infinite or NaN."""
+    rng = np.random.default_rng(n)
+    tiny = float(np.finfo(dtype).tiny)
+    rows = rng.standard_normal((4, n)) * np.where(rng.random((4, n)) < 0.5, tiny, 1.0)
+    rows[2] = np.abs(rows[2])
+    rows[0, ::50], rows[1, ::70], rows[3, ::90] = np.inf, -np.inf, np.nan
+    return rows.astype(dtype)
+
+
+OPTIONS = {
+    "momentum": {"momentum": 0.9, "dampening": 0.1, "weight_decay": 1 / 3},
+    "adam": {"betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.1, "step": 7},
+    "nadam": {"betas": (0.9, 0.999), "eps": 1e-8, "momentum_decay": 0.004, "step": 7},
+}
+STATES = {"momentum": 1, "adam": 2, "nadam": 2}
+
+
+@pytest.mark.parametrize("rule", OPTIONS)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("n", [64, 5000])
+def test_functions(in_mode, rule, dtype, n):
+    rows = numbers(n, dtype)
+    expected = rows.copy()
+    used = list(range(1 + STATES[rule]))
+    pointers = [c_void_p] * (len(used) + 1 + (rule == "adam"))
+    suffix = "f32" if dtype == np.float32 else "f64"
+    call = function(f"{rule}_{suffix}", *pointers, c_size_t, c_void_p)
+
+    def run(memory):
+        product = c_double(0.9)
+        more = {"mu_product": ctypes.addressof(product)} if rule == "nadam" else {}
+        buffers = [memory[k].ctypes.data for k in used]
+        buffers += [None] * (rule == "adam") + [memory[3].ctypes.data]
+        return call(*buffers, n, byref(args(rule, **OPTIONS[rule], **more))), product.value
+
+    default = run(expected)
+    assert default[0] == "OK"
+    assert in_mode(run, rows) == default
+    np.testing.assert_array_equal(rows, expected)
+
+
+@pytest.fixture
+def plans():
+    made = [new_plan(), new_plan()]
+    yield made
+    for plan in made:
+        destroy(plan)
+
+
+def make_plan(plan, rule: str, memory: list[np.ndarray]) -> None:
+    options = {name: x for name, x in OPTIONS[rule].items() if name != "step"}
+    new_group(plan, rule, **options)
+    for k, rows in enumerate(memory):
+        states = list(rows[1 : 1 + STATES[rule]])
+        assert add_arrays(plan, 0, rows[0], states, rows[3], lr_factor=1 / (1 + k)) == "OK"
+
+
+@pytest.mark.parametrize("rule", OPTIONS)
+@pytest.mark.parametrize("threads", [1, 4])
+def test_plans(in_mode, plans, rule, threads):
+    """Those who work for the caller compute in the default mode, too, whenever they have been started."""
+    memory = [[numbers(n) for n in (64, 300_000, 60_000)] for _ in plans]
+    for plan, its in zip(plans, memory, strict=True):
+        make_plan(plan, rule, its)
+    assert set_num_threads(plans[0], 1) == "OK"
+    assert set_num_threads(plans[1], threads) == "OK"
+    for k in range(10 if threads > 1 else 2):
+        assert step(plans[0]) == "OK"
+        assert in_mode(step, plans[1]) == "OK"
+        if k == 0:
+            assert set_lr(plans[0], 0, 1 / 3) == "OK"
+            assert in_mode(set_lr, plans[1], 0, 1 / 3) == "OK"
+    for one, other in zip(*memory, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("kind", range(3))
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_reductions(in_mode, kind, dtype):
+    x = np.random.default_rng(0).standard_normal(20_000).astype(dtype)
+
+    def run():
+        result = c_double()
+        assert reduce(kind, byref(buffer(x)), byref(c_size_t(x.size)), 1, byref(result)) == "OK"
+        return result.value
+
+    assert in_mode(run) == run()
+
+
+TASK = ctypes.CFUNCTYPE(None, c_void_p, c_size_t)
+PARALLEL_FOR = ctypes.CFUNCTYPE(None, c_void_p, c_size_t, TASK, c_void_p)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_the_threads_of_a_host(helper, plans, mode):
+    """A host's threads get their own mode back."""
+    left: list[int] = []
+
+    def work(count, task, context):
+        helper.set_mode(MODES[mode])
+        for i in range(count):
+            task(context, i)
+        left.append(helper.get_mode())
+
+    @PARALLEL_FOR
+    def parallel_for(_host, count, task, context):
+        thread = threading.Thread(target=work, args=(count, task, context))
+        thread.start()
+        thread.join()
+
+    memory = [[numbers(n) for n in (64, 300_000, 60_000)] for _ in plans]
+    for plan, its in zip(plans, memory, strict=True):
+        make_plan(plan, "adam", its)
+    assert set_num_threads(plans[0], 1) == "OK"
+    assert set_num_threads(plans[1], 4) == "OK"
+    assert step(plans[0]) == "OK"
+    set_parallel_for = ctypes.CFUNCTYPE(None, c_void_p, c_void_p)(gdm.c_functions()["gdm_set_parallel_for"][0])
+    set_parallel_for(ctypes.cast(parallel_for, c_void_p), None)
+    try:
+        assert step(plans[1]) == "OK"
+    finally:
+        set_parallel_for(None, None)
+    assert left == [MODES[mode]]
+    for one, other in zip(*memory, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_every_rule_that_keeps_scalars_is_here():
+    """A rule whose host part computes with a scalar belongs into OPTIONS."""
+    for rule, struct in ARGS.items():
+        pointers = [name for name, type in struct._fields_ if type is c_void_p and name != "lr_scale"]
+        assert not pointers or rule in OPTIONS
