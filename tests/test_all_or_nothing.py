@@ -55,7 +55,9 @@ def everything(optimizer):
             return {key: plain(value) for key, value in x.items()}
         return [plain(value) for value in x] if isinstance(x, list) else x
 
-    return plain([optimizer._snapshot.user_arrays, optimizer.state_dict(), [group.current_lr for group in optimizer.groups]])
+    return plain(
+        [optimizer._snapshot.user_arrays, optimizer.state_dict(), [group.current_lr for group in optimizer.groups]]
+    )
 
 
 def interrupted(action, at):

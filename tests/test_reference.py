@@ -252,7 +252,13 @@ def test_same_names_and_signatures():
         for name, parameter in native.parameters.items():
             assert parameter.kind == mirrored.parameters[name].kind
             assert parameter.default == mirrored.parameters[name].default
-        assert set(native.parameters) == {"param", "grad", *RULES[rule]["states"], *RULES[rule]["scalars"], *RULES[rule]["options"]}
+        assert set(native.parameters) == {
+            "param",
+            "grad",
+            *RULES[rule]["states"],
+            *RULES[rule]["scalars"],
+            *RULES[rule]["options"],
+        }
         positional = [name for name, p in native.parameters.items() if p.kind is p.POSITIONAL_OR_KEYWORD]
         assert positional == names(rule, plain(rule))
         assert function(rule).__doc__ == function(rule, native=False).__doc__

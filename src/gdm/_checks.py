@@ -63,7 +63,6 @@ FLAGS = ("nesterov", "maximize", "decoupled_weight_decay", "centered", "amsgrad"
 OPTIONAL_STATES = {"grad_avg": "centered", "momentum_buffer": "momentum", "max_exp_avg_sq": "amsgrad"}
 
 
-
 class Scalar(NamedTuple):
     """A number that a rule keeps from step to step."""
 

@@ -1,5 +1,5 @@
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, Self
 
 from numpy.typing import NDArray
 from typing_extensions import disjoint_base
@@ -12,7 +12,7 @@ c_api: Final[object]
 
 @disjoint_base
 class Engine:
-    def __init__(self, specification: Specification, *, is_one_array: bool, is_sequence: bool) -> None: ...
+    def __new__(cls, specification: Specification) -> Self: ...
 
 @disjoint_base
 class OptimizerCore:
@@ -28,9 +28,7 @@ class OptimizerCore:
         options: list[tuple[GroupRecord, dict[str, Any]]],
         writes: list[tuple[NDArray[Any], NDArray[Any]]],
     ) -> None: ...
-    def _configure(
-        self, changes: list[tuple[int, GroupRecord, dict[str, Any], float]]
-    ) -> None: ...
+    def _configure(self, changes: list[tuple[int, GroupRecord, dict[str, Any], float]]) -> None: ...
     def _try_set_lr(self, record: GroupRecord | None, value: object) -> bool: ...
     def _progress(self) -> Progress: ...
     def _group_steps(self, index: int) -> int: ...

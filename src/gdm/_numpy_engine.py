@@ -6,7 +6,7 @@ import os
 import weakref
 from _thread import LockType, allocate_lock
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 
@@ -52,7 +52,7 @@ def numpy_step(
 class Engine:
     """The arrays of one specification, and how far they are."""
 
-    def __init__(self, specification: Specification, *, is_one_array: bool, is_sequence: bool) -> None:
+    def __init__(self, specification: Specification) -> None:
         self.user_arrays = specification.user_arrays
         self.places = [_place(x) for x in specification.user_arrays]
         self.progress = specification.progress
@@ -73,7 +73,7 @@ class OptimizerCore:
     _engine: Engine
     _threads: int | None = None
 
-    def __new__(cls, *args: Any, **keywords: Any) -> OptimizerCore:
+    def __new__(cls, *args: Any, **keywords: Any) -> Self:
         self = super().__new__(cls)
         object.__setattr__(self, "_mutex", (os.getpid(), allocate_lock()))
         object.__setattr__(self, "_holder", None)

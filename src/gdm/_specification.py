@@ -1,7 +1,7 @@
 """What an engine is made from, and how far it is: the interface between the optimizers and both of their engines.
 
-An engine (the compiled one in ``_core``, the NumPy one in ``_numpy_engine``) updates the arrays of one specification. It
-never changes which arrays those are: other parameters, groups or states need another engine.
+An engine (the compiled one in ``_core``, the NumPy one in ``_numpy_engine``) updates the arrays of one specification.
+It never changes which arrays those are: other parameters, groups or states need another engine.
 """
 
 from __future__ import annotations
@@ -19,6 +19,15 @@ class Progress(NamedTuple):
     scalars: list[tuple[float, ...]]  # its rule's scalars, in the order of the table of rules
     begun: list[bool]  # whether its states have been through a step
 
+    def followed_by(self, other: Progress) -> Progress:
+        """This progress and that of more groups and parameters."""
+        return Progress(
+            self.group_steps + other.group_steps,
+            self.steps + other.steps,
+            self.scalars + other.scalars,
+            self.begun + other.begun,
+        )
+
 
 class Specification(NamedTuple):
     """All that an engine is made from. Lists: one item for each parameter, except for those of groups."""
@@ -33,3 +42,5 @@ class Specification(NamedTuple):
     options: list[Options]  # of each group: the hyperparameters, among them the options of its rule
     lrs: list[float]  # of each group: the learning rate of the next step
     progress: Progress
+    is_one_array: bool  # gradients come as a single array
+    is_sequence: bool  # gradients come as a plain sequence

@@ -22,8 +22,8 @@ def grad_norm(grads: Any, *, order: float = 2) -> float:
     Parameters
     ----------
     grads : array, sequence or mapping of arrays, or nested ones
-        float32 or float64, any shapes, contiguous (C or Fortran order) and aligned. None in the place of an array is left
-        out, so these may be the gradients that an optimizer's ``step`` takes.
+        float32 or float64, any shapes, contiguous (C or Fortran order) and aligned. A None is left out, so these may be
+        the gradients that an optimizer's ``step`` takes.
     order : 2 or inf, default 2
         2: the root of the sum of the squares. inf: the largest absolute value.
 
@@ -40,8 +40,8 @@ def grad_norm(grads: Any, *, order: float = 2) -> float:
 
     Notes
     -----
-    Squares are added in float64, in blocks of 4,096 elements of each array, which are combined in a fixed tree: the result
-    has the same bits on every machine, for any number of threads. :mod:`gdm.reference` has the order in full.
+    Squares are added in float64, in blocks of 4,096 elements of each array, which are combined in a fixed tree. So the
+    result has the same bits on every machine, for any number of threads. :mod:`gdm.reference` has the order in full.
 
     Examples
     --------

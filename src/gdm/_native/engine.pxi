@@ -21,7 +21,7 @@ cdef class Engine:
     cdef bint is_one_array, is_sequence
     cdef object started_from  # the Progress that the plan's counts go on from: see plan_steps
 
-    def __cinit__(self, specification, *, bint is_one_array, bint is_sequence):
+    def __cinit__(self, specification):
         cdef any_args args
         cdef entry_args e
         cdef buffer states[MAX_STATES]
@@ -44,7 +44,7 @@ cdef class Engine:
         self.user_arrays = specification.user_arrays
         self.params = params
         self.held = all_states, lr_scales
-        self.is_one_array, self.is_sequence = is_one_array, is_sequence
+        self.is_one_array, self.is_sequence = specification.is_one_array, specification.is_sequence
         for rule, options, lr in zip(specification.rules, specification.options, specification.lrs, strict=True):
             number = rule_numbers[rule]
             fill(&args, number, options, lr)

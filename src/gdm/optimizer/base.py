@@ -34,13 +34,14 @@ class Optimizer(OptimizerCore):
     """What all optimizers share: parameters, groups, states, and how they are saved. See the subclasses.
 
     The base class holds an engine and the snapshot that it was made from, and makes a step. A method whose name ends in
-    ``_locked`` is called by ``_exclusively``, so that no step and no other change runs meanwhile. It prepares everything
-    that can fail, and ends with one call that puts the change in place as a whole.
+    ``_locked`` is called by ``_exclusively``, so that no step and no other change runs meanwhile. It first prepares
+    everything that can fail. It ends with one call that puts the change in place as a whole.
     """
 
     _snapshot: Snapshot
     _rule: str  # the name of its rule; the reference's function of that name declares options, states and scalars
-    _initial: ClassVar[Mapping[str, str]] = {}  # states that do not begin with 0: the hyperparameter that says with what
+    # States that do not begin with 0, and the hyperparameter that says what they begin with.
+    _initial: ClassVar[Mapping[str, str]] = {}
 
     def __init__(self, params: Any, threads: int | None, lr_scale: Any, **defaults: Any) -> None:
         if self._snapshot is not None:
@@ -148,7 +149,7 @@ class Optimizer(OptimizerCore):
         initial = [self._initial_scalars(group) for group in options]
         scalars = [initial[g - first] for g in layout.group_of[old:]]
         begin = Progress([0] * len(options), [0] * len(new), scalars, [False] * len(new))
-        self._replace(after, after.options, Progress(*(a + b for a, b in zip(progress, begin, strict=True))), [])
+        self._replace(after, after.options, progress.followed_by(begin), [])
         return after
 
     def remove_group(self, key: int | str) -> None:
@@ -222,9 +223,7 @@ class Optimizer(OptimizerCore):
             raise ValueError("there are no groups whose hyperparameters could be set")
         for name in changes:
             if name in FIXED and name in self._defaults:
-                raise AttributeError(
-                    f"{name} is fixed when the optimizer is made: it says what the state means"
-                )
+                raise AttributeError(f"{name} is fixed when the optimizer is made: it says what the state means")
             if name in self._initial.values():
                 raise AttributeError(f"{name} is what a state begins with: give it when the optimizer is made")
             if name not in self._defaults:
@@ -390,10 +389,10 @@ class Optimizer(OptimizerCore):
             options,
             [self._lr_of(group, steps) for group, steps in zip(options, progress.group_steps, strict=True)],
             progress,
+            snapshot.layout.is_one_array,
+            snapshot.layout.is_sequence,
         )
-        layout = snapshot.layout
-        engine = Engine(specification, is_one_array=bool(layout.groups) and layout.is_one_array,
-                        is_sequence=bool(layout.groups) and layout.is_sequence)  # fmt: skip
+        engine = Engine(specification)
         self._put_in_place(engine, snapshot, list(zip(snapshot.records, options, strict=True)), writes)
 
     # ---- gradients: what the engine asks for ----
@@ -543,7 +542,8 @@ class Optimizer(OptimizerCore):
 
     def __reduce__(self) -> tuple[Any, ...]:
         """What copies and pickles hold: the parameters, options and state; not the gradients that are bound."""
-        return self._exclusively(self._reduce_locked)
+        reduced: tuple[Any, ...] = self._exclusively(self._reduce_locked)
+        return reduced
 
     def _reduce_locked(self) -> tuple[Any, ...]:
         snapshot = self._snapshot

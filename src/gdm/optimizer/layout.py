@@ -16,13 +16,13 @@ class GroupLayout(NamedTuple):
 
     name: str | None
     shape: int | list[Any] | None  # the length of a sequence, the keys of a mapping, or None for one array
-    count: int  # of arrays
+    size: int  # how many arrays there are
 
     def labels(self) -> list[str]:
         """What each array adds to the label of its group: ``"[2]"``, ``"['w']"``, or nothing."""
         if self.shape is None:
             return [""]
-        return [f"[{key!r}]" for key in (self.shape if isinstance(self.shape, list) else range(self.count))]
+        return [f"[{key!r}]" for key in (self.shape if isinstance(self.shape, list) else range(self.size))]
 
 
 class Layout:
@@ -36,7 +36,7 @@ class Layout:
         self._starts: list[int] = []  # the index of each group's first array
         for i, group in enumerate(groups):
             self._starts.append(len(self.group_of))
-            self.group_of += [i] * group.count
+            self.group_of += [i] * group.size
         self.count = len(self.group_of)
         self._index_of_name = {name: i for i, name in enumerate(self.names) if name is not None}
 
@@ -74,12 +74,12 @@ class Layout:
     @property
     def is_one_array(self) -> bool:
         """Whether the parameters are a single array."""
-        return not self.grouped and self.groups[0].shape is None
+        return not self.grouped and bool(self.groups) and self.groups[0].shape is None
 
     @property
     def is_sequence(self) -> bool:
         """Whether the parameters are a plain sequence."""
-        return not self.grouped and isinstance(self.groups[0].shape, int)
+        return not self.grouped and bool(self.groups) and isinstance(self.groups[0].shape, int)
 
     def labels(self) -> list[str]:
         """The place of each array in ``params``: ``"[2]"``, ``"['w']"``, ``"[1]['params'][0]"``."""
@@ -104,7 +104,7 @@ class Layout:
     def members(self, index: int) -> range:
         """The indices of a group's arrays."""
         start = self._starts[index]
-        return range(start, start + self.groups[index].count)
+        return range(start, start + self.groups[index].size)
 
     def index_of(self, key: int | str) -> int:
         """The index of a group, from its index or name."""
@@ -125,7 +125,7 @@ class Layout:
         flat: list[Any] = []
         groups = _flatten(what, given, GroupLayout(None, len(self.groups), len(self.groups)))
         for i, group in enumerate(groups):
-            flat += [None] * self.groups[i].count if group is None else self.flatten_group(f"{what}[{i}]", i, group)
+            flat += [None] * self.groups[i].size if group is None else self.flatten_group(f"{what}[{i}]", i, group)
         return flat
 
     def flatten_group(self, what: str, index: int, given: Any) -> list[Any]:
@@ -135,7 +135,7 @@ class Layout:
     def unflatten(self, flat: Iterable[T]) -> Any:
         """The reverse of ``flatten``."""
         items = iter(flat)
-        groups = [self.unflatten_group(i, [next(items) for _ in range(g.count)]) for i, g in enumerate(self.groups)]
+        groups = [self.unflatten_group(i, [next(items) for _ in range(g.size)]) for i, g in enumerate(self.groups)]
         return groups if self.grouped else groups[0]
 
     def unflatten_group(self, index: int, flat: Sequence[T]) -> Any:

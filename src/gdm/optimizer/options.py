@@ -1,4 +1,4 @@
-"""The hyperparameters of groups: their checks, learning rates that a schedule gives, and factors of the learning rate."""
+"""The hyperparameters of groups: their checks, the learning rates of schedules, and factors of the learning rate."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def check_lr_scale(layout: Layout, index: int, scale: Any, params: list[Array]) 
     where = f"group {index}: lr_scale" if layout.grouped else "lr_scale"
     if isinstance(scale, NUMBERS):
         number = _checks.real(where, scale, _checks.NOT_NEGATIVE)
-        return number, [number] * layout.groups[index].count
+        return number, [number] * layout.groups[index].size
     items = layout.flatten_group(where, index, scale)
     factors = [
         _checks.real(f"{where}[{k}]", x, _checks.NOT_NEGATIVE)

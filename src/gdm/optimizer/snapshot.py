@@ -1,4 +1,4 @@
-"""What an optimizer consists of at one moment. A change makes a new snapshot, and puts it in place of the old at once."""
+"""What an optimizer consists of at one moment. A change makes a new snapshot, which replaces the old one at once."""
 
 from __future__ import annotations
 

@@ -48,8 +48,9 @@ def states_for(rule: str, options: Options) -> list[str | None]:
 
 
 def allocate(params: list[Array], wanted: list[int]) -> list[Array]:
-    """Zeroed memory for states: for each the index of its parameter, in ``params``, which it is like in dtype, shape and
-    order. The states of one parameter follow each other in the order of ``wanted``.
+    """Memory for states, filled with zeros.
+
+    ``wanted`` holds, for each state, the index of its parameter. The state has that parameter's dtype, shape and order.
     """
     if not wanted:
         return []

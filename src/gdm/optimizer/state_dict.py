@@ -84,7 +84,7 @@ def _read(optimizer: Optimizer, snapshot: Snapshot, state_dict: Mapping[str, Any
     if names != layout.names:
         raise CheckpointError(f"state_dict has groups named {names}; expected {layout.names}")
     entries = [entry for group in saved for entry in group["params"]]
-    found, expected = [len(group["params"]) for group in saved], [group.count for group in layout.groups]
+    found, expected = [len(group["params"]) for group in saved], [group.size for group in layout.groups]
     if found != expected:
         raise CheckpointError(f"state_dict has {found} parameters in its groups; expected {expected}")
 
@@ -105,9 +105,7 @@ def _read(optimizer: Optimizer, snapshot: Snapshot, state_dict: Mapping[str, Any
         [x if isinstance(x, float) else 1.0 for x in factors],
         [None if isinstance(x, float) else x for x in factors],
         [state for _, _, _, state in read],
-        Progress(
-            [steps for _, steps, _ in groups], [x[0] for x in read], [x[2] for x in read], [x[1] for x in read]
-        ),
+        Progress([steps for _, steps, _ in groups], [x[0] for x in read], [x[2] for x in read], [x[1] for x in read]),
     )
 
 
