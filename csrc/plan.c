@@ -74,7 +74,7 @@ static int is_finite_in(double x, enum dtype dtype) {
 
 /* Whether a group's entries can have this learning rate. The factors need only be looked at one by one where the
  * largest that there has been would not do. */
-static gdm_status check_lr(gdm_plan *plan, size_t group, double lr) {
+static gdm_status find_bad_lr(gdm_plan *plan, size_t group, double lr) {
     const struct group *its = &plan->groups[group];
     int fits = 1;
     for (int dtype = 0; dtype < DTYPES; dtype++) {
@@ -89,6 +89,13 @@ static gdm_status check_lr(gdm_plan *plan, size_t group, double lr) {
             return GDM_ERR_LR_FACTOR;
         }
     return GDM_OK;
+}
+
+static gdm_status check_lr(gdm_plan *plan, size_t group, double lr) {
+    const fp_mode found = set_default_fp_mode();
+    const gdm_status status = find_bad_lr(plan, group, lr);
+    restore_fp_mode(found);
+    return status;
 }
 
 /* Reads a caller's argument struct. The plan has its own counts and scalars; lr_scale belongs to an entry. */
@@ -158,9 +165,7 @@ gdm_status gdm_plan_set_lr(gdm_plan *plan, size_t group, double lr) {
     gdm_status status = start_call(plan);
     if (!status) status = find(group, plan->group_count);
     if (status) return status;
-    const fp_mode found = set_default_fp_mode();
     status = check_lr(plan, group, lr);
-    restore_fp_mode(found);
     if (status) return status;
     plan->groups[group].args.any.lr = lr;
     plan->groups[group].stale = 1;
@@ -217,7 +222,7 @@ static gdm_status read_entry_args(const gdm_entry_args *args, gdm_entry_args *ow
 }
 
 /* Whether a group can have such an entry, too. */
-static gdm_status check_group(const struct group *group, const struct entry *entry, double lr_factor) {
+static gdm_status find_bad_entry(const struct group *group, const struct entry *entry, double lr_factor) {
     const enum dtype dtype = (enum dtype)entry->dtype;
     struct choice choice;
     const gdm_status status =
@@ -227,8 +232,16 @@ static gdm_status check_group(const struct group *group, const struct entry *ent
     return is_complete(entry, group->choice.used) ? GDM_OK : GDM_ERR_NULL;
 }
 
+static gdm_status check_group(const struct group *group, const struct entry *entry, double lr_factor) {
+    const fp_mode found = set_default_fp_mode();
+    const gdm_status status = find_bad_entry(group, entry, lr_factor);
+    restore_fp_mode(found);
+    return status;
+}
+
 /* Makes room for one more entry, with all that steps need. Each array by itself: when memory runs out in between, the
- * next attempt asks for the rest. */
+ * next attempt asks for the rest. The sum of the elements does not overflow, since there is memory for all its pieces.
+ */
 static gdm_status make_room_for_entry(gdm_plan *plan, size_t n) {
     const size_t pieces = (plan->elements + n) / (PIECE / 2) + 2, spans = (plan->count + 1) * (1 + MAX_STATES);
     gdm_status status = make_room(&plan->entries, &plan->entry_room, plan->count + 1, sizeof *plan->entries);
@@ -257,9 +270,7 @@ gdm_status gdm_plan_add(gdm_plan *plan, const gdm_entry_args *args, size_t *inde
     const struct rule_info *rule = &gdm_rules[group->rule];
     status = read_entry(&own, rule, &entry, &details);
     if (status) return status;
-    const fp_mode found = set_default_fp_mode();
     status = check_group(group, &entry, own.lr_factor);
-    restore_fp_mode(found);
     if (!status) status = make_room_for_entry(plan, own.n);
     if (status) return status;
 
@@ -314,9 +325,7 @@ gdm_status gdm_plan_set_lr_factor(gdm_plan *plan, size_t index, double lr_factor
     if (status) return status;
     struct entry *entry = &plan->entries[index];
     struct group *group = &plan->groups[entry->group];
-    const fp_mode found = set_default_fp_mode();
     status = check_group(group, entry, lr_factor);
-    restore_fp_mode(found);
     if (status) {
         plan->error = index;
         return status;

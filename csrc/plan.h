@@ -37,7 +37,7 @@ struct group {
     struct choice choice;
     enum rule rule;
     uint8_t changes;       /* its constants or scalars change from step to step */
-    uint8_t stale;         /* prepared and next_scalars are to be worked out before the next step */
+    uint8_t stale;         /* prepared and next_scalars are to be computed before the next step */
     uint8_t dtypes;        /* a bit for each compute dtype among its entries */
     uint8_t present;       /* used within a step: some entry has a gradient */
     double largest_factor; /* no entry has a larger lr_factor */

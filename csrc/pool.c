@@ -78,8 +78,8 @@ static int64_t now_ns(void) {
 
 enum end { FRONT, BACK };
 
-/* Takes one task from an end of the share; returns 0 if none is left. */
-static int take(struct share *from, enum end end, size_t *i) {
+/* Claims one task from an end of the share; returns 0 if none is left. */
+static int claim(struct share *from, enum end end, size_t *i) {
     uint64_t old = atomic_load_explicit(&from->left, memory_order_relaxed);
     for (;;) {
         const uint64_t front = old >> 32, back = old & UINT32_MAX;
@@ -94,9 +94,9 @@ static int take(struct share *from, enum end end, size_t *i) {
 /* One thread's part in a run: its own share from the front, then the others' from the back. */
 static void work(unsigned self) {
     size_t i;
-    while (take(&pool.shares[self], FRONT, &i)) pool.task(pool.context, i);
+    while (claim(&pool.shares[self], FRONT, &i)) pool.task(pool.context, i);
     for (unsigned k = 1; k < pool.threads; k++)
-        while (take(&pool.shares[(self + k) % pool.threads], BACK, &i)) pool.task(pool.context, i);
+        while (claim(&pool.shares[(self + k) % pool.threads], BACK, &i)) pool.task(pool.context, i);
 }
 
 /* A worker goes in only while the gate is open, so that the caller, once it has closed it, knows who is inside. */

@@ -105,9 +105,9 @@ static void fill(struct window *window, const struct source *from, size_t *i, si
 
 static gdm_status reduce(gdm_reduction reduction, const struct source *from, unsigned allowed, double *result) {
     struct window window;
-    struct tree of_buffer = {.count = 0}, of_all = {.count = 0};
+    struct tree of_buffer, of_all;
     size_t i = 0, element = 0, bytes = 0;
-    unsigned threads = 1;
+    of_buffer.count = of_all.count = 0;
     window.isa = gdm_active_isa();
     window.reduction = reduction;
     if (!window.isa) return GDM_ERR_ISA;
@@ -116,7 +116,7 @@ static gdm_status reduce(gdm_reduction reduction, const struct source *from, uns
         if (buffer.data) bytes += n * size_of((enum dtype)buffer.dtype);
     }
     const fp_mode found = set_default_fp_mode();
-    threads = gdm_pool_threads_for(bytes, allowed ? allowed : (unsigned)gdm_get_num_threads());
+    const unsigned threads = gdm_pool_threads_for(bytes, allowed ? allowed : (unsigned)gdm_get_num_threads());
     for (fill(&window, from, &i, &element); window.count; fill(&window, from, &i, &element)) {
         const size_t tasks = (window.count + BLOCKS_OF_A_TASK - 1) / BLOCKS_OF_A_TASK;
         if (threads > 1)

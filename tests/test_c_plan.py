@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from ctypes import byref, c_double, c_size_t
+from ctypes import byref, c_double, c_size_t, c_void_p
 
 import numpy as np
 import pytest
@@ -385,18 +385,17 @@ def test_options_that_are_not_finite_in_the_compute_dtype(plan, rule):
 def test_set_lr(momentum_plan, memory):
     """The same as setting all options with another lr; wrong ones are refused and leave the last one."""
     expected = memory.copy()
-    assert step(momentum_plan) == "OK"
-    for wrong in (-1.0, nan, inf, HALF_MORE):
-        assert set_lr(momentum_plan, 0, wrong) == "ERR_LR"
-    assert set_lr(momentum_plan, 0, 0.25) == "OK"
-    for wrong in (-1.0, nan, inf, HALF_MORE):
-        assert set_lr(momentum_plan, 0, wrong) == "ERR_LR"
-    assert step(momentum_plan) == "OK"
     param, velocity, grad = expected[:3]
+    assert step(momentum_plan) == "OK"
     velocity[:] = grad
     gdm.reference.sgd(param, grad, lr=0.1)
-    gdm.reference.momentum(param, velocity, grad, lr=0.25, momentum=0.9)
-    np.testing.assert_array_equal(memory, expected)
+    for lr in (0.1, 0.25, 0.0, 0.5, 0.5):
+        assert set_lr(momentum_plan, 0, lr) == "OK"
+        for wrong in (-1.0, nan, inf, HALF_MORE):
+            assert set_lr(momentum_plan, 0, wrong) == "ERR_LR"
+        assert step(momentum_plan) == "OK"
+        gdm.reference.momentum(param, velocity, grad, lr=lr, momentum=0.9)
+        np.testing.assert_array_equal(memory, expected)
 
 
 @pytest.mark.parametrize("rule", ["sgd", "adam"])
@@ -505,6 +504,83 @@ def test_the_first_step_is_each_entrys_own(plan, memory):
     np.testing.assert_array_equal(late[1], np.float32(0.9) * before + np.float32(0.5) * late[2])
     np.testing.assert_array_equal(memory[1], memory[2])
     assert [steps_of(plan, k) for k in range(3)] == [1, 3, 8]
+
+
+def test_a_count_that_is_set_to_0(plan, memory):
+    """The next step is a first one again, for the whole group."""
+    new_group(plan, "momentum", momentum=0.9, dampening=0.5)
+    assert add_arrays(plan, 0, memory[0], [memory[1]], memory[2]) == "OK"
+    for _ in range(3):
+        assert step(plan) == "OK"
+    assert not np.array_equal(memory[1], memory[2])
+    assert set_progress(plan, 0, 0, None) == "OK"
+    assert step(plan) == "OK"
+    np.testing.assert_array_equal(memory[1], memory[2])
+    assert steps_of(plan) == 1
+
+
+def test_entries_alike_in_groups_that_differ(plan, memory):
+    """What entries in a row share is of one group."""
+    entries = memory.reshape(3, 2, 8)
+    expected = entries.copy()
+    for k, (param, grad) in enumerate(entries):
+        assert new_group(plan, "sgd", lr=0.1 * (k + 1)) == k
+        assert add_arrays(plan, k, param, [], grad, lr_factor=0.5) == "OK"
+    assert step(plan) == "OK"
+    for k, (param, grad) in enumerate(expected):
+        gdm.reference.sgd(param, grad, lr=0.1 * (k + 1) * 0.5)
+    np.testing.assert_array_equal(entries, expected)
+
+
+def test_an_entry_that_is_added_late(plan):
+    """It begins with the scalars of a first step."""
+    memory = np.random.default_rng(5).random((2, 4, 7), np.float32)
+    expected = [Expected(rows) for rows in memory]
+    new_group(plan, "nadam", lr=0.1, **NADAM)
+    for k in range(5):
+        if k in (0, 2):
+            param, m, v, grad = memory[k // 2]
+            assert add_arrays(plan, 0, param, [m, v], grad) == "OK"
+        assert step(plan) == "OK"
+        for i, own in enumerate(expected[: 1 + (k > 1)]):
+            own.step()
+            np.testing.assert_array_equal(memory[i], own.rows)
+            assert (steps_of(plan, i), scalars_of(plan, i)) == (own.steps, own.product[0])
+
+
+def test_entries_left_out_by_several_threads(plan):
+    """Whichever thread meets them."""
+    task_type = ctypes.CFUNCTYPE(None, c_void_p, c_size_t)
+    ran = []
+
+    @ctypes.CFUNCTYPE(None, c_void_p, c_size_t, task_type, c_void_p)
+    def backwards(_host, count, task, context):
+        for i in reversed(range(count)):
+            task(context, i)
+        ran.append(count)
+
+    new_group(plan, "sgd")
+    sizes = [70_000, 64, 300_000, 64]
+    entries = [np.ones((2, n), np.float32) for n in sizes]
+    for param, grad in entries:
+        assert add_arrays(plan, 0, param, [], grad) == "OK"
+    assert set_num_threads(plan, 4) == "OK"
+    set_parallel_for = ctypes.CFUNCTYPE(None, c_void_p, c_void_p)(gdm.c_functions()["gdm_set_parallel_for"][0])
+    set_parallel_for(ctypes.cast(backwards, c_void_p), None)
+    try:
+        for left_out in (None, 3, 0, 2):
+            if left_out is not None:
+                assert set_grad(plan, left_out, buffer(None)) == "OK"
+            assert step(plan) == "OK"
+    finally:
+        set_parallel_for(None, None)
+    assert len(ran) == 4
+    assert [steps_of(plan, k) for k in range(4)] == [2, 4, 3, 1]
+    for k, (param, _) in enumerate(entries):
+        expected = np.ones(1, np.float32)
+        for _ in range(steps_of(plan, k)):
+            gdm.reference.sgd(expected, np.ones(1, np.float32), lr=0.1)
+        np.testing.assert_array_equal(param, np.full(sizes[k], expected[0]))
 
 
 def test_many_counts_and_threads(plan):

@@ -334,28 +334,39 @@ def test_exit(end):
 # ---- the C code under the sanitizers ----
 
 
-@pytest.mark.parametrize("sanitizer", ["thread", "address,undefined"])
-def test_stress(sanitizer, tmp_path):
-    """Many callers, nested runs, every number of threads: each task once, no race, no report."""
+@pytest.fixture(scope="module", params=["thread", "address,undefined"])
+def sanitized(request, tmp_path_factory):
+    """Compiles a program of tests/c with the core, under a sanitizer."""
     if not shutil.which("gcc"):
-        pytest.skip("NOT TESTED: the pool under sanitizers; needs gcc")
-    common = [
-        "gcc",
-        "-std=gnu11",
-        "-g",
-        "-O1",
-        f"-fsanitize={sanitizer}",
-        "-fno-math-errno",
-        "-fno-sanitize-recover=all",
-        "-pthread",
-    ]
-    program = tmp_path / "stress"
-    sources = [ROOT / "tests/c/stress.c", *SOURCES]
-    command = [*common, "-I", ROOT / "include", *sources, "-o", program]
-    linked = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    if "cannot find" in linked.stderr:
-        pytest.skip(f"NOT TESTED: the pool under -fsanitize={sanitizer}; its run-time library is not here")
-    assert linked.returncode == 0, linked.stderr
-    done = subprocess.run([program], capture_output=True, text=True, timeout=300, env={"GDM_NUM_THREADS": "4"})
+        pytest.skip("NOT TESTED: the core under sanitizers; needs gcc")
+    folder = tmp_path_factory.mktemp("sanitized")
+    flags = ["-std=gnu11", "-g", "-O1", "-ffp-contract=off", "-fno-math-errno", "-pthread"]
+    common = ["gcc", *flags, f"-fsanitize={request.param}", "-fno-sanitize-recover=all", "-I", ROOT / "include"]
+    objects = []
+    for source in SOURCES:
+        objects.append(folder / f"{source.stem}.o")
+        subprocess.run([*common, "-c", source, "-o", objects[-1]], check=True, timeout=120)
+
+    def build(name: str):
+        command = [*common, ROOT / f"tests/c/{name}.c", *objects, "-lm", "-o", folder / name]
+        linked = subprocess.run(command, capture_output=True, text=True, timeout=300)
+        if "cannot find" in linked.stderr:
+            pytest.skip(f"NOT TESTED: the core under -fsanitize={request.param}; its run-time library is not here")
+        assert linked.returncode == 0, linked.stderr
+        return folder / name
+
+    return build
+
+
+def test_stress(sanitized):
+    """Many callers, nested runs, every number of threads: each task once, no race, no report."""
+    env = {"GDM_NUM_THREADS": "4"}
+    done = subprocess.run([sanitized("stress")], capture_output=True, text=True, timeout=300, env=env)
     assert done.returncode == 0, done.stderr
     assert int(done.stdout.split()[0]) > 100
+
+
+def test_plans_in_c(sanitized):
+    """What the layers above rely on in a plan's table, and no report."""
+    done = subprocess.run([sanitized("plan")], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr

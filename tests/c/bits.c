@@ -65,16 +65,16 @@ static int every_size(enum rule rule, const union args *args, const struct choic
     return 0;
 }
 
-/* A legal value for an option, by its kind; `on` for those that may be left off. */
-static void set(union args *args, const struct option_info *option, int on, unsigned nth) {
+/* A legal value for an option, by its kind; `enabled` for those that may be left off. */
+static void set(union args *args, const struct option_info *option, int enabled, unsigned nth) {
     void *field = (char *)args + option->offset;
     switch (option->kind) {
     case not_negative:
     case below_one:
-    case up_to_one: *(double *)field = on ? 0.0123 * nth : 0; break;
+    case up_to_one: *(double *)field = enabled ? 0.0123 * nth : 0; break;
     case flag:
-    case form: *(int *)field = on; break;
-    case factors: *(const void **)field = on ? floats[SCALE] : NULL; break;
+    case form: *(int *)field = enabled; break;
+    case factors: *(const void **)field = enabled ? floats[SCALE] : NULL; break;
     case count: *(uint64_t *)field = nth; break;
     case betas: memcpy(field, (double[2]){0.9, 0.99}, 2 * sizeof(double)); break;
     case scalar: *(double **)field = &momenta; break;

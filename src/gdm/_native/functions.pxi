@@ -93,7 +93,7 @@ cdef class _Rule:
         if not is_usable(param, WRITABLE):
             return REFUSED
         dtype = dtype_of(param)
-        status = gdm_rules[self.number].check(&args, dtype, &chosen)
+        status = gdm_check(self.number, dtype, &args, &chosen)
         if status != OK:
             return status
         for i in range(MAX_BUFFERS):
