@@ -167,7 +167,9 @@ static inline void run_range(kernel *run, void *const *buffers, const uint8_t *d
     run(from, n, constants);
 }
 
-/* Checks options for kernels that compute in this dtype. */
+/* Both are called in the default floating-point mode (fp_mode.h).
+ *
+ * Checks options for kernels that compute in this dtype. */
 gdm_status gdm_check(enum rule rule, enum dtype dtype, const union args *args, struct choice *out);
 
 /* Checks the buffers and runs the rule over them. `args` and `choice` have been through gdm_check; which element has

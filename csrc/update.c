@@ -82,14 +82,13 @@ static inline gdm_status run_checked(enum rule rule, enum dtype dtype, size_t st
 gdm_status gdm_run(enum rule rule, enum dtype dtype, void *const *buffers, size_t n, const union args *args,
                    const struct choice *choice) {
     const struct rule_info *info = &gdm_rules[rule];
-    struct prepared prepared = {.variant = choice->variant};
+    struct prepared prepared;
     double scalars[MAX_SCALARS];
-    const fp_mode found = set_default_fp_mode();
+    prepared.variant = choice->variant;
     info->compute(args, NULL, &prepared.constants, scalars);
     const gdm_status status = run_checked(rule, dtype, info->states, buffers, n, choice->used, &prepared);
     for (unsigned k = 0; !status && k < info->scalars; k++)
         **(double *const *)((const char *)args + info->scalar[k]) = scalars[k];
-    restore_fp_mode(found);
     return status;
 }
 

@@ -160,6 +160,12 @@ cdef extern from "plan.h" nogil:
     status gdm_set_num_threads(int n)
     const table *gdm_get_table()
 
+cdef extern from "fp_mode.h" nogil:
+    ctypedef struct fp_mode:
+        pass
+    fp_mode set_default_fp_mode()
+    void restore_fp_mode(fp_mode found)
+
 cdef extern from "pool.h" nogil:
     unsigned gdm_generation()
 

@@ -58,6 +58,12 @@ cdef class _Rule:
 
     cdef int attempt(self, PyObject **values) noexcept:
         """One update with these arguments: GDM_OK, or why not. Nothing is written then."""
+        cdef fp_mode found = set_default_fp_mode()
+        cdef int status = self.update(values)
+        restore_fp_mode(found)
+        return status
+
+    cdef inline int update(self, PyObject **values) noexcept:
         cdef any_args args
         cdef choice chosen
         cdef PyObject *arrays[MAX_BUFFERS]
@@ -105,10 +111,11 @@ cdef class _Rule:
                 continue
             if i >= STATE and not chosen.used >> (i - STATE) & 1:
                 return REFUSED  # given, and not needed
-            if not is_usable(x, READABLE if i == GRAD or i == SCALE else WRITABLE):
-                return REFUSED
-            if not is_like(x, param):
-                return REFUSED
+            if i != PARAM:
+                if not is_usable(x, READABLE if i == GRAD or i == SCALE else WRITABLE):
+                    return REFUSED
+                if not is_like(x, param):
+                    return REFUSED
             buffers[i] = data(x)
             for j in range(scalar_count):
                 if share_memory(scalars[j], x):
