@@ -234,7 +234,7 @@ def test_threads_start_when_needed():
     small = make(1000); steps(small); print(workers(), end=" ")
     steps(make()); print(workers(), end=" ")
     gdm.set_num_threads(5)
-    end = time.monotonic() + 20  # where threads kept a step waiting, gdm does without them for a while
+    end = time.monotonic() + 100  # where threads kept a step waiting, gdm does without them for a while
     while workers() < 4 and time.monotonic() < end:
         steps(make())
     print(workers())
