@@ -458,7 +458,7 @@ def test_parameters_with_different_counts(backend, name):
     theirs = getattr(torch.optim, name)(tensors, lr=0.1)
     for step in range(4):
         for i, tensor in enumerate(tensors):
-            present = (i + step) % 3 or i == 2 and step == 1
+            present = (i + step) % 3 or (i == 2 and step == 1)
             tensor.grad = torch.from_numpy(problem.gradient(step, i, tensor.numpy())) if present else None
         theirs.step()
     params = [tensor.numpy().copy() for tensor in tensors]

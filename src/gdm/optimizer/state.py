@@ -5,8 +5,8 @@ A kernel reads and writes a parameter and its states side by side. How fast it d
 
 - A state lies in its cache lines as its parameter does, so that a kernel reaches the beginning of a line in all of them
   at the same element.
-- The k-th state of a parameter begins ``k * DISTANCE`` bytes after it, modulo a period. Streams whose addresses agree in
-  their low bits fight for the same places in the caches, and a load waits for a store whose last 12 bits are the same.
+- The k-th state of a parameter begins ``k * DISTANCE`` bytes after it, modulo a period. Streams whose addresses agree
+  in their low bits fight for the same places in the caches. A load waits for a store whose last 12 bits are the same.
 - Small states lie side by side, since the gaps would cost more than they gain.
 
 All the states that an optimizer allocates at a time are parts of one block of memory. They do not own their memory, so
