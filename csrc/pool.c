@@ -22,10 +22,12 @@
 #define SHARE_IF_ASLEEP (4 << 20)
 #define STEPS_OF_A_LOOP 16
 
-/* When a worker that is inside keeps the caller waiting so long, somebody else has its core. Then the pool is left
- * alone for so many steps and 16 times as long as the wait was, so that neither the mean nor the 95th percentile of a
- * step's time suffers; twice as long each time that it happens again before so many runs have gone well. */
+/* When a worker that is inside keeps the caller waiting so long, and for a quarter of the time that the caller worked,
+ * another program has its core. Then the pool is not used for so many steps and 16 times as long as the wait was, so that
+ * neither the mean nor the 95th percentile of a step's time suffers; twice as long each time that it happens again before
+ * so many runs have gone well. A long step with a shorter wait is still faster than without the pool. */
 #define STALL_NS 150000
+#define STALL_SHARE 4
 #define STEPS_ALONE 32
 #define TIMES_ALONE 16
 #define GOOD_RUNS 64
@@ -152,10 +154,10 @@ static void *worker(void *index) {
     return NULL;
 }
 
-/* Notes how long the caller of the run had to wait. */
-static void judge(int64_t waited, int64_t now) {
+/* Notes how long the caller of the run worked, and how long it then had to wait. */
+static void judge(int64_t worked, int64_t waited, int64_t now) {
     static int doublings, good_runs = GOOD_RUNS;
-    if (waited < STALL_NS) {
+    if (waited < STALL_NS || waited < worked / STALL_SHARE) {
         good_runs += good_runs < GOOD_RUNS;
         return;
     }
@@ -175,7 +177,7 @@ static int is_left_alone(void) {
     return 0;
 }
 
-static void wait_for_those_inside(void) {
+static void wait_for_those_inside(int64_t run_began) {
     int64_t begin = 0;
     for (int spins = 0; atomic_load_explicit(&pool.gate, memory_order_acquire) != 0; spins++) {
         if (spins < 1000) {
@@ -186,10 +188,11 @@ static void wait_for_those_inside(void) {
         }
     }
     const int64_t now = begin ? now_ns() : 0;
-    judge(now - begin, now);
+    judge(begin - run_began, now - begin, now);
 }
 
 static void run_together(unsigned threads, size_t count, gdm_task *run, void *context) {
+    const int64_t began = now_ns();
     pool.task = run;
     pool.context = context;
     pool.threads = threads;
@@ -207,7 +210,7 @@ static void run_together(unsigned threads, size_t count, gdm_task *run, void *co
     }
     work(0);
     atomic_fetch_and_explicit(&pool.gate, ~OPEN, memory_order_relaxed);
-    wait_for_those_inside();
+    wait_for_those_inside(began);
 }
 
 /* ---- threads: started when first needed, none left behind ------------------------------------------------------- */
