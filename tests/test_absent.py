@@ -19,6 +19,7 @@ CLASSES = {
     "AdamW": {},
     "NAdam": {},
     "Lion": {},
+    "Signum": {},
 }
 SIZES = (5, 300, 0, 17)
 # Which of the parameters have a gradient in each step.
