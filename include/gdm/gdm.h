@@ -129,7 +129,7 @@ gdm_status gdm_sgd_f64(double *param, const double *grad, size_t n, const gdm_sg
 typedef struct gdm_momentum_args {
     size_t size;                /* sizeof(gdm_momentum_args) */
     double lr;                  /* the learning rate, >= 0 */
-    double momentum;            /* how much of the velocity is kept, in [0, 1) */
+    double momentum;            /* how much of the velocity or of exp_avg is kept, in [0, 1) */
     double dampening;           /* in [0, 1]; only in torch's form, without nesterov */
     double weight_decay;        /* the weight decay, >= 0 */
     int nesterov;               /* look ahead along the velocity; needs momentum > 0 */
@@ -188,7 +188,7 @@ typedef struct gdm_rmsprop_args {
     double lr;            /* the learning rate, >= 0 */
     double alpha;         /* how much of the average is kept, in [0, 1) */
     double eps;           /* added to the denominator, >= 0 */
-    double momentum;      /* how much of the velocity is kept, in [0, 1) */
+    double momentum;      /* how much of the velocity or of exp_avg is kept, in [0, 1) */
     double weight_decay;  /* the weight decay, >= 0 */
     int centered;         /* subtract the gradient's mean; needs grad_avg */
     int maximize;         /* walk up the gradient instead of down */
@@ -333,7 +333,7 @@ gdm_status gdm_sign_sgd_f64(double *param, const double *grad, size_t n, const g
 typedef struct gdm_signum_args {
     size_t size;                /* sizeof(gdm_signum_args) */
     double lr;                  /* the learning rate, >= 0 */
-    double momentum;            /* how much of the velocity is kept, in [0, 1) */
+    double momentum;            /* how much of the velocity or of exp_avg is kept, in [0, 1) */
     double weight_decay;        /* the weight decay, >= 0 */
     int maximize;               /* walk up the gradient instead of down */
     int decoupled_weight_decay; /* shrink the parameter itself, not through the gradient */
