@@ -22,6 +22,7 @@ from gdm import _checks
 from gdm._backend import native
 
 RULES = native.rules() if native is not None else json.loads(os.environ["GDM_TEST_RULES"])
+CLASSES = [x for x in map(gdm.__dict__.get, gdm.__all__) if isinstance(x, type) and hasattr(x, "load_state_dict")]
 DTYPES = {"f32": np.dtype(np.float32), "f64": np.dtype(np.float64)}
 
 

@@ -41,6 +41,7 @@ from cplan import (
     step,
     steps_of,
 )
+from support import RULES
 
 nan, inf = float("nan"), float("inf")
 
@@ -366,7 +367,7 @@ def test_options_that_are_not_finite_in_the_compute_dtype(plan, rule):
     have = [list(x[1:4]) for x in (zeros, singles)]
     names = [name for name, _ in type(args(rule))._fields_]
     usual = {"betas": (0.9, 0.99)} if "betas" in names else {}
-    have = [states[: {"sgd": 0, "momentum": 1, "adagrad": 1, "nadam": 2, "lion": 1}.get(rule, 3)] for states in have]
+    have = [states[: len(RULES[rule]["states"])] for states in have]
     for name in ("lr", "weight_decay", "eps", "lr_decay", "momentum_decay"):
         if name not in names:
             continue

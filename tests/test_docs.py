@@ -81,6 +81,7 @@ SECTIONS = {
     "AdamW": gdm.AdamW,
     "NAdam": gdm.NAdam,
     "Lion": gdm.Lion,
+    "Signum, and signSGD": gdm.Signum,
 }
 EVERYWHERE = {"params", "maximize", "lr_scale", "threads"}  # said once for all
 SCHEDULES = set(gdm.schedules.__all__) - {"Schedule", "from_dict", "plot", "to_dict"}

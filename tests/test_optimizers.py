@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import gdm
-from support import DTYPES, HOOKS, assert_same_bits, describe, every_hook, numbers, option_cases, python
+from support import CLASSES, DTYPES, HOOKS, assert_same_bits, describe, every_hook, numbers, option_cases, python
 
 
 def three(dtype=np.float32):
@@ -218,7 +218,7 @@ def test_groups_can_be_copied(backend):
     assert (optimizer.groups[0].lr, optimizer.groups[1].lr) == (0.5, 0.25)
 
 
-@pytest.mark.parametrize("optimizer", [gdm.SGD, gdm.Adagrad, gdm.RMSprop, gdm.Adam, gdm.NAdam, gdm.Lion])
+@pytest.mark.parametrize("optimizer", CLASSES)
 def test_groups_come_and_go(backend, optimizer):
     """Each group walks on as if it had an optimizer of its own, whatever is added or removed beside it."""
     rate = gdm.schedules.exponential(0.1, factor=0.5)

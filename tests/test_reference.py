@@ -71,6 +71,9 @@ def exact_update(rule, arrays, options, dtype):
     def once(number):
         return Rounded(nearest(Fraction(number), dtype), dtype)
 
+    def sign(number):
+        return once((number.value > 0) - (number.value < 0))
+
     lr, decay = Fraction(options["lr"]), Fraction(options["weight_decay"])
     decoupled = rule == "lion" or options.get("decoupled_weight_decay", False)
     shrink = double(lr * decay) if decoupled else Fraction(0)
@@ -136,8 +139,13 @@ def exact_update(rule, arrays, options, dtype):
             p = p - eta * (step / (v.sqrt() * root + eps))
         elif rule == "lion":
             x = shares[0] * b["exp_avg"] + rests[0] * g
-            p = p - eta * once((x.value > 0) - (x.value < 0))
+            p = p - eta * sign(x)
             b["exp_avg"] = shares[1] * b["exp_avg"] + rests[1] * g
+        elif rule == "sign_sgd":
+            p = p - eta * sign(g)
+        elif rule == "signum":
+            m = b["exp_avg"] = mu * b["exp_avg"] + once(double(1 - Fraction(options["momentum"]))) * g
+            p = p - eta * sign(m)
         else:
             raise NotImplementedError(f"{rule} needs its formula here")
         new.append({**b, "param": p})
@@ -152,7 +160,7 @@ def test_exact_arithmetic(rule, options, dtype):
     if options.get("eps") == 0.0:
         options = {**options, "eps": 1e-3}  # the exact arithmetic has no division by 0
     arrays = buffers(rule, options, dtype, 40)
-    if rule in ("sgd", "momentum"):  # and some that are nearly subnormal
+    if rule in ("sgd", "momentum", "sign_sgd", "signum"):  # and some that are nearly subnormal
         for name in arrays.keys() - {"lr_scale"}:
             arrays[name][-10:] *= float(np.finfo(dtype).smallest_normal)
     if "grad_avg" in arrays:
@@ -242,6 +250,17 @@ def test_forms_walk_the_same_path_until_lr_changes(backend):
         paths[form] = same, theta
     np.testing.assert_allclose(paths["torch"][0], paths["classic"][0], rtol=1e-12, atol=1e-15)
     assert np.max(np.abs(paths["torch"][1] - paths["classic"][1])) > 1e-3
+
+
+def test_the_sign_of_zero_and_nan(backend):
+    """It is the number itself: an element without a gradient stays where it is, and NaN is not hidden."""
+    grad = np.array([0.0, -0.0, 5e-324, -5e-324, np.inf, -np.inf, np.nan])
+    wanted = np.array([1.0, 1.0, 0.5, 1.5, 0.5, 1.5, np.nan])
+    for momentum in (0.0, 0.5):
+        theta = np.ones(7)
+        optimizer = gdm.Signum(theta, lr=0.5, momentum=momentum)
+        optimizer.step(grad if momentum == 0 else 2 * grad)  # half of the smallest number would be 0
+        np.testing.assert_array_equal(theta, wanted)
 
 
 def test_same_names_and_signatures():

@@ -692,10 +692,11 @@ def test_adamw_that_is_not_decoupled():
 
 def test_no_such_class():
     for call in (gdm.torch.to_state_dict, lambda x: gdm.torch.load_state_dict(x, {})):
-        with pytest.raises(
-            TypeError, match=r"torch\.optim has no Lion; expected an optimizer of SGD, Adagrad, RMSprop"
-        ):
-            call(gdm.Lion(np.ones(2)))
+        for name in ("Lion", "Signum"):
+            with pytest.raises(
+                TypeError, match=rf"torch\.optim has no {name}; expected an optimizer of SGD, Adagrad, RMSprop"
+            ):
+                call(getattr(gdm, name)(np.ones(2)))
         with pytest.raises(TypeError, match=r"optimizer must be one of gdm's, SGD, .*; not Adam"):
             call(torch.optim.Adam([torch.ones(2)]))
 
