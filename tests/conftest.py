@@ -21,16 +21,19 @@ if WITHOUT_CORE:
     warnings.simplefilter("error")
 
 from byhand import COMPILERS  # noqa: E402
+from checkpoint_files import tree  # noqa: E402
 from clibrary import compiled  # noqa: E402
+from gdm._checkpoint import save  # noqa: E402
 from support import ISAS  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
 def _restore_dispatch():
-    """No test leaves another backend or instruction set behind."""
-    backend, isa = gdm.backend(), gdm.isa()
+    """No test leaves another backend, instruction set or number of threads behind."""
+    backend, isa, threads = gdm.backend(), gdm.isa(), gdm.get_num_threads()
     yield
     gdm.set_backend(backend)
+    gdm.set_num_threads(threads)
     if not WITHOUT_CORE:
         gdm.set_isa(isa)
 
@@ -61,3 +64,22 @@ def library(request, compile_once):
     if not shutil.which(request.param):
         pytest.skip(f"NOT TESTED: the core under {request.param}, which is not here")
     return compile_once(request.param)
+
+
+@pytest.fixture
+def path(tmp_path):
+    """Where a checkpoint file may be."""
+    return tmp_path / "state.safetensors"
+
+
+@pytest.fixture
+def saved(path):
+    """A checkpoint file."""
+    save(path, tree())
+    return path
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """For examples of hypothesis, which share it."""
+    return tmp_path_factory.mktemp("trees")

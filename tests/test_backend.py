@@ -116,18 +116,38 @@ def test_without_the_compiled_module():
     assert "the compiled module does not load" in lines[2]
 
 
+# Files whose tests hold on the reference alone.
+WITHOUT_THE_MODULE = [
+    "test_contract.py",
+    "test_class_rules.py",
+    "test_layout.py",
+    "test_groups.py",
+    "test_options.py",
+    "test_lr_scale.py",
+    "test_schedules_in_steps.py",
+    "test_states.py",
+    "test_gradients.py",
+    "test_overlap.py",
+    "test_user_code.py",
+    "test_lifetime.py",
+    "test_concurrency.py",
+    "test_state_dict.py",
+    "test_copies.py",
+    "test_forms.py",
+    "test_all_or_nothing.py",
+]
+
+
 def test_the_tests_pass_without_the_compiled_module():
-    """Contract and optimizers hold on the reference alone, and so do changes that fail."""
     here = Path(__file__).parent
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "not native",
-         here / "test_contract.py", here / "test_optimizers.py", here / "test_family.py",
-         here / "test_all_or_nothing.py"],
+         *(here / name for name in WITHOUT_THE_MODULE)],
         env={**os.environ, "GDM_TEST_RULES": json.dumps(RULES)}, capture_output=True, text=True, timeout=600,
         cwd=here.parent,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]
-    assert int(re.search(r"(\d+) passed", done.stdout)[1]) > 400
+    assert int(re.search(r"(\d+) passed", done.stdout)[1]) > 2000
 
 
 def test_a_machine_without_avx():
