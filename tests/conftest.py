@@ -5,6 +5,7 @@ import os
 import shutil
 import sys
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -20,7 +21,7 @@ import gdm  # noqa: E402
 if WITHOUT_CORE:
     warnings.simplefilter("error")
 
-from byhand import COMPILERS  # noqa: E402
+from byhand import BUILDS, COMPILERS, build  # noqa: E402
 from checkpoint_files import tree  # noqa: E402
 from clibrary import compiled  # noqa: E402
 from gdm._checkpoint import save  # noqa: E402
@@ -56,6 +57,18 @@ def backend(request):
 def compile_once(tmp_path_factory):
     """compiled() for a compiler, the first time it is asked for."""
     return functools.cache(lambda compiler: compiled(compiler, tmp_path_factory.mktemp(compiler)))
+
+
+@pytest.fixture(scope="session")
+def by_hand(tmp_path_factory):
+    """build() for a compiler and flags, in the folder of the first time; as many builds at once as there are CPUs."""
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        builds = {
+            (compiler, flags): pool.submit(build, compiler, tmp_path_factory.mktemp("by_hand"), cflags=flags)
+            for compiler, flags in BUILDS
+        }
+        yield lambda compiler, flags="": builds[compiler, flags].result()
+        pool.shutdown(cancel_futures=True)
 
 
 @pytest.fixture(scope="module", params=COMPILERS)

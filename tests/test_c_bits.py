@@ -10,13 +10,12 @@ from pathlib import Path
 
 import pytest
 
-import byhand
 import gdm
-from clibrary import EXACT, ROOT, SOURCES, STRICT
+from byhand import BUILDS
+from clibrary import EXACT, ROOT, STRICT, objects
 from support import DTYPES, RULES
 
 BITS = ROOT / "tests/c/bits.c"
-NATIVE = "-march=native"
 
 
 def bits_program(compiler, library, folder):
@@ -26,16 +25,21 @@ def bits_program(compiler, library, folder):
     return folder / "bits"
 
 
-def bits_of(*command, isa: str) -> dict[str, str]:
-    """What tests/c/bits.c prints, on this instruction set: a hash of the results, for each rule, dtype and options."""
-    done = subprocess.run(
-        command, env={**os.environ, "GDM_ISA": isa}, capture_output=True, text=True, timeout=300, check=True
-    )
-    found, *lines = done.stdout.splitlines()
-    assert found == isa
+def printed(*command, **environment: str) -> tuple[str, dict[str, str]]:
+    """What tests/c/bits.c prints: the instruction set, and a hash of the results for each rule, dtype and options."""
+    env = {name: value for name, value in os.environ.items() if name != "GDM_ISA"}
+    done = subprocess.run(command, env={**env, **environment}, capture_output=True, text=True, timeout=300, check=True)
+    isa, *lines = done.stdout.splitlines()
     hashes = dict(line.rsplit(maxsplit=1) for line in lines)
     assert len(hashes) == len(lines) > 1000
     assert {tuple(case.split()[:2]) for case in hashes} == set(itertools.product(RULES, DTYPES))
+    return isa, hashes
+
+
+def bits_of(*command, isa: str) -> dict[str, str]:
+    """The hashes of this instruction set."""
+    found, hashes = printed(*command, GDM_ISA=isa)
+    assert found == isa
     return hashes
 
 
@@ -53,13 +57,11 @@ def installed_bits(tmp_path_factory):
     return bits_of(bits_program("cc", library, tmp_path_factory.mktemp("bits")), isa=gdm.available_isas()[0])
 
 
-@pytest.mark.parametrize(
-    ("compiler", "cflags"), [*((name, "") for name in byhand.COMPILERS), ("gcc", NATIVE), ("clang", NATIVE)]
-)
-def test_a_library_compiled_by_hand_has_the_same_bits(compiler, cflags, installed_bits, tmp_path):
+@pytest.mark.parametrize(("compiler", "cflags"), BUILDS)
+def test_a_library_compiled_by_hand_has_the_same_bits(compiler, cflags, by_hand, installed_bits, tmp_path):
     """The documented lines: the library has the bits of the installed one, which test_kernels.py compares with the
     reference, on every instruction set; and the documented example runs."""
-    folder = byhand.build(compiler, tmp_path, cflags=cflags)
+    folder = by_hand(compiler, cflags)
     assert "param" in subprocess.run([folder / "fit"], capture_output=True, text=True, check=True).stdout
     program = bits_program(compiler, folder / "libgdm.a", tmp_path)
     for isa in gdm.available_isas():
@@ -77,30 +79,31 @@ def arm_program(tmp_path_factory):
             f"NOT TESTED: the same bits on aarch64; needs {CROSS} and {QEMU} "
             "(Debian: gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user)"
         )
-    program = tmp_path_factory.mktemp("arm") / "bits"
-    flags = ["-std=c11", "-O3", *EXACT, *STRICT, "-I", ROOT / "include", "-static", "-pthread"]
-    subprocess.run([CROSS, *flags, *SOURCES, BITS, "-o", program], check=True)
-    return program
+    folder = tmp_path_factory.mktemp("arm")
+    command = [CROSS, "-std=c11", "-O3", *EXACT, *STRICT, "-pthread"]
+    files = objects(command, folder)
+    subprocess.run([*command, "-I", ROOT / "include", BITS, *files, "-static", "-o", folder / "bits"], check=True)
+    return folder / "bits"
 
 
 @pytest.fixture(scope="module")
-def neon_bits(arm_program):
-    return bits_of(QEMU, arm_program, isa="neon")
+def arm_bits(arm_program):
+    """What it prints where no instruction set is asked for."""
+    return printed(QEMU, arm_program)
 
 
-def test_the_baseline_has_the_same_bits_on_aarch64(arm_program, neon_bits):
-    assert_same_hashes(bits_of(QEMU, arm_program, isa="baseline"), neon_bits, "on the baseline of aarch64")
+def test_neon_is_chosen(arm_bits):
+    assert arm_bits[0] == "neon"
 
 
-def test_this_machine_has_the_bits_of_aarch64(library, neon_bits, tmp_path):
+def test_the_baseline_has_the_same_bits_on_aarch64(arm_program, arm_bits):
+    assert_same_hashes(bits_of(QEMU, arm_program, isa="baseline"), arm_bits[1], "on the baseline of aarch64")
+
+
+def test_this_machine_has_the_bits_of_aarch64(library, arm_bits, tmp_path):
     """On every instruction set."""
     here = tmp_path / "bits"
     flags = ["-std=c11", "-O2", *EXACT, *STRICT, "-I", ROOT / "include"]
     subprocess.run(["gcc", *flags, BITS, library._name, "-o", here], check=True)
     for isa in gdm.available_isas():
-        assert_same_hashes(bits_of(here, isa=isa), neon_bits, f"on {isa}, other than on aarch64")
-
-
-def test_neon_is_chosen(arm_program):
-    done = subprocess.run([QEMU, arm_program], env={"PATH": os.environ["PATH"]}, capture_output=True, text=True)
-    assert done.stdout.split()[0] == "neon"
+        assert_same_hashes(bits_of(here, isa=isa), arm_bits[1], f"on {isa}, other than on aarch64")

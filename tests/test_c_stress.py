@@ -7,7 +7,7 @@ import subprocess
 
 import pytest
 
-from clibrary import ROOT, SOURCES
+from clibrary import ROOT, objects
 
 
 @pytest.mark.parametrize("sanitizer", ["thread", "address,undefined"])
@@ -15,19 +15,10 @@ def test_the_pool_runs_each_task_once_without_a_race(sanitizer, tmp_path):
     """Many callers, nested runs, every number of threads: no report of a sanitizer."""
     if not shutil.which("gcc"):
         pytest.skip("NOT TESTED: the pool under sanitizers; needs gcc")
-    common = [
-        "gcc",
-        "-std=gnu11",
-        "-g",
-        "-O1",
-        f"-fsanitize={sanitizer}",
-        "-fno-math-errno",
-        "-fno-sanitize-recover=all",
-        "-pthread",
-    ]
-    program = tmp_path / "stress"
-    sources = [ROOT / "tests/c/stress.c", *SOURCES]
-    command = [*common, "-I", ROOT / "include", *sources, "-o", program]
+    kind = [f"-fsanitize={sanitizer}", "-fno-sanitize-recover=all"]
+    command = ["gcc", "-std=gnu11", "-g", "-O1", "-fno-math-errno", "-pthread", *kind]
+    files, program = objects(command, tmp_path), tmp_path / "stress"
+    command = [*command, "-I", ROOT / "include", ROOT / "tests/c/stress.c", *files, "-o", program]
     linked = subprocess.run(command, capture_output=True, text=True, timeout=300)
     if "cannot find" in linked.stderr:
         pytest.skip(f"NOT TESTED: the pool under -fsanitize={sanitizer}; its run-time library is not here")
