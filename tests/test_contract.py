@@ -16,7 +16,7 @@ from support import RULES, bits, call, expected, full, function, has, names, pla
 
 
 def good(rule, dtype=np.float32):
-    """All buffers that can be in use: fresh, separate, all in order."""
+    """All buffers that can be in use: new, separate, all in order."""
     return {name: np.arange(1, N + 1, dtype=dtype) * (k + 1) for k, name in enumerate(names(rule, full(rule)))}
 
 

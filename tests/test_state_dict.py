@@ -112,10 +112,10 @@ def test_a_state_knows_whether_a_velocity_has_begun(backend):
     """Whether a velocity has begun is part of the state."""
     param, grad = np.ones(2), np.array([0.5, 2.0])
     optimizer = gdm.SGD(param, lr=0.1, momentum=0.9, dampening=0.5)
-    fresh = optimizer.state_dict()
+    before = optimizer.state_dict()
     optimizer.step(grad)
     begun = optimizer.state_dict()
-    optimizer.load_state_dict(fresh)
+    optimizer.load_state_dict(before)
     optimizer.step(grad)
     np.testing.assert_array_equal(optimizer.velocity, grad)
     optimizer.load_state_dict(begun)
@@ -182,13 +182,13 @@ def test_schedules_factors_and_names_are_saved(tmp_path):
         ]
     )
     optimizer.save(tmp_path / "state")
-    fresh = gdm.AdamW(
+    other = gdm.AdamW(
         [{"params": {"w": np.ones(3)}, "name": "body"}, {"params": [np.ones(2), np.ones(2)], "name": "head"}], lr=0.5
     )
-    fresh.load(tmp_path / "state")
-    assert fresh.groups["body"].lr == optimizer.groups["body"].lr
-    assert fresh.groups["head"].lr_scale[0] == 0.5
-    np.testing.assert_array_equal(fresh.groups["head"].lr_scale[1], [1.0, 2.0])
+    other.load(tmp_path / "state")
+    assert other.groups["body"].lr == optimizer.groups["body"].lr
+    assert other.groups["head"].lr_scale[0] == 0.5
+    np.testing.assert_array_equal(other.groups["head"].lr_scale[1], [1.0, 2.0])
 
 
 def _edit(path, value):
