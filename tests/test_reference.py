@@ -156,7 +156,7 @@ def exact_update(rule, arrays, options, dtype):
 @pytest.mark.parametrize(
     ("rule", "options"), [pytest.param(r, o, id=f"{r}-{describe(o)}") for r in RULES for o in option_cases(r)]
 )
-def test_exact_arithmetic(rule, options, dtype):
+def test_rules_are_their_formula_rounded_at_each_operation(rule, options, dtype):
     if options.get("eps") == 0.0:
         options = {**options, "eps": 1e-3}  # the exact arithmetic has no division by 0
     arrays = buffers(rule, options, dtype, 40)
@@ -172,7 +172,7 @@ def test_exact_arithmetic(rule, options, dtype):
             np.testing.assert_array_equal(x, wanted[name], err_msg=name)
 
 
-def test_powers():
+def test_powers_are_within_a_few_roundings():
     """By multiplication: within a few roundings of the exact power, and of 0.96 to any other."""
     for base in (0.0, 0.5, 0.9, 0.999, 1 - 1e-9, 0.123456789):
         for exponent in (1, 2, 3, 10, 1000, 12345):
@@ -263,7 +263,7 @@ def test_the_sign_of_zero_and_nan(backend):
         np.testing.assert_array_equal(theta, wanted)
 
 
-def test_same_names_and_signatures():
+def test_reference_and_compiled_functions_have_the_same_names_and_signatures():
     """The reference mirrors the compiled functions, name for name."""
     for rule in RULES:
         native, mirrored = (inspect.signature(function(rule, native=n)) for n in (True, False))
