@@ -22,11 +22,13 @@
 #define SHARE_IF_ASLEEP (4 << 20)
 #define STEPS_OF_A_LOOP 16
 
-/* If the caller waits STALL_NS for a worker inside a run, another program has the worker's core. Then the next
- * STEPS_ALONE steps do not use the pool, and no step does for TIMES_ALONE times the wait. So neither the mean nor the
- * 95th percentile of a step's time gets worse. Both numbers double, at most MOST_DOUBLINGS times, if it happens again
- * before GOOD_RUNS runs without such a wait. */
+/* If the caller waits STALL_NS for a worker inside a run, and at least 1 / STALL_SHARE of the time that the caller
+ * worked, another program has the worker's core. Then the next STEPS_ALONE steps do not use the pool, and no step does
+ * for TIMES_ALONE times the wait. So neither the mean nor the 95th percentile of a step's time gets worse. Both numbers
+ * double, at most MOST_DOUBLINGS times, if it happens again before GOOD_RUNS runs without such a wait. A long step with
+ * a shorter wait is still faster than without the pool. */
 #define STALL_NS 150000
+#define STALL_SHARE 4
 #define STEPS_ALONE 32
 #define TIMES_ALONE 16
 #define GOOD_RUNS 64
@@ -154,10 +156,10 @@ static void *worker(void *index) {
     return NULL;
 }
 
-/* Decides, from how long the caller of the run waited, whether the next steps use the pool. */
-static void judge(int64_t waited, int64_t now) {
+/* Decides, from how long the caller of the run worked and then waited, whether the next steps use the pool. */
+static void judge(int64_t worked, int64_t waited, int64_t now) {
     static int doublings, good_runs = GOOD_RUNS;
-    if (waited < STALL_NS) {
+    if (waited < STALL_NS || waited < worked / STALL_SHARE) {
         good_runs += good_runs < GOOD_RUNS;
         return;
     }
@@ -177,7 +179,7 @@ static int is_left_alone(void) {
     return 0;
 }
 
-static void wait_for_those_inside(void) {
+static void wait_for_those_inside(int64_t run_began) {
     int64_t begin = 0;
     for (int spins = 0; atomic_load_explicit(&pool.gate, memory_order_acquire) != 0; spins++) {
         if (spins < 1000) {
@@ -188,10 +190,11 @@ static void wait_for_those_inside(void) {
         }
     }
     const int64_t now = begin ? now_ns() : 0;
-    judge(now - begin, now);
+    judge(begin - run_began, now - begin, now);
 }
 
 static void run_together(unsigned threads, size_t count, gdm_task *run, void *context) {
+    const int64_t began = now_ns();
     pool.task = run;
     pool.context = context;
     pool.threads = threads;
@@ -209,7 +212,7 @@ static void run_together(unsigned threads, size_t count, gdm_task *run, void *co
     }
     work(0);
     atomic_fetch_and_explicit(&pool.gate, ~OPEN, memory_order_relaxed);
-    wait_for_those_inside();
+    wait_for_those_inside(began);
 }
 
 /* ---- threads: started when first needed, ended at exit ---------------------------------------------------------- */

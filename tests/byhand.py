@@ -25,6 +25,8 @@ def compilers() -> list[str]:
 
 
 COMPILERS = compilers()
+NATIVE = "-march=native"
+BUILDS = [*((name, "") for name in COMPILERS), ("gcc", NATIVE), ("clang", NATIVE)]
 
 
 def lines() -> str:

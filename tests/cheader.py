@@ -10,7 +10,7 @@ import gdm
 
 HEADER = Path(gdm.get_include(), "gdm/gdm.h").read_text()
 STATUS = {int(number): name for name, number in re.findall(r"\bGDM_(OK|ERR_[A-Z_]+) = (\d+),", HEADER)}
-RULE = {name.lower(): int(number) for name, number in re.findall(r"\bGDM_RULE_([A-Z]+) = (\d+),", HEADER)}
+RULE = {name.lower(): int(number) for name, number in re.findall(r"\bGDM_RULE_([A-Z_]+) = (\d+),", HEADER)}
 
 
 def args_struct(rule: str) -> type[ctypes.Structure]:

@@ -5,6 +5,7 @@ import os
 import shutil
 import sys
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -20,17 +21,20 @@ import gdm  # noqa: E402
 if WITHOUT_CORE:
     warnings.simplefilter("error")
 
-from byhand import COMPILERS  # noqa: E402
+from byhand import BUILDS, COMPILERS, build  # noqa: E402
+from checkpoint_files import tree  # noqa: E402
 from clibrary import compiled  # noqa: E402
+from gdm._checkpoint import save  # noqa: E402
 from support import ISAS  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
 def _restore_dispatch():
-    """No test leaves another backend or instruction set behind."""
-    backend, isa = gdm.backend(), gdm.isa()
+    """No test leaves another backend, instruction set or number of threads behind."""
+    backend, isa, threads = gdm.backend(), gdm.isa(), gdm.get_num_threads()
     yield
     gdm.set_backend(backend)
+    gdm.set_num_threads(threads)
     if not WITHOUT_CORE:
         gdm.set_isa(isa)
 
@@ -55,9 +59,40 @@ def compile_once(tmp_path_factory):
     return functools.cache(lambda compiler: compiled(compiler, tmp_path_factory.mktemp(compiler)))
 
 
+@pytest.fixture(scope="session")
+def by_hand(tmp_path_factory):
+    """build() for a compiler and flags, in the folder of the first time; as many builds at once as there are CPUs."""
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        builds = {
+            (compiler, flags): pool.submit(build, compiler, tmp_path_factory.mktemp("by_hand"), cflags=flags)
+            for compiler, flags in BUILDS
+        }
+        yield lambda compiler, flags="": builds[compiler, flags].result()
+        pool.shutdown(cancel_futures=True)
+
+
 @pytest.fixture(scope="module", params=COMPILERS)
 def library(request, compile_once):
     """The C core, compiled by hand."""
     if not shutil.which(request.param):
         pytest.skip(f"NOT TESTED: the core under {request.param}, which is not here")
     return compile_once(request.param)
+
+
+@pytest.fixture
+def path(tmp_path):
+    """Where a checkpoint file may be."""
+    return tmp_path / "state.safetensors"
+
+
+@pytest.fixture
+def saved(path):
+    """A checkpoint file."""
+    save(path, tree())
+    return path
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """For examples of hypothesis, which share it."""
+    return tmp_path_factory.mktemp("trees")

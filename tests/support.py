@@ -22,7 +22,9 @@ from gdm import _checks
 from gdm._backend import native
 
 RULES = native.rules() if native is not None else json.loads(os.environ["GDM_TEST_RULES"])
+CLASSES = [x for x in map(gdm.__dict__.get, gdm.__all__) if isinstance(x, type) and hasattr(x, "load_state_dict")]
 DTYPES = {"f32": np.dtype(np.float32), "f64": np.dtype(np.float64)}
+LARGE = 1_000_003  # elements enough for several threads, and not a multiple of anything
 
 
 def isas_of_this_cpu() -> list[str]:

@@ -17,14 +17,14 @@ from gdm.bench.timing import Contestant, Timing, interleave
     ("model", "tensors", "elements"),
     [("MLP", 6, 535_818), ("ResNet-50", 161, 25_557_032), ("GPT-2 small", 148, 124_439_808)],
 )
-def test_models(model, tensors, elements):
+def test_models_are_as_large_as_the_published_ones(model, tensors, elements):
     """As many tensors and elements as the published models have."""
     shapes = workloads.MODELS[model]()
     assert len(shapes) == tensors
     assert workloads.elements(shapes) == elements
 
 
-def test_interleaving():
+def test_samples_are_interleaved():
     """One sample of each in turn, after as many untimed; fast statements repeated, slow ones not."""
     order = []
     names = {"a": order.append, "b": lambda _: [order.append(2), sum(range(200_000))]}
@@ -37,7 +37,7 @@ def test_interleaving():
     assert changes[-6:] == [1, 2, 1, 2, 1, 2]
 
 
-def test_quantiles():
+def test_quantiles_are_of_the_sorted_times():
     timing = Timing([5.0, 1.0, 2.0, 4.0, 3.0])
     assert timing.median == 3.0
     assert timing.quantile(0.0) == 1.0
@@ -99,7 +99,7 @@ def test_missing_peers_are_named():
     assert told == {"absent": "No module named 'absent'"}
 
 
-def test_suite():
+def test_the_quick_suite_has_the_groups_of_the_full_one():
     """Full and quick ask the same groups of questions; gdm comes first in each, and no name twice."""
     full, quick = bench.suite(), bench.suite(quick=True)
     assert {case.group for case in full} == {case.group for case in quick}
@@ -122,7 +122,7 @@ def _small(group, label, shapes, **more):
     return bench.measure(bench.Case(group, label, shapes, some, seconds=0.01, **more))
 
 
-def test_measure_and_report(tmp_path):
+def test_a_measurement_becomes_a_table_json_and_pictures(tmp_path):
     """From measuring to table, JSON and pictures, on small cases."""
     results = [
         _small(cases.SIZE, "2^16", [(1 << 16,)]),

@@ -1,24 +1,19 @@
-"""The C core by itself: compiled by hand, without Python, with every compiler there is; and its own checks."""
+"""The functions of the C core by themselves, compiled without Python; and their own checks of arguments."""
 
 from __future__ import annotations
 
 import ctypes
-import os
 import shutil
 import subprocess
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-import byhand
 import gdm
 from cheader import ARGS, HEADER, STATUS, args
-from clibrary import EXACT, ROOT, SOURCES, STRICT
+from clibrary import ROOT, STRICT
 from support import RULES
 
-BITS = ROOT / "tests/c/bits.c"
-NATIVE = "-march=native"
 MomentumArgs = ARGS["momentum"]
 
 
@@ -48,7 +43,7 @@ def arrays(dtype=np.float32, n=100):
 
 
 @pytest.mark.parametrize(("suffix", "dtype"), [("f32", np.float32), ("f64", np.float64)])
-def test_the_same_bits(library, suffix, dtype):
+def test_functions_have_the_bits_of_the_reference(library, suffix, dtype):
     p, v, g = arrays(dtype)
     assert momentum(library, p, v, g, 100, good_args(nesterov=1, weight_decay=0.01), suffix) == "OK"
     q, w, g = arrays(dtype)
@@ -81,7 +76,7 @@ nan, inf = float("nan"), float("inf")
         ("ERR_STRUCT_SIZE", {"size": 8}),
     ],
 )
-def test_bad_options(library, status, options):
+def test_bad_options_have_a_status_and_change_nothing(library, status, options):
     p, v, g = arrays()
     before = p.copy(), v.copy()
     assert momentum(library, p, v, g, 100, good_args(**options)) == status
@@ -90,7 +85,7 @@ def test_bad_options(library, status, options):
 
 
 @pytest.mark.parametrize("option", ["lr", "weight_decay"])
-def test_options_that_are_not_finite_in_the_compute_dtype(library, option):
+def test_options_must_be_finite_in_the_compute_dtype(library, option):
     """Half of the last digit more than the largest float is the first number that is rounded to infinity."""
     infinite = float(np.finfo(np.float32).max) + 2.0**103
     p, v, g = arrays()
@@ -102,7 +97,7 @@ def test_options_that_are_not_finite_in_the_compute_dtype(library, option):
     assert momentum(library, *arrays(np.float64), 100, good_args(**{option: infinite}), "f64") == "OK"
 
 
-def test_bad_buffers(library):
+def test_bad_buffers_have_a_status_and_change_nothing(library):
     p, v, g = arrays()
     before = p.copy(), v.copy()
     args = good_args()
@@ -126,7 +121,7 @@ def test_bad_buffers(library):
     assert momentum(library, None, None, None, 0, args) == "OK"
 
 
-def test_alignment_is_the_elements(library):
+def test_buffers_are_aligned_as_their_elements(library):
     """Four bytes off is fine for float and wrong for double."""
     memory = np.zeros(3 * 128 + 8, np.uint8)
     start = -memory.ctypes.data % 8 + 4
@@ -140,7 +135,7 @@ def test_alignment_is_the_elements(library):
 
 
 @pytest.mark.parametrize(("suffix", "itemsize"), [("f32", 4), ("f64", 8)])
-def test_the_ends_of_the_address_space(library, suffix, itemsize):
+def test_no_buffer_reaches_beyond_the_address_space(library, suffix, itemsize):
     """Lengths up to half of it, and no buffer that wraps around."""
     call, args = getattr(library, f"gdm_momentum_{suffix}"), good_args()
     buffers = [x.ctypes.data for x in arrays(np.float64)]
@@ -160,7 +155,7 @@ def test_the_ends_of_the_address_space(library, suffix, itemsize):
         assert status([param, None, wrapping], n) == "ERR_LENGTH"
 
 
-def test_structs_of_absurd_sizes(library):
+def test_structs_of_absurd_sizes_are_refused(library):
     """A size that no version will have is a mistake, and is not read to its end."""
     p, v, g = arrays()
     memory = ctypes.create_string_buffer(8192)
@@ -171,7 +166,7 @@ def test_structs_of_absurd_sizes(library):
         assert momentum(library, p, v, g, 100, args) == status
 
 
-def test_numbers_of_threads(library):
+def test_numbers_of_threads_are_checked(library):
     before = library.gdm_get_num_threads()
     assert 1 <= before <= 256
     for n in (3, 1, 256):
@@ -182,7 +177,7 @@ def test_numbers_of_threads(library):
     assert library.gdm_set_num_threads(before) == 0
 
 
-def test_structs_of_other_versions(library):
+def test_structs_of_other_versions_work(library):
     """An older caller's shorter struct works, the missing fields off; a newer one's as long as it asks nothing new."""
     expected, q, g = arrays()
     assert momentum(library, expected, q, g, 100, good_args()) == "OK"
@@ -198,7 +193,7 @@ def test_structs_of_other_versions(library):
     np.testing.assert_array_equal(p, expected)
 
 
-def test_queries(library):
+def test_version_messages_and_instruction_sets_are_found(library):
     assert library.gdm_version().decode() == gdm.__version__
     words = [library.gdm_strerror(i).decode() for i in STATUS]
     assert len(set(words)) == len(words)
@@ -214,93 +209,10 @@ def test_queries(library):
         assert library.gdm_isa().decode() == isa
 
 
-def bits_program(compiler, library, folder):
-    """tests/c/bits.c with this static library."""
-    flags = ["-std=c11", "-O2", *EXACT, *STRICT, "-I", ROOT / "include", "-pthread"]
-    subprocess.run([compiler, *flags, BITS, library, "-lm", "-o", folder / "bits"], check=True)
-    return folder / "bits"
-
-
-@pytest.fixture(scope="module")
-def installed_bits(tmp_path_factory):
-    """What the installed library computes, on the best instruction set."""
-    library = Path(gdm.get_include()).parent / "lib/libgdm.a"
-    updates, found = bits_of(bits_program("cc", library, tmp_path_factory.mktemp("bits")), isa=gdm.available_isas()[0])
-    assert int(updates) > 100_000
-    return [updates, found]
-
-
-@pytest.mark.parametrize(
-    ("compiler", "cflags"), [*((name, "") for name in byhand.COMPILERS), ("gcc", NATIVE), ("clang", NATIVE)]
-)
-def test_compiled_by_hand(compiler, cflags, installed_bits, tmp_path):
-    """The documented lines: the library has the bits of the installed one, which test_kernels.py compares with the
-    reference, on every instruction set; and the documented example runs."""
-    folder = byhand.build(compiler, tmp_path, cflags=cflags)
-    assert "param" in subprocess.run([folder / "fit"], capture_output=True, text=True, check=True).stdout
-    program = bits_program(compiler, folder / "libgdm.a", tmp_path)
-    for isa in gdm.available_isas():
-        assert bits_of(program, isa=isa) == installed_bits
-
-
-CROSS, QEMU = "aarch64-linux-gnu-gcc", "qemu-aarch64"
-
-
-@pytest.fixture(scope="module")
-def arm_program(tmp_path_factory):
-    """tests/c/bits.c and the core for aarch64."""
-    if not (shutil.which(CROSS) and shutil.which(QEMU)):
-        pytest.skip(
-            f"NOT TESTED: the same bits on aarch64; needs {CROSS} and {QEMU} "
-            "(Debian: gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user)"
-        )
-    program = tmp_path_factory.mktemp("arm") / "bits"
-    flags = [
-        "-std=c11",
-        "-O3",
-        "-ffp-contract=off",
-        "-fno-math-errno",
-        *STRICT,
-        "-I",
-        ROOT / "include",
-        "-static",
-        "-pthread",
-    ]
-    subprocess.run([CROSS, *flags, *SOURCES, BITS, "-o", program], check=True)
-    return program
-
-
-def bits_of(*command, isa: str) -> list[str]:
-    """What tests/c/bits.c prints, on this instruction set: how many updates, and the hash of their results."""
-    done = subprocess.run(
-        command, env={**os.environ, "GDM_ISA": isa}, capture_output=True, text=True, timeout=300, check=True
-    )
-    found, *result = done.stdout.split()
-    assert found == isa
-    return result
-
-
-def test_the_same_bits_on_every_machine(library, arm_program, tmp_path):
-    """Every rule and option, over all small sizes: on aarch64 what they are here, on every instruction set."""
-    here = tmp_path / "bits"
-    flags = ["-std=c11", "-O2", *EXACT, *STRICT, "-I", ROOT / "include"]
-    subprocess.run(["gcc", *flags, BITS, library._name, "-o", here], check=True)
-    updates, expected = bits_of(QEMU, arm_program, isa="neon")
-    assert int(updates) > 100_000
-    assert bits_of(QEMU, arm_program, isa="baseline") == [updates, expected]
-    for isa in gdm.available_isas():
-        assert bits_of(here, isa=isa) == [updates, expected]
-
-
-def test_neon_is_chosen(arm_program):
-    done = subprocess.run([QEMU, arm_program], env={"PATH": os.environ["PATH"]}, capture_output=True, text=True)
-    assert done.stdout.split()[0] == "neon"
-
-
 @pytest.mark.parametrize(
     ("compiler", "language"), [("gcc", "c11"), ("g++", "c++17"), ("clang", "c11"), ("clang++", "c++17")]
 )
-def test_header_stands_alone(compiler, language, tmp_path):
+def test_the_header_stands_alone(compiler, language, tmp_path):
     if not shutil.which(compiler):
         pytest.skip(f"NOT TESTED: the header under {compiler}, which is not here")
     source = tmp_path / "header.c"

@@ -88,7 +88,7 @@ STATES = {"momentum": 1, "adam": 2, "nadam": 2}
 @pytest.mark.parametrize("rule", OPTIONS)
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("n", [64, 5000])
-def test_functions(in_mode, rule, dtype, n):
+def test_functions_compute_in_the_default_mode_and_put_back_the_callers(in_mode, rule, dtype, n):
     rows = numbers(n, dtype)
     expected = rows.copy()
     used = list(range(1 + STATES[rule]))
@@ -127,7 +127,7 @@ def make_plan(plan, rule: str, memory: list[np.ndarray]) -> None:
 
 @pytest.mark.parametrize("rule", OPTIONS)
 @pytest.mark.parametrize("threads", [1, 4])
-def test_plans(in_mode, plans, rule, threads):
+def test_plans_compute_in_the_default_mode_in_every_thread(in_mode, plans, rule, threads):
     """Those who work for the caller compute in the default mode, too, whenever they have been started."""
     memory = [[numbers(n) for n in (64, 300_000, 60_000)] for _ in plans]
     for plan, its in zip(plans, memory, strict=True):
@@ -146,7 +146,7 @@ def test_plans(in_mode, plans, rule, threads):
 
 @pytest.mark.parametrize("kind", range(3))
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_reductions(in_mode, kind, dtype):
+def test_reductions_compute_in_the_default_mode(in_mode, kind, dtype):
     x = np.random.default_rng(0).standard_normal(20_000).astype(dtype)
 
     def run():
@@ -162,7 +162,7 @@ PARALLEL_FOR = ctypes.CFUNCTYPE(None, c_void_p, c_size_t, TASK, c_void_p)
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_the_threads_of_a_host(helper, plans, mode):
+def test_the_threads_of_a_host_get_their_mode_back(helper, plans, mode):
     """A host's threads get their own mode back."""
     left: list[int] = []
 

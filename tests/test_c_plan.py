@@ -41,6 +41,7 @@ from cplan import (
     step,
     steps_of,
 )
+from support import RULES
 
 nan, inf = float("nan"), float("inf")
 
@@ -80,7 +81,7 @@ def momentum_plan(plan, memory):
     return plan
 
 
-def test_numbers(momentum_plan, memory):
+def test_a_plan_computes_what_the_reference_does_even_after_refusals(momentum_plan, memory):
     """What the reference says, first step and later ones, after all the refusals one likes."""
     assert add_rows(momentum_plan, memory[3:]) == "OK"
     expected = memory.copy()
@@ -97,7 +98,7 @@ def test_numbers(momentum_plan, memory):
     assert steps_of(momentum_plan) == 3
 
 
-def test_null_plan(memory):
+def test_a_plan_that_is_null_is_an_error(memory):
     out, good, row = byref(c_size_t()), byref(args("sgd")), buffer(memory[0])
     assert create(None) == "ERR_NULL"
     destroy(None)
@@ -145,7 +146,7 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("rule", "option", "value", "status"), WRONG)
-def test_wrong_options(plan, rule, option, value, status):
+def test_wrong_options_of_a_group_are_refused(plan, rule, option, value, status):
     group = c_size_t(77)
     assert add_group(plan, RULE[rule], byref(args(rule, **{option: value})), byref(group)) == status
     assert group.value == 77
@@ -154,7 +155,7 @@ def test_wrong_options(plan, rule, option, value, status):
     assert set_args(plan, 0, byref(args(rule, **{option: value}))) == status
 
 
-def test_wrong_groups(plan):
+def test_groups_that_are_not_there_are_refused(plan):
     group, good = c_size_t(77), args("sgd")
     for rule in (-1, len(RULE), 2**31 - 1):
         assert add_group(plan, rule, byref(good), byref(group)) == "ERR_INDEX"
@@ -172,7 +173,7 @@ def test_wrong_groups(plan):
 
 
 @pytest.mark.usefixtures("untouched")
-def test_wrong_entries(momentum_plan, memory):
+def test_wrong_entries_do_not_become_part_of_the_plan(momentum_plan, memory):
     """None of them becomes a part of the plan."""
     param, state, grad = memory[3:]
     odd = memory.view(np.uint8).ravel()[1:].ctypes.data
@@ -253,7 +254,7 @@ def test_a_plan_goes_on_after_a_lack_of_memory(plan, memory):
         (3, 4, 4),
     ],
 )
-def test_overlap(momentum_plan, memory, rows):
+def test_buffers_that_overlap_are_refused_at_each_attempt(momentum_plan, memory, rows):
     """Two buffers of which one is written: found before anything is, at each attempt."""
     assert add_rows(momentum_plan, [memory[row] for row in rows]) == "OK"
     for _ in range(2):
@@ -265,19 +266,19 @@ def test_overlap(momentum_plan, memory, rows):
 
 @pytest.mark.usefixtures("untouched")
 @pytest.mark.parametrize("offset", [1, 7, -7])
-def test_partial_overlap(momentum_plan, memory, offset):
+def test_buffers_that_overlap_in_part_are_refused(momentum_plan, memory, offset):
     start = memory[0 if offset > 0 else 3].ctypes.data + 4 * offset
     assert add_rows(momentum_plan, [start, memory[4], memory[5]]) == "OK"
     assert step(momentum_plan) == "ERR_OVERLAP"
 
 
-def test_gradients_may_share(momentum_plan, memory):
+def test_gradients_may_share_memory_in_a_plan(momentum_plan, memory):
     assert add_rows(momentum_plan, [memory[3], memory[4], memory[2]]) == "OK"
     assert step(momentum_plan) == "OK"
 
 
 @pytest.mark.parametrize(("set_read"), [set_grad, set_lr_scale])
-def test_wrong_buffers_that_are_read(momentum_plan, memory, set_read):
+def test_wrong_buffers_that_are_only_read_are_refused(momentum_plan, memory, set_read):
     assert step(momentum_plan) == "OK"
     before = memory.copy()
     start = memory[5].ctypes.data
@@ -314,7 +315,7 @@ def test_an_overlap_names_both_entries(momentum_plan, memory):
 
 @pytest.mark.usefixtures("untouched")
 @pytest.mark.parametrize(("row", "other"), [(0, 0), (1, 0), (3, 1), (4, 1)])
-def test_lr_scale_that_overlaps(momentum_plan, memory, row, other):
+def test_an_lr_scale_that_overlaps_is_refused(momentum_plan, memory, row, other):
     assert set_lr_scale(momentum_plan, 0, buffer(memory[row])) == "OK"
     assert add_rows(momentum_plan, memory[3:]) == "OK"
     assert step(momentum_plan) == "ERR_OVERLAP"
@@ -325,7 +326,7 @@ def test_lr_scale_that_overlaps(momentum_plan, memory, row, other):
     ("rule", "option", "value", "needs"),
     [("rmsprop", "centered", 1, 1), ("rmsprop", "momentum", 0.5, 2), ("adam", "amsgrad", 1, 2)],
 )
-def test_options_that_need_another_state(plan, memory, rule, option, value, needs):
+def test_options_that_need_a_missing_state_are_refused(plan, memory, rule, option, value, needs):
     """Refused for an entry that has none; what was set goes on."""
     param, grad, *rows = memory[:5]
     have = [None if k == needs else row for k, row in enumerate(rows)]
@@ -345,7 +346,7 @@ def test_options_that_need_another_state(plan, memory, rule, option, value, need
     assert not changed[2 + needs]
 
 
-def test_wrong_numbers_of_threads(plan):
+def test_wrong_numbers_of_threads_are_refused(plan):
     for n in (-1, 257, 2**31 - 1, -(2**31)):
         assert set_num_threads(plan, n) == "ERR_THREADS"
     for n in (0, 1, 256):
@@ -359,14 +360,14 @@ HALF_MORE = F32_MAX + 2.0**103  # the first number that is infinite in float32: 
 
 
 @pytest.mark.parametrize("rule", list(RULE))
-def test_options_that_are_not_finite_in_the_compute_dtype(plan, rule):
+def test_options_of_a_plan_must_be_finite_in_the_compute_dtype(plan, rule):
     """Refused where the group has an entry of that dtype, and when one is added."""
     zeros = np.zeros(48).reshape(6, 8)
     singles = np.zeros((6, 8), np.float32)
     have = [list(x[1:4]) for x in (zeros, singles)]
     names = [name for name, _ in type(args(rule))._fields_]
     usual = {"betas": (0.9, 0.99)} if "betas" in names else {}
-    have = [states[: {"sgd": 0, "momentum": 1, "adagrad": 1, "nadam": 2, "lion": 1}.get(rule, 3)] for states in have]
+    have = [states[: len(RULES[rule]["states"])] for states in have]
     for name in ("lr", "weight_decay", "eps", "lr_decay", "momentum_decay"):
         if name not in names:
             continue
@@ -382,7 +383,7 @@ def test_options_that_are_not_finite_in_the_compute_dtype(plan, rule):
         assert set_args(plan, small, byref(args(rule, **usual, **{name: last}))) == "OK"
 
 
-def test_set_lr(momentum_plan, memory):
+def test_setting_lr_is_setting_all_options_with_it(momentum_plan, memory):
     """The same as setting all options with another lr; wrong ones are refused and leave the last one."""
     expected = memory.copy()
     param, velocity, grad = expected[:3]
@@ -399,7 +400,7 @@ def test_set_lr(momentum_plan, memory):
 
 
 @pytest.mark.parametrize("rule", ["sgd", "adam"])
-def test_lr_factor(plan, memory, rule):
+def test_a_factor_scales_lr_in_double(plan, memory, rule):
     """The learning rate times the factor, in double, decoupled decay too."""
     expected = memory.copy()
     options = {"betas": (0.9, 0.99), "eps": 1e-8} if rule == "adam" else {}
@@ -422,7 +423,7 @@ def test_lr_factor(plan, memory, rule):
     np.testing.assert_array_equal(memory, expected)
 
 
-def test_wrong_lr_factors(momentum_plan, memory):
+def test_lr_times_each_factor_must_be_finite(momentum_plan, memory):
     """lr times each factor must be finite, too, whichever of the two is set last."""
     for wrong in (-1.0, nan, inf, 1e300, 10 * HALF_MORE):
         assert set_lr_factor(momentum_plan, 0, wrong) == "ERR_LR_FACTOR"
@@ -455,7 +456,7 @@ class Expected:
         )
 
 
-def test_entries_that_are_left_out(plan):
+def test_entries_that_are_left_out_do_not_change(plan):
     """Nothing of them changes, their counts and scalars neither; the others go on as if alone."""
     rng = np.random.default_rng(0)
     memory = rng.random((6, 4, 7), np.float32)
@@ -583,7 +584,7 @@ def test_entries_left_out_by_several_threads(plan):
         np.testing.assert_array_equal(param, np.full(sizes[k], expected[0]))
 
 
-def test_many_counts_and_threads(plan):
+def test_each_entry_goes_on_as_if_alone_with_any_number_of_threads(plan):
     """Entries of all sizes, counts and factors: each as if alone, with any number of threads."""
     rng = np.random.default_rng(1)
     sizes = [1, 64, 5000, 0, 40_000, 64, 64, 100_000, 4096, 200_000, 300_000, 5]
@@ -638,7 +639,7 @@ def test_a_plan_counts_as_a_caller_does(plan, rule, steps):
     np.testing.assert_array_equal(memory, expected)
 
 
-def test_progress_goes_on(plan, memory):
+def test_progress_can_be_taken_over_from_another_plan(plan, memory):
     """Counts and scalars are set where another plan ended; entries may differ."""
     new_group(plan, "nadam", lr=0.1, **NADAM)
     rows = [memory[:4, :3], memory[:4, 3:6], memory[:4, 6:]]
@@ -668,7 +669,7 @@ def test_progress_goes_on(plan, memory):
 
 
 @pytest.mark.usefixtures("untouched")
-def test_wrong_progress(plan, memory):
+def test_wrong_progress_is_refused(plan, memory):
     new_group(plan, "nadam", lr=0.1, **NADAM)
     assert add_arrays(plan, 0, memory[0], [memory[1], memory[2]], memory[3]) == "OK"
     for product in (nan, -1.0, 1.5, inf):
@@ -682,7 +683,7 @@ def test_wrong_progress(plan, memory):
     assert steps_of(plan) == 0
 
 
-def test_entries_without_elements(plan):
+def test_entries_without_elements_make_steps(plan):
     """Such an entry makes steps if it has a gradient: an address is enough."""
     new_group(plan, "momentum", momentum=0.9)
     empty = np.zeros(0, np.float32)
@@ -693,7 +694,7 @@ def test_entries_without_elements(plan):
     assert [steps_of(plan, k) for k in range(2)] == [2, 0]
 
 
-def test_entries_of_both_dtypes_in_a_group(plan):
+def test_a_group_may_have_entries_of_both_dtypes(plan):
     new_group(plan, "momentum", momentum=0.9)
     singles = np.random.default_rng(3).random((3, 3000), np.float32)
     doubles = np.random.default_rng(4).random((3, 3000))

@@ -112,7 +112,7 @@ def numbers(n: int, dtype, seed: int = 0) -> np.ndarray:
 
 @pytest.mark.usefixtures("every_isa")
 @pytest.mark.parametrize("kind", KINDS)
-def test_all_sizes(kind, dtype):
+def test_reductions_are_right_at_all_sizes(kind, dtype):
     for n in SIZES:
         assert_same(kind, numbers(n, dtype, n))
 
@@ -131,7 +131,7 @@ def test_the_alignment_does_not_matter(kind, dtype):
 @pytest.mark.usefixtures("every_isa")
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("special", [0.0, -0.0, inf, -inf, nan, 5e-324, 1e-40, 3e38, -3e38])
-def test_special_values(kind, dtype, special):
+def test_special_values_are_found_anywhere(kind, dtype, special):
     for place in (0, 31, 32, 100, BLOCK, BLOCK + 299):
         x = numbers(BLOCK + 300, dtype)
         x[place] = special
@@ -158,7 +158,7 @@ def test_nan_is_the_largest_magnitude_wherever_it_is(dtype):
 
 @pytest.mark.usefixtures("threads")
 @pytest.mark.parametrize("kind", KINDS)
-def test_many_blocks(kind, dtype):
+def test_reductions_are_right_over_many_blocks(kind, dtype):
     """More than are handed to the threads at once; the buffers' ends lie within and between them."""
     x = numbers(WINDOW + 5 * BLOCK + 7, dtype)
     assert_same(kind, x)
@@ -167,7 +167,7 @@ def test_many_blocks(kind, dtype):
 
 @pytest.mark.usefixtures("threads")
 @pytest.mark.parametrize("kind", KINDS)
-def test_many_buffers(kind):
+def test_reductions_are_right_over_many_buffers(kind):
     """Of both dtypes, some empty, some missing: those are left out of the tree."""
     rng = np.random.default_rng(1)
     arrays = [numbers(int(n), (np.float32, np.float64)[k % 2], k) for k, n in enumerate(rng.integers(0, 3000, 2500))]
@@ -178,14 +178,14 @@ def test_many_buffers(kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_nothing_to_reduce(kind):
+def test_nothing_to_reduce_gives_zero(kind):
     empty = np.zeros(0, np.float32)
     for arrays in ((), (None,), (empty,), (empty, None, empty)):
         assert str(reduced(kind, *arrays)) == "0.0"
     assert reduce(kind, None, None, 0, byref(c_double())) == "OK"
 
 
-def test_wrong_arguments():
+def test_wrong_arguments_of_a_reduction_are_refused():
     x = np.ones(8, np.float32)
     result = c_double(777)
     odd = Buffer(x.ctypes.data + 2, 0)
@@ -214,7 +214,7 @@ def plan():
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_gradients_of_a_plan(plan, kind):
+def test_a_plan_reduces_the_gradients_that_are_set(plan, kind):
     """Those that are set; nothing is counted or written."""
     new_group(plan, "sgd")
     grads = [numbers(n, (np.float32, np.float64)[k % 2], k) for k, n in enumerate((5, 0, 100, 9000, 300_000, 70_000))]

@@ -14,7 +14,7 @@ import gdm
 from gdm.__main__ import main
 
 
-def test_info(capsys, backend):
+def test_info_prints_what_is_in_use(capsys, backend):
     assert main(["info"]) == 0
     rows = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
     assert rows["gdm"] == gdm.__version__
@@ -26,7 +26,7 @@ def test_info(capsys, backend):
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["info", "--help"], ["demo", "--help"], ["--version"]])
-def test_help(capsys, arguments):
+def test_help_is_printed(capsys, arguments):
     with pytest.raises(SystemExit) as stop:
         main(arguments)
     assert stop.value.code == 0
@@ -43,14 +43,14 @@ def test_help(capsys, arguments):
         (["demo", "--seed", "x"], "argument --seed: invalid"),
     ],
 )
-def test_wrong_arguments(capsys, arguments, message):
+def test_wrong_arguments_of_the_command_are_one_line(capsys, arguments, message):
     with pytest.raises(SystemExit) as stop:
         main(arguments)
     assert stop.value.code == 2
     assert message in capsys.readouterr().err
 
 
-def test_as_a_module():
+def test_the_package_runs_as_a_module():
     done = subprocess.run([sys.executable, "-m", "gdm", "--version"], capture_output=True, text=True, timeout=180)
     assert done.stdout == f"gdm {gdm.__version__}\n"
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-import byhand
 import gdm
+from byhand import COMPILERS, NATIVE
 from support import RULES
 
 ROOT = Path(__file__).parent.parent
@@ -31,15 +31,15 @@ def loops(code: str) -> list[str]:
     return found
 
 
-@pytest.fixture(scope="module", params=["installed", *byhand.COMPILERS])
-def objects(request, tmp_path_factory):
+@pytest.fixture(scope="module", params=["installed", *COMPILERS])
+def objects(request, by_hand, tmp_path_factory):
     """The object files of the installed library; and of one compiled by hand, with each compiler."""
     if platform.machine() != "x86_64" or not (shutil.which("ar") and shutil.which("objdump")):
         pytest.skip("NOT TESTED: whether the kernels are vectorised; needs an x86-64, ar and objdump")
     folder = tmp_path_factory.mktemp("objects")
     library = Path(gdm.get_include()).parent / "lib/libgdm.a"
     if request.param != "installed":
-        library = byhand.build(request.param, tmp_path_factory.mktemp("library")) / "libgdm.a"
+        library = by_hand(request.param) / "libgdm.a"
     subprocess.run(["ar", "x", library], cwd=folder, check=True)
     return {file.name.split(".")[0]: file for file in folder.iterdir()}
 
@@ -68,11 +68,11 @@ def test_every_kernel_is_vectorised(objects, isa):
         assert whole, f"{name} has no loop over whole vectors"
 
 
-def test_no_kernel_is_made_for_the_machine_that_compiles(tmp_path):
+def test_no_kernel_is_made_for_the_machine_that_compiles(by_hand):
     """GCC forgets -march=native where the source sets the target. (Clang does not: CMakeLists.txt names the target.)"""
     if platform.machine() != "x86_64" or not shutil.which("objdump"):
         pytest.skip("NOT TESTED: a target in the source against -march=native; needs an x86-64 and objdump")
-    folder = byhand.build("gcc", tmp_path, cflags="-march=native")
+    folder = by_hand("gcc", NATIVE)
     for isa, wider in (("baseline", r"%[yz]mm|\tv"), ("avx2", "%zmm")):
         code = subprocess.run(["objdump", "-d", folder / f"{isa}.o"], capture_output=True, text=True, check=True).stdout
         assert "%xmm" in code

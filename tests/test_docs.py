@@ -25,7 +25,7 @@ def python_examples():
 
 
 @pytest.mark.parametrize("code", list(python_examples()))
-def test_examples(code, tmp_path, monkeypatch):
+def test_examples_print_what_their_comments_say(code, tmp_path, monkeypatch):
     """Each example runs by itself; what a print line announces in its comment is what it prints."""
     monkeypatch.chdir(tmp_path)  # some write files
     announced = re.findall(r"^print\(.*?\)\s+# (.*)$", code, re.M)
@@ -40,7 +40,7 @@ def test_there_are_examples():
 
 
 @pytest.mark.parametrize("name", gdm.__all__)
-def test_docstring_examples(name):
+def test_docstring_examples_run(name):
     runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS)
     for test in doctest.DocTestFinder(recurse=False).find(getattr(gdm, name), name, module=False):
         runner.run(test)
@@ -64,7 +64,7 @@ def anchors(page):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_links(page):
+def test_links_lead_somewhere(page):
     for link, anchor in re.findall(r"\]\(([^)#:]*)#?([^):]*)\)", page.read_text(encoding="utf-8")):
         target = page.parent / link if link else page
         assert target.exists(), link
@@ -81,6 +81,7 @@ SECTIONS = {
     "AdamW": gdm.AdamW,
     "NAdam": gdm.NAdam,
     "Lion": gdm.Lion,
+    "Signum, and signSGD": gdm.Signum,
 }
 EVERYWHERE = {"params", "maximize", "lr_scale", "threads"}  # said once for all
 SCHEDULES = set(gdm.schedules.__all__) - {"Schedule", "from_dict", "plot", "to_dict"}

@@ -108,7 +108,7 @@ PRINTER = "\n".join(
 @pytest.mark.parametrize(
     ("compiler", "standard"), [("gcc", "c11"), ("clang", "c11"), ("g++", "c++17"), ("clang++", "c++17")]
 )
-def test_defaults(compiler, standard, tmp_path):
+def test_defaults_of_the_header_are_those_of_python(compiler, standard, tmp_path):
     """The GDM_<RULE>_DEFAULTS, with every compiler and without a warning, are those of the functions in Python."""
     if not shutil.which(compiler):
         pytest.skip(f"NOT TESTED: the defaults under {compiler}, which is not here")
@@ -132,7 +132,7 @@ def test_defaults(compiler, standard, tmp_path):
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_defaults_as_they_are_written(rule):
+def test_defaults_are_written_as_python_writes_them(rule):
     """A reader of the header finds as many values as fields, with the numbers as Python has them."""
     text = re.search(rf"#define GDM_{rule.upper()}_DEFAULTS \{{(.*)\}}", HEADER)[1]
     values = re.findall(r"\{.*?\}|[^,{} ][^,]*", text)

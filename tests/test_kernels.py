@@ -51,7 +51,7 @@ def check_first(rule, options, arrays, wanted, n):
 
 
 @every_case
-def test_sizes(rule, dtype, options, isa):
+def test_kernels_have_the_bits_of_the_reference_at_all_sizes(rule, dtype, options, isa):
     """All sizes from 0 to 257."""
     arrays = buffers(rule, options, dtype, 260)
     wanted = expected(rule, arrays, options)
@@ -61,7 +61,7 @@ def test_sizes(rule, dtype, options, isa):
 
 @every_dtype
 @every_rule
-def test_large_sizes(rule, dtype, isa):
+def test_kernels_have_the_bits_of_the_reference_at_large_sizes(rule, dtype, isa):
     """Around the size from which other threads may run, and well into memory."""
     for options in option_cases(rule)[::7]:
         arrays = buffers(rule, options, dtype, 300_003)
@@ -72,7 +72,7 @@ def test_large_sizes(rule, dtype, isa):
 
 @every_dtype
 @every_rule
-def test_alignments(rule, dtype, isa):
+def test_kernels_have_the_same_bits_at_any_alignment(rule, dtype, isa):
     """Every byte offset from 0 to 63 that an element may have, of the parameter against the gradient and the states."""
     places = 64 // dtype.itemsize
     options = full(rule)
@@ -96,7 +96,7 @@ def _at_offset(x, offset):
 
 
 @every_case
-def test_special_values(rule, dtype, options, isa):
+def test_kernels_treat_special_values_as_the_reference_does(rule, dtype, options, isa):
     """Zeros of both signs, subnormals, infinities, NaN: every combination in three buffers, many in more."""
     specials, called = special_values(dtype), names(rule, options)
     if len(called) <= 3:
@@ -140,7 +140,7 @@ def test_derived_numbers_are_rounded_once_each(rule):
 
 
 @pytest.mark.parametrize("rule", [rule for rule in RULES if has(rule, "step")])
-def test_steps(rule):
+def test_constants_of_any_step_are_those_of_the_reference(rule):
     """What depends on the step is worked out alike at any step, however far."""
     rng = np.random.default_rng(0)
     for k, step in enumerate(
@@ -164,7 +164,7 @@ def test_steps(rule):
 
 @every_dtype
 @every_rule
-def test_guard_pages(rule, dtype, isa):
+def test_kernels_touch_no_byte_beside_their_buffers(rule, dtype, isa):
     """Not one byte before or behind a buffer is read or written."""
     options = full(rule)
     guarded = [Guarded(257 * dtype.itemsize) for _ in names(rule, options)]
@@ -181,7 +181,7 @@ def test_guard_pages(rule, dtype, isa):
 
 @every_dtype
 @every_rule
-def test_what_is_only_read(rule, dtype, isa):
+def test_kernels_do_not_write_to_what_is_only_read(rule, dtype, isa):
     options = full(rule)
     arrays = buffers(rule, options, dtype, 100)
     wanted = expected(rule, arrays, options)
@@ -213,7 +213,7 @@ def calls(draw):
 
 @settings(max_examples=600, deadline=None)
 @given(calls(), st.sampled_from(ISAS))
-def test_any_call(given_call, isa):
+def test_any_call_has_the_bits_of_the_reference(given_call, isa):
     """Hyperparameters and values nobody thought of."""
     rule, arrays, options = given_call
     gdm.set_isa(isa)
@@ -224,7 +224,7 @@ def test_any_call(given_call, isa):
 
 @pytest.mark.parametrize("order", ["C", "F"])
 @every_rule
-def test_shapes(rule, order, backend):
+def test_arrays_may_have_any_shape_and_order(rule, order, backend):
     """Any shape, in C or Fortran order."""
     for shape in [(), (0,), (3, 0), (5,), (4, 7), (2, 3, 5)]:
         n = int(np.prod(shape))

@@ -24,7 +24,7 @@ def is_editable() -> bool:
     return bool(json.loads(text or "{}").get("dir_info", {}).get("editable"))
 
 
-def test_contents():
+def test_the_package_has_what_users_need():
     if is_editable():
         pytest.skip("NOT TESTED: what is installed; an editable install has the sources instead")
     files = [PurePath(str(f)) for f in importlib.metadata.files(DISTRIBUTION) or []]
@@ -39,7 +39,7 @@ def test_contents():
     assert not [name for name in package if PurePath(name).suffix in (".pyx", ".pxi", ".c", ".inc", ".def", ".o")]
 
 
-def test_dependencies():
+def test_numpy_is_the_only_dependency():
     """NumPy at run time, and nothing else."""
     required = importlib.metadata.requires(DISTRIBUTION) or []
     assert [r for r in required if "extra ==" not in r] == ["numpy>=2"]
@@ -52,7 +52,7 @@ def test_versions_agree():
     assert PYPROJECT["project"]["license"] == "BSD-3-Clause"
 
 
-def test_public_names():
+def test_every_public_name_has_a_docstring():
     for name in gdm.__all__:
         assert getattr(gdm, name).__doc__, f"{name} has no docstring"
 
@@ -128,7 +128,7 @@ def test_a_request_for_the_distribution_gdm_is_found(request_):
     assert not asks_for_gdm(request_.replace("NAME", DISTRIBUTION))
 
 
-def test_requirements_of_this_project_and_of_the_example():
+def test_requirements_name_the_distribution():
     assert PYPROJECT["project"]["name"] == DISTRIBUTION
     example = tomllib.loads((ROOT / "tests/embed/cython/pyproject.toml").read_text())
     for required in (example["build-system"]["requires"], example["project"]["dependencies"]):

@@ -71,6 +71,9 @@ def exact_update(rule, arrays, options, dtype):
     def once(number):
         return Rounded(nearest(Fraction(number), dtype), dtype)
 
+    def sign(number):
+        return once((number.value > 0) - (number.value < 0))
+
     lr, decay = Fraction(options["lr"]), Fraction(options["weight_decay"])
     decoupled = rule == "lion" or options.get("decoupled_weight_decay", False)
     shrink = double(lr * decay) if decoupled else Fraction(0)
@@ -136,8 +139,13 @@ def exact_update(rule, arrays, options, dtype):
             p = p - eta * (step / (v.sqrt() * root + eps))
         elif rule == "lion":
             x = shares[0] * b["exp_avg"] + rests[0] * g
-            p = p - eta * once((x.value > 0) - (x.value < 0))
+            p = p - eta * sign(x)
             b["exp_avg"] = shares[1] * b["exp_avg"] + rests[1] * g
+        elif rule == "sign_sgd":
+            p = p - eta * sign(g)
+        elif rule == "signum":
+            m = b["exp_avg"] = mu * b["exp_avg"] + once(double(1 - Fraction(options["momentum"]))) * g
+            p = p - eta * sign(m)
         else:
             raise NotImplementedError(f"{rule} needs its formula here")
         new.append({**b, "param": p})
@@ -148,11 +156,11 @@ def exact_update(rule, arrays, options, dtype):
 @pytest.mark.parametrize(
     ("rule", "options"), [pytest.param(r, o, id=f"{r}-{describe(o)}") for r in RULES for o in option_cases(r)]
 )
-def test_exact_arithmetic(rule, options, dtype):
+def test_rules_are_their_formula_rounded_at_each_operation(rule, options, dtype):
     if options.get("eps") == 0.0:
         options = {**options, "eps": 1e-3}  # the exact arithmetic has no division by 0
     arrays = buffers(rule, options, dtype, 40)
-    if rule in ("sgd", "momentum"):  # and some that are nearly subnormal
+    if rule in ("sgd", "momentum", "sign_sgd", "signum"):  # and some that are nearly subnormal
         for name in arrays.keys() - {"lr_scale"}:
             arrays[name][-10:] *= float(np.finfo(dtype).smallest_normal)
     if "grad_avg" in arrays:
@@ -164,7 +172,7 @@ def test_exact_arithmetic(rule, options, dtype):
             np.testing.assert_array_equal(x, wanted[name], err_msg=name)
 
 
-def test_powers():
+def test_powers_are_within_a_few_roundings():
     """By multiplication: within a few roundings of the exact power, and of 0.96 to any other."""
     for base in (0.0, 0.5, 0.9, 0.999, 1 - 1e-9, 0.123456789):
         for exponent in (1, 2, 3, 10, 1000, 12345):
@@ -244,7 +252,18 @@ def test_forms_walk_the_same_path_until_lr_changes(backend):
     assert np.max(np.abs(paths["torch"][1] - paths["classic"][1])) > 1e-3
 
 
-def test_same_names_and_signatures():
+def test_the_sign_of_zero_and_nan(backend):
+    """It is the number itself: an element without a gradient stays where it is, and NaN is not hidden."""
+    grad = np.array([0.0, -0.0, 5e-324, -5e-324, np.inf, -np.inf, np.nan])
+    wanted = np.array([1.0, 1.0, 0.5, 1.5, 0.5, 1.5, np.nan])
+    for momentum in (0.0, 0.5):
+        theta = np.ones(7)
+        optimizer = gdm.Signum(theta, lr=0.5, momentum=momentum)
+        optimizer.step(grad if momentum == 0 else 2 * grad)  # half of the smallest number would be 0
+        np.testing.assert_array_equal(theta, wanted)
+
+
+def test_reference_and_compiled_functions_have_the_same_names_and_signatures():
     """The reference mirrors the compiled functions, name for name."""
     for rule in RULES:
         native, mirrored = (inspect.signature(function(rule, native=n)) for n in (True, False))

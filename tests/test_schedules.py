@@ -119,7 +119,7 @@ FORMULAS = {
 
 
 @pytest.mark.parametrize(("schedule", "formula", "steps"), FORMULAS.values(), ids=list(FORMULAS))
-def test_formula(schedule, formula, steps):
+def test_values_are_those_of_the_formula(schedule, formula, steps):
     np.testing.assert_allclose(
         [schedule(t) for t in range(steps)], [formula(t) for t in range(steps)], rtol=1e-14, atol=1e-16
     )
@@ -151,7 +151,7 @@ def test_formula(schedule, formula, steps):
     ],
     ids=lambda x: repr(x) if isinstance(x, Schedule) else "",
 )
-def test_marks(schedule, marks):
+def test_values_at_boundaries_are_exact(schedule, marks):
     """First and last values, and those at a boundary, are the very numbers that were given."""
     for t, lr in marks.items():
         assert schedule(t) == lr, t
@@ -196,7 +196,7 @@ def test_rises_then_falls_without_a_jump(schedule, turn, end):
 
 
 @pytest.mark.parametrize("schedule", EXAMPLES, ids=repr)
-def test_no_memory(schedule):
+def test_values_do_not_depend_on_earlier_calls(schedule):
     forwards = [schedule(t) for t in range(120)]
     assert [schedule(t) for t in reversed(range(120))] == forwards[::-1]
 
@@ -258,7 +258,7 @@ def test_every_value_is_a_learning_rate(schedule, t):
 
 
 @given(schedules)
-def test_saved_and_made_again(schedule):
+def test_a_schedule_can_be_saved_and_made_again(schedule):
     """From its dictionary, through JSON; its pickle; its copy; and what it is written as."""
     d = to_dict(schedule)
     text = json.dumps(d, allow_nan=False)
@@ -288,11 +288,11 @@ def test_saved_and_made_again(schedule):
     ],
     ids=lambda x: "" if isinstance(x, str) else repr(x),
 )
-def test_repr(schedule, text):
+def test_repr_is_the_call_that_makes_it(schedule, text):
     assert repr(schedule) == text
 
 
-def test_equality():
+def test_schedules_are_equal_if_their_arguments_are():
     assert cosine(1, steps=5) == cosine(lr=1.0, steps=5, warmup=0)
     assert cosine(1, steps=5) != cosine(1, steps=6)
     assert polynomial(1, steps=5) != cosine(1, steps=5)
@@ -315,7 +315,7 @@ def test_a_pickle_of_an_earlier_version_loads():
     assert pickle.loads(text) == constant(0.3, warmup=4)
 
 
-def test_immutable():
+def test_a_schedule_cannot_be_changed():
     schedule = constant(0.1)
     for name in ("kind", "arguments", "_pieces", "lr"):
         with pytest.raises((AttributeError, TypeError)):
@@ -362,7 +362,7 @@ def test_an_optimizer_whose_lr_is_a_schedule_says_how_to_change_it():
     assert opt.lr == schedule
 
 
-def test_numbers_of_numpy():
+def test_numbers_may_be_numpys():
     schedule = join([constant(np.float32(0.5)), step(np.array(0.25), every=np.int16(3))], np.array([4], np.uint8))
     assert schedule == join([constant(0.5), step(0.25, every=3)], [4])
     assert json.loads(json.dumps(to_dict(schedule))) == to_dict(schedule)
@@ -485,7 +485,7 @@ def required(kind):
 @pytest.mark.parametrize(
     ("kind", "name"), [(kind, name) for kind in KINDS for name in inspect.signature(KINDS[kind]).parameters]
 )
-def test_refused_arguments(kind, name):
+def test_wrong_arguments_are_refused_by_name(kind, name):
     """Each argument of each kind: the message begins with its name, and says what was found and expected."""
     for value, error, text in REFUSED[name]:
         with pytest.raises(error) as caught:
@@ -521,7 +521,7 @@ def test_refused_arguments(kind, name):
         (lambda: constant(0.1)(3.0), TypeError, "step must be a whole number, not float (3.0)"),
     ],
 )
-def test_refused_together(call, error, text):
+def test_arguments_that_do_not_go_together_are_refused(call, error, text):
     with pytest.raises(error) as caught:
         call()
     assert text in str(caught.value)
@@ -568,7 +568,7 @@ for _ in range(sys.getrecursionlimit()):
     ],
     ids=lambda x: x if isinstance(x, str) else "",
 )
-def test_refused_dictionaries(d, text):
+def test_wrong_dictionaries_are_refused(d, text):
     with pytest.raises(ValueError) as caught:  # noqa: PT011
         from_dict(d)
     assert text in str(caught.value)
@@ -600,7 +600,7 @@ def own(t):
         ({"a": constant(0.1), "b": own}, ["a", "b"]),
     ],
 )
-def test_plot(given, labels, pyplot):
+def test_plot_draws_every_schedule(given, labels, pyplot):
     ax = plot(given, 100)
     ax.figure.canvas.draw()
     assert [text.get_text() for text in ax.get_legend().get_texts()] == labels
@@ -612,7 +612,7 @@ def test_plot(given, labels, pyplot):
     assert [list(line.get_ydata()) for line in ax.lines] == [[f(t) for t in range(100)] for f in schedules]
 
 
-def test_plot_on_given_axes(pyplot):
+def test_plot_draws_on_given_axes(pyplot):
     ax = pyplot.subplots()[1]
     assert plot(constant(0.1), 1, ax) is ax
     assert list(ax.lines[0].get_xdata()) == [0]
@@ -634,7 +634,7 @@ def test_plot_of_many_steps_goes_from_the_first_to_the_last(pyplot):
         ({"a": 0.1}, 5, TypeError, "schedules['a'] must be a schedule or a function step -> lr, not float (0.1)"),
     ],
 )
-def test_plot_refuses(given, steps, error, text):
+def test_plot_refuses_wrong_arguments(given, steps, error, text):
     with pytest.raises(error) as caught:
         plot(given, steps)
     assert text in str(caught.value)
@@ -652,7 +652,7 @@ def test_plot_names_what_to_install(monkeypatch):
 
 
 @pytest.mark.parametrize("name", gdm.schedules.__all__)
-def test_docstring_example(name):
+def test_docstring_examples_of_schedules_run(name):
     (test,) = doctest.DocTestFinder(recurse=False).find(getattr(gdm.schedules, name), name, module=False, globs={})
     assert test.examples
     runner = doctest.DocTestRunner()

@@ -112,7 +112,7 @@ def implementation(name: str, seed: int) -> dict:
 
 @pytest.mark.parametrize("seed", range(40))
 @pytest.mark.parametrize("name", CLASSES)
-def test_same_path(backend, name, seed):
+def test_gdm_walks_torchs_path(backend, name, seed):
     """200 steps of float64 with random options, a learning rate that changes twice, three parameters."""
     options = random_options(name, np.random.default_rng(seed))
     problem = Problem(seed, maximize=options["maximize"])
@@ -130,7 +130,7 @@ def test_same_path(backend, name, seed):
 
 
 @pytest.mark.parametrize("name", CLASSES)
-def test_defaults(name):
+def test_defaults_are_torchs(name):
     """They are torch's, but for SGD's learning rate, which torch has changed over the years."""
     theirs = getattr(torch.optim, name)([torch.zeros(1)]).defaults
     ours = gdm.torch.to_state_dict(getattr(gdm, name)([np.zeros(1)]))["param_groups"][0]
@@ -141,7 +141,7 @@ def test_defaults(name):
 
 
 @pytest.mark.parametrize("name", CLASSES)
-def test_same_path_in_float32(backend, name):
+def test_gdm_walks_roughly_torchs_path_in_float32(backend, name):
     """Roughly: each of 20 steps rounds a few times in both, in different orders."""
     for seed in range(10):
         options = {**random_options(name, np.random.default_rng(seed)), "lr": 0.01}
@@ -225,7 +225,7 @@ def assert_same_state(a, b, *, but=()) -> None:
 @pytest.mark.parametrize("grouped", [False, True])
 @pytest.mark.parametrize("steps", [0, 1, 5])
 @every_case
-def test_there_and_back(backend, name, options, steps, grouped):
+def test_a_path_goes_on_in_torch_and_back_in_gdm(backend, name, options, steps, grouped):
     """A path that begins in gdm goes on in torch, and from there in gdm, as if it had stayed."""
     problem = Problem(3)
     params = [x.copy() for x in problem.start]
@@ -293,7 +293,7 @@ def test_it_is_what_torch_would_have_saved(name, options):
             np.testing.assert_allclose(tensor.numpy(), other.numpy(), rtol=1e-13, atol=1e-16)
 
 
-def test_the_count_is_of_torchs_dtype():
+def test_a_count_is_of_torchs_dtype():
     optimizer = gdm.Adam(np.zeros(2, np.float32))
     torch.set_default_dtype(torch.float32)
     assert gdm.torch.to_state_dict(optimizer)["state"][0]["step"].dtype == torch.float32
@@ -303,7 +303,7 @@ def test_the_count_is_of_torchs_dtype():
     assert gdm.torch.to_state_dict(optimizer)["state"][0]["step"].item() + 1 == 2**24 + 1
 
 
-def test_before_the_first_step():
+def test_a_state_before_the_first_step_is_converted():
     optimizer = gdm.SGD([np.ones(2), np.ones(3)], momentum=0.9)
     assert gdm.torch.to_state_dict(optimizer)["state"] == {0: {"momentum_buffer": None}, 1: {"momentum_buffer": None}}
     assert gdm.torch.to_state_dict(gdm.SGD(np.ones(2)))["state"] == {}
@@ -312,7 +312,7 @@ def test_before_the_first_step():
 
 
 @pytest.mark.parametrize("name", CLASSES)
-def test_from_torch_before_its_first_step(name):
+def test_a_state_of_torchs_before_the_first_step_is_converted(name):
     """Its state is empty but for Adagrad's, and gdm's is then what it was when the optimizer was made."""
     options = {"initial_accumulator_value": 0.5} if name == "Adagrad" else {}
     theirs = getattr(torch.optim, name)(tensors_of(Problem(0).start), **options)
@@ -345,7 +345,7 @@ def test_parameters_of_sgd_begin_one_by_one():
 @pytest.mark.parametrize(
     ("name", "option", "value"), [("SGD", "momentum", 0.9), ("Adam", "amsgrad", True), ("RMSprop", "centered", True)]
 )
-def test_states_that_are_not_in_use(name, option, value):
+def test_states_that_are_not_in_use_are_kept(name, option, value):
     """They stay where an option was switched off, and are there when it is switched on again, on either side."""
     problem = Problem(7)
     params = [x.copy() for x in problem.start]
@@ -366,7 +366,7 @@ def test_states_that_are_not_in_use(name, option, value):
         assert_same_bits(x, y)
 
 
-def test_copies():
+def test_what_is_converted_is_a_copy():
     """Neither side's later steps reach what was converted."""
     params = [np.ones(4), np.ones(3)]
     optimizer = gdm.Adam(params)
@@ -390,7 +390,7 @@ def test_a_schedule_becomes_its_number():
     assert optimizer.lr == 0.05
 
 
-def test_structures():
+def test_any_structure_is_converted_in_the_order_of_params():
     """Mappings, Fortran order, empty groups and arrays, names: by the order of the parameters."""
     params = {"w": np.asfortranarray(np.arange(6.0).reshape(2, 3)), "b": np.ones(2), "none": np.ones((0, 2))}
     grads = {key: np.asarray(x + 1.0, order="F") for key, x in params.items()}
@@ -406,7 +406,7 @@ def test_structures():
     assert_same_state(loaded.state_dict()["groups"][0], optimizer.state_dict()["groups"][0])
 
 
-def test_files():
+def test_torch_saves_and_loads_a_converted_state():
     """A state can be saved and loaded as torch does by default: tensors and plain values only."""
     optimizer = gdm.NAdam([np.ones(3), np.ones(2)])
     optimizer.step([np.ones(3), np.ones(2)])
@@ -418,7 +418,7 @@ def test_files():
     assert_same_state(loaded.state_dict(), optimizer.state_dict())
 
 
-def test_what_torch_leaves_beside_options():
+def test_what_torch_leaves_beside_options_does_not_matter():
     """Switches of how it computes, what its schedulers note, tensors as numbers, keys that older versions had not."""
     params, tensors = [np.ones(3, np.float32)], [torch.ones(3, dtype=torch.float32)]
     theirs = torch.optim.Adam([("w", tensors[0])], lr=torch.tensor(0.25), betas=(0.5, 0.75), fused=True)
@@ -441,7 +441,7 @@ def test_what_torch_leaves_beside_options():
     gdm.torch.load_state_dict(optimizer, state)
 
 
-def test_old_adamw():
+def test_states_of_an_older_adamw_are_converted():
     """Before torch 2.7 its groups did not say that the decay is decoupled."""
     state = gdm.torch.to_state_dict(gdm.AdamW(np.ones(2)))
     del state["param_groups"][0]["decoupled_weight_decay"]
@@ -458,7 +458,7 @@ def test_parameters_with_different_counts(backend, name):
     theirs = getattr(torch.optim, name)(tensors, lr=0.1)
     for step in range(4):
         for i, tensor in enumerate(tensors):
-            present = (i + step) % 3 or i == 2 and step == 1
+            present = (i + step) % 3 or (i == 2 and step == 1)
             tensor.grad = torch.from_numpy(problem.gradient(step, i, tensor.numpy())) if present else None
         theirs.step()
     params = [tensor.numpy().copy() for tensor in tensors]
@@ -473,7 +473,7 @@ def test_parameters_with_different_counts(backend, name):
     assert [int(again[i]["step"]) for i in range(len(params))] == ours.param_steps
 
 
-def test_nadams_product_in_two_dtypes():
+def test_each_of_nadams_products_goes_on_in_its_own_dtype():
     """torch has one for each parameter, in its dtype; each goes on from its own."""
     params = [np.ones(3, np.float32), np.ones(3)]
     optimizer = gdm.NAdam(params)
@@ -505,7 +505,7 @@ def test_nadams_product_may_be_zero():
     optimizer.step(np.ones(2))
 
 
-def test_subclasses():
+def test_a_subclass_is_converted_as_its_class():
     class Mine(gdm.AdamW):
         pass
 
@@ -594,7 +594,7 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize("what", DAMAGE)
-def test_damaged(backend, what):
+def test_a_damaged_state_is_refused(backend, what):
     name, damage, message = DAMAGE[what]
     problem = Problem(8)
     params = [x.copy() for x in problem.start]
@@ -611,13 +611,13 @@ def test_damaged(backend, what):
 
 
 @pytest.mark.parametrize("found", [None, 3, [], torch.optim.SGD([torch.zeros(2)], lr=0.1)])
-def test_no_state_at_all(found):
+def test_what_is_no_state_of_torchs_is_refused(found):
     with pytest.raises(gdm.CheckpointError, match=f"must be a mapping with .*, got {type(found).__name__}"):
         gdm.torch.load_state_dict(gdm.SGD(np.ones(2)), found)
 
 
 @pytest.mark.parametrize("name", CLASSES)
-def test_other_classes(name):
+def test_a_state_of_another_class_is_refused(name):
     for other in CLASSES:
         state = gdm.torch.to_state_dict(getattr(gdm, other)(np.ones(2)))
         if name in (other, "Adam") and other in (name, "AdamW"):  # AdamW is an Adam with an option
@@ -643,7 +643,7 @@ def test_gdms_own_state_is_not_torchs():
         (lambda: gdm.SGD([{"params": np.ones(2)}, {"params": np.ones(2), "lr_scale": 0.5}]), "group 1 has an lr_scale"),
     ],
 )
-def test_what_torch_has_not(make, message):
+def test_what_torch_has_not_is_refused(make, message):
     optimizer = make()
     with pytest.raises(ValueError, match=message):
         gdm.torch.to_state_dict(optimizer)
@@ -683,24 +683,25 @@ def test_the_way_around_the_classic_form():
     assert np.all(theta != start)
 
 
-def test_adamw_that_is_not_decoupled():
+def test_an_adamw_that_is_not_decoupled_is_refused():
     optimizer = gdm.AdamW(np.ones(2))
     optimizer.decoupled_weight_decay = False
     with pytest.raises(ValueError, match=r"torch\.optim\.AdamW does not have; expected decoupled_weight_decay=True"):
         gdm.torch.to_state_dict(optimizer)
 
 
-def test_no_such_class():
+def test_a_class_that_is_not_in_both_libraries_is_refused():
     for call in (gdm.torch.to_state_dict, lambda x: gdm.torch.load_state_dict(x, {})):
-        with pytest.raises(
-            TypeError, match=r"torch\.optim has no Lion; expected an optimizer of SGD, Adagrad, RMSprop"
-        ):
-            call(gdm.Lion(np.ones(2)))
+        for name in ("Lion", "Signum"):
+            with pytest.raises(
+                TypeError, match=rf"torch\.optim has no {name}; expected an optimizer of SGD, Adagrad, RMSprop"
+            ):
+                call(getattr(gdm, name)(np.ones(2)))
         with pytest.raises(TypeError, match=r"optimizer must be one of gdm's, SGD, .*; not Adam"):
             call(torch.optim.Adam([torch.ones(2)]))
 
 
-def test_a_missing_torch(monkeypatch):
+def test_without_torch_the_error_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
     for call in (gdm.torch.to_state_dict, lambda x: gdm.torch.load_state_dict(x, {})):
         with pytest.raises(ImportError, match=r"gdm.torch needs PyTorch: pip install 'gdm-optim\[torch\]'"):
@@ -713,7 +714,7 @@ def test_a_star_import_leaves_torch_alone():
     assert names["torch"] is torch
 
 
-def test_docstring_examples():
+def test_docstring_examples_of_torch_run():
     torch.set_default_dtype(torch.float32)
     runner = doctest.DocTestRunner()
     for function in (gdm.torch.to_state_dict, gdm.torch.load_state_dict):

@@ -129,7 +129,7 @@ gdm_status gdm_sgd_f64(double *param, const double *grad, size_t n, const gdm_sg
 typedef struct gdm_momentum_args {
     size_t size;                /* sizeof(gdm_momentum_args) */
     double lr;                  /* the learning rate, >= 0 */
-    double momentum;            /* how much of the velocity is kept, in [0, 1) */
+    double momentum;            /* how much of the velocity or of exp_avg is kept, in [0, 1) */
     double dampening;           /* in [0, 1]; only in torch's form, without nesterov */
     double weight_decay;        /* the weight decay, >= 0 */
     int nesterov;               /* look ahead along the velocity; needs momentum > 0 */
@@ -188,7 +188,7 @@ typedef struct gdm_rmsprop_args {
     double lr;            /* the learning rate, >= 0 */
     double alpha;         /* how much of the average is kept, in [0, 1) */
     double eps;           /* added to the denominator, >= 0 */
-    double momentum;      /* how much of the velocity is kept, in [0, 1) */
+    double momentum;      /* how much of the velocity or of exp_avg is kept, in [0, 1) */
     double weight_decay;  /* the weight decay, >= 0 */
     int centered;         /* subtract the gradient's mean; needs grad_avg */
     int maximize;         /* go up the gradient instead of down */
@@ -294,6 +294,56 @@ typedef struct gdm_lion_args {
 
 gdm_status gdm_lion_f32(float *param, float *exp_avg, const float *grad, size_t n, const gdm_lion_args *args);
 gdm_status gdm_lion_f64(double *param, double *exp_avg, const double *grad, size_t n, const gdm_lion_args *args);
+
+/* ---- signSGD -------------------------------------------------------------------------------------------------------
+ *
+ *     p = p * (1 - lr * weight_decay)     only with decoupled_weight_decay
+ *     p = p - lr * sign(g)
+ *
+ * sign(x) is 1, -1, or x itself where x is 0 or NaN.
+ *
+ * Source: J. Bernstein, Y.-X. Wang, K. Azizzadenesheli, A. Anandkumar, "signSGD: compressed optimisation for non-convex
+ * problems", 2018.
+ */
+typedef struct gdm_sign_sgd_args {
+    size_t size;                /* sizeof(gdm_sign_sgd_args) */
+    double lr;                  /* the learning rate, >= 0 */
+    double weight_decay;        /* the weight decay, >= 0 */
+    int maximize;               /* go up the gradient instead of down */
+    int decoupled_weight_decay; /* multiply the parameter by 1 - lr * weight_decay; do not change the gradient */
+    const void *lr_scale;       /* NULL, or n factors of the learning rate, of the element type; only read */
+} gdm_sign_sgd_args;
+
+#define GDM_SIGN_SGD_DEFAULTS {sizeof(gdm_sign_sgd_args), 0.001, 0, 0, 0, NULL}
+
+gdm_status gdm_sign_sgd_f32(float *param, const float *grad, size_t n, const gdm_sign_sgd_args *args);
+gdm_status gdm_sign_sgd_f64(double *param, const double *grad, size_t n, const gdm_sign_sgd_args *args);
+
+/* ---- Signum: signSGD with momentum ---------------------------------------------------------------------------------
+ *
+ *     p = p * (1 - lr * weight_decay)     only with decoupled_weight_decay
+ *     m = momentum * m + (1 - momentum) * g        m is exp_avg
+ *     p = p - lr * sign(m)
+ *
+ * sign(x) is 1, -1, or x itself where x is 0 or NaN.
+ *
+ * Source: J. Bernstein, Y.-X. Wang, K. Azizzadenesheli, A. Anandkumar, "signSGD: compressed optimisation for non-convex
+ * problems", 2018, algorithm 2.
+ */
+typedef struct gdm_signum_args {
+    size_t size;                /* sizeof(gdm_signum_args) */
+    double lr;                  /* the learning rate, >= 0 */
+    double momentum;            /* how much of the velocity or of exp_avg is kept, in [0, 1) */
+    double weight_decay;        /* the weight decay, >= 0 */
+    int maximize;               /* go up the gradient instead of down */
+    int decoupled_weight_decay; /* multiply the parameter by 1 - lr * weight_decay; do not change the gradient */
+    const void *lr_scale;       /* NULL, or n factors of the learning rate, of the element type; only read */
+} gdm_signum_args;
+
+#define GDM_SIGNUM_DEFAULTS {sizeof(gdm_signum_args), 0.001, 0.9, 0, 0, 0, NULL}
+
+gdm_status gdm_signum_f32(float *param, float *exp_avg, const float *grad, size_t n, const gdm_signum_args *args);
+gdm_status gdm_signum_f64(double *param, double *exp_avg, const double *grad, size_t n, const gdm_signum_args *args);
 /* <<< rules */
 
 /* ---- Buffers --------------------------------------------------------------------------------------------------- */
@@ -350,6 +400,8 @@ typedef enum gdm_rule {
     GDM_RULE_ADAM = 4,
     GDM_RULE_NADAM = 5,
     GDM_RULE_LION = 6,
+    GDM_RULE_SIGN_SGD = 7,
+    GDM_RULE_SIGNUM = 8,
     /* <<< rule numbers */
 } gdm_rule;
 

@@ -36,6 +36,10 @@
     X(nadam_f64, status)                                                                                               \
     X(lion_f32, status)                                                                                                \
     X(lion_f64, status)                                                                                                \
+    X(sign_sgd_f32, status)                                                                                            \
+    X(sign_sgd_f64, status)                                                                                            \
+    X(signum_f32, status)                                                                                              \
+    X(signum_f64, status)                                                                                              \
     X(plan_create, status)                                                                                             \
     X(plan_destroy, number)                                                                                            \
     X(plan_add_group, status)                                                                                          \
@@ -137,6 +141,10 @@ static inline int gdm_import(void) {
 #define gdm_nadam_f64 gdm_imported.nadam_f64
 #define gdm_lion_f32 gdm_imported.lion_f32
 #define gdm_lion_f64 gdm_imported.lion_f64
+#define gdm_sign_sgd_f32 gdm_imported.sign_sgd_f32
+#define gdm_sign_sgd_f64 gdm_imported.sign_sgd_f64
+#define gdm_signum_f32 gdm_imported.signum_f32
+#define gdm_signum_f64 gdm_imported.signum_f64
 #define gdm_plan_create gdm_imported.plan_create
 #define gdm_plan_destroy gdm_imported.plan_destroy
 #define gdm_plan_add_group gdm_imported.plan_add_group

@@ -56,6 +56,8 @@ cdef extern from "gdm/import.h" nogil:
         RULE_ADAM "GDM_RULE_ADAM"
         RULE_NADAM "GDM_RULE_NADAM"
         RULE_LION "GDM_RULE_LION"
+        RULE_SIGN_SGD "GDM_RULE_SIGN_SGD"
+        RULE_SIGNUM "GDM_RULE_SIGNUM"
 
     ctypedef enum reduction "gdm_reduction":
         SUM_OF_SQUARES "GDM_SUM_OF_SQUARES"
@@ -136,6 +138,23 @@ cdef extern from "gdm/import.h" nogil:
         int maximize
         const void *lr_scale
 
+    ctypedef struct sign_sgd_args "gdm_sign_sgd_args":
+        size_t size
+        double lr
+        double weight_decay
+        int maximize
+        int decoupled_weight_decay
+        const void *lr_scale
+
+    ctypedef struct signum_args "gdm_signum_args":
+        size_t size
+        double lr
+        double momentum
+        double weight_decay
+        int maximize
+        int decoupled_weight_decay
+        const void *lr_scale
+
     ctypedef struct buffer "gdm_buffer":
         void *data
         dtype dtype
@@ -174,6 +193,10 @@ cdef extern from "gdm/import.h" nogil:
     status nadam_f64 "gdm_nadam_f64"(double *param, double *exp_avg, double *exp_avg_sq, const double *grad, size_t n, const nadam_args *args) noexcept
     status lion_f32 "gdm_lion_f32"(float *param, float *exp_avg, const float *grad, size_t n, const lion_args *args) noexcept
     status lion_f64 "gdm_lion_f64"(double *param, double *exp_avg, const double *grad, size_t n, const lion_args *args) noexcept
+    status sign_sgd_f32 "gdm_sign_sgd_f32"(float *param, const float *grad, size_t n, const sign_sgd_args *args) noexcept
+    status sign_sgd_f64 "gdm_sign_sgd_f64"(double *param, const double *grad, size_t n, const sign_sgd_args *args) noexcept
+    status signum_f32 "gdm_signum_f32"(float *param, float *exp_avg, const float *grad, size_t n, const signum_args *args) noexcept
+    status signum_f64 "gdm_signum_f64"(double *param, double *exp_avg, const double *grad, size_t n, const signum_args *args) noexcept
     status plan_create "gdm_plan_create"(plan **plan) noexcept
     void plan_destroy "gdm_plan_destroy"(plan *plan) noexcept
     status plan_add_group "gdm_plan_add_group"(plan *plan, rule rule, const void *args, size_t *group) noexcept

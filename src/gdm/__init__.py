@@ -2,7 +2,7 @@
 
     gdm.sgd(param, grad, lr=0.1)                     one update
     gdm.momentum(param, velocity, grad, lr=0.1)      the same with momentum
-    gdm.SGD(params, lr=0.1, momentum=0.9)            an optimizer: .step(grads); Adagrad ... Lion likewise
+    gdm.SGD(params, lr=0.1, momentum=0.9)            an optimizer: .step(grads); Adagrad ... Signum likewise
     gdm.schedules.cosine(0.1, steps=1000)            a learning rate for each step
     gdm.torch.to_state_dict(opt)                     what an optimizer has saved, for PyTorch's; and the reverse
 
@@ -28,11 +28,13 @@ from ._backend import (
     set_isa,
     set_num_threads,
     sgd,
+    sign_sgd,
+    signum,
     threads,
 )
 from ._embedding import get_cmake_dir, get_include
 from .errors import CheckpointError, OverlapError, StaleBufferError
-from .optimizers import SGD, Adagrad, Adam, AdamW, Lion, NAdam, RMSprop
+from .optimizers import SGD, Adagrad, Adam, AdamW, Lion, NAdam, RMSprop, Signum
 from .reductions import count_nonfinite, grad_norm
 
 if TYPE_CHECKING:
@@ -51,6 +53,7 @@ __all__ = [
     "NAdam",
     "OverlapError",
     "RMSprop",
+    "Signum",
     "StaleBufferError",
     "adagrad",
     "adam",
@@ -73,6 +76,8 @@ __all__ = [
     "set_isa",
     "set_num_threads",
     "sgd",
+    "sign_sgd",
+    "signum",
     "threads",
 ]
 

@@ -29,6 +29,8 @@ __all__ = [
     "set_isa",
     "set_num_threads",
     "sgd",
+    "sign_sgd",
+    "signum",
     "threads",
 ]
 
@@ -221,7 +223,7 @@ _backend: str
 _start()
 
 if native is not None and not TYPE_CHECKING:
-    from ._core import Engine, OptimizerCore, adagrad, adam, lion, momentum, nadam, rmsprop, sgd
+    from ._core import Engine, OptimizerCore, adagrad, adam, lion, momentum, nadam, rmsprop, sgd, sign_sgd, signum
 else:
     from ._numpy_engine import Engine, OptimizerCore
-    from .reference import adagrad, adam, lion, momentum, nadam, rmsprop, sgd
+    from .reference import adagrad, adam, lion, momentum, nadam, rmsprop, sgd, sign_sgd, signum

@@ -146,6 +146,9 @@ OPTIMIZERS = [  # class, options of both groups, options of the second group
     ("NAdam", {"weight_decay": 0.1, "momentum_decay": 0.1}, {"decoupled_weight_decay": True}),
     ("Lion", {}, {"betas": [0.5, 0.7]}),
     ("Lion", {"weight_decay": 0.1}, {"betas": [0.8, 0.9]}),
+    ("Signum", {}, {"momentum": 0.0}),
+    ("Signum", {"weight_decay": 0.1}, {"momentum": 0.5, "decoupled_weight_decay": True}),
+    ("Signum", {"momentum": 0.0, "weight_decay": 0.1}, {"decoupled_weight_decay": True}),
 ]
 
 

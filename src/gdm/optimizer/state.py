@@ -5,8 +5,9 @@ A kernel reads and writes a parameter and its states side by side. How fast it d
 
 - A state lies in its cache lines as its parameter does, so that a kernel reaches the beginning of a line in all of them
   at the same element.
-- The large states of a parameter, and the parameter itself, are apart from each other, counted modulo ``PERIOD``.
-  Streams whose addresses agree there fight for the same places in the caches.
+- The k-th state of a parameter begins ``k * DISTANCE`` bytes after it, modulo a period. Streams whose addresses agree
+  in their low bits fight for the same places in the caches. A load waits for a store whose last 12 bits are the same.
+- Small states lie side by side, since the gaps would cost more than they gain.
 
 All the states that an optimizer allocates at a time are parts of one block of memory. They do not own their memory, so
 they cannot be resized, and a step need not check whether they were.
@@ -23,9 +24,9 @@ from .._arrays import carve, memory_extents
 from .._checks import Array, Options
 
 LINE = 64  # bytes of a cache line
-LARGE = 1 << 20  # bytes of a state from which it pays to keep it apart from the others
-PERIOD = 1 << 16  # bytes after which addresses meet the same places in a cache again
-DISTANCE = 1 << 14  # bytes between two streams of one parameter, modulo PERIOD
+DISTANCE = 17 << 10  # bytes between two streams of one parameter: 1 KiB modulo a page, 17 KiB modulo more
+# From so many bytes of a state on, the period after which addresses are alike again.
+PERIODS = ((1 << 20, 1 << 17), (32 << 10, 1 << 12))
 
 
 @cache
@@ -55,19 +56,20 @@ def allocate(params: list[Array], wanted: list[int]) -> list[Array]:
     if not wanted:
         return []
     extents = memory_extents(params)
-    distance: dict[int, int] = {}  # of the last state of each large parameter from it, modulo PERIOD
-    starts = []  # where each state begins in a block of memory that starts at a multiple of PERIOD
-    end = 0
+    count: dict[int, int] = {}  # of the states of each parameter that is not small
+    starts = []  # where each state begins in a block of memory that starts at a multiple of `alignment`
+    end, alignment = 0, LINE
     for i in wanted:
         address, nbytes = extents[i]
-        if nbytes < LARGE:
-            start = end + (address - end) % LINE
-        else:
-            distance[i] = distance.get(i, 0) + DISTANCE
-            start = end + (address + distance[i] - end) % PERIOD
+        period = LINE
+        if nbytes >= PERIODS[-1][0]:
+            period = next(period for size, period in PERIODS if nbytes >= size)
+            count[i] = count.get(i, 0) + 1
+            address += count[i] * DISTANCE
+            alignment = max(alignment, period)
+        start = end + (address - end) % period
         starts.append(start)
         end = start + nbytes
-    alignment = PERIOD if distance else LINE
     memory = np.zeros(end + alignment, dtype=np.uint8)
     offset = -_checks.address(memory) % alignment
     return carve(memory, [offset + start for start in starts], [params[i] for i in wanted])

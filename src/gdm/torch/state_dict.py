@@ -64,7 +64,7 @@ def to_state_dict(optimizer: Optimizer) -> dict[str, Any]:
     ImportError
         If torch is missing.
     TypeError
-        For anything but these optimizers; ``torch.optim`` has no Lion.
+        For anything but these optimizers; ``torch.optim`` has no Lion and no Signum.
     ValueError
         If a group has what torch's class has not: ``form="classic"`` (:meth:`gdm.SGD.to_form` converts a state),
         ``lr_scale`` other than 1, or decoupled weight decay in SGD.
@@ -125,7 +125,7 @@ def load_state_dict(optimizer: Optimizer, state_dict: Mapping[str, Any]) -> None
     ImportError
         If torch is missing.
     TypeError
-        If ``optimizer`` is not one of these; ``torch.optim`` has no Lion.
+        If ``optimizer`` is not one of these; ``torch.optim`` has no Lion and no Signum.
     gdm.CheckpointError
         If anything does not fit: another class, other groups, shapes or dtypes, options that are unknown, missing or
         outside gdm's ranges; or an optimizer with an option that torch's class does not have, as for

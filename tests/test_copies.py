@@ -1,0 +1,46 @@
+"""Copies of an optimizer: deepcopy and pickle."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+
+import numpy as np
+import pytest
+
+import gdm
+from classes import assert_same_training, every_case, four_arrays, gradients, three_arrays
+
+every_way = pytest.mark.parametrize(
+    "way", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))], ids=["deepcopy", "pickle"]
+)
+
+
+def assert_goes_on(params, optimizer, copied_params, copied, grads):
+    """The copy holds the arrays that were copied along, and makes the same next step."""
+    assert repr(copied) == repr(optimizer)
+    for each in (optimizer, copied):
+        each.step(grads)
+    assert_same_training(copied, optimizer, copied_params, params)
+    assert not any(np.shares_memory(x, y) for x, y in zip(copied_params, params, strict=True))
+
+
+@every_way
+@every_case
+def test_a_copy_goes_on_to_the_bit(backend, name, options, way):
+    params = four_arrays()
+    optimizer = getattr(gdm, name)(params, **options)
+    optimizer.step(gradients(0))
+    copied_params, copied = way((params, optimizer))
+    assert_goes_on(params, optimizer, copied_params, copied, gradients(1))
+
+
+@every_way
+def test_a_copy_of_an_optimizer_with_groups_goes_on_to_the_bit(backend, way):
+    params = three_arrays()
+    given = [{"params": params[:1], "lr": 0.3}, {"params": params[1:], "momentum": 0.0}]
+    optimizer = gdm.SGD(given, lr=0.1, momentum=0.9)
+    grads = [three_arrays()[:1], three_arrays()[1:]]
+    optimizer.step(grads)
+    copied_params, copied = way((params, optimizer))
+    assert_goes_on(params, optimizer, copied_params, copied, grads)
