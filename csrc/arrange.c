@@ -1,9 +1,9 @@
-/* Arranging a plan: which memory its steps write to, and how its work is cut. */
+/* Arranging a plan: finding the memory that its steps write to, and cutting its work into pieces. */
 #include "plan.h"
 
 #include <stdlib.h>
 
-/* Cuts the elements of all entries, as if they lay in a row, into pieces. An entry is cut at multiples of BLOCK. */
+/* Cuts the elements of all entries, in order, into pieces. An entry is cut at multiples of BLOCK. */
 static void cut(gdm_plan *plan) {
     size_t room = PIECE, k = 0;
     struct piece *pieces = plan->pieces;
@@ -32,8 +32,7 @@ static struct span span_of(const gdm_plan *plan, size_t i, size_t k) {
     return (struct span){start, start ? start + entry->n * size_of((enum dtype)plan->details[i].dtypes[k]) : 0};
 }
 
-/* The entries that write to this memory: the first one, and the last one. Only called when there is an error to report.
- */
+/* Finds the first and the last entry that write to this memory. Only called to report an error. */
 static void find_writers(const gdm_plan *plan, struct span memory, size_t *first, size_t *last) {
     *first = *last = SIZE_MAX;
     for (size_t i = 0; i < plan->count; i++)
@@ -56,7 +55,7 @@ gdm_status gdm_plan_arrange(gdm_plan *plan) {
     for (size_t i = 0; i < plan->count; i++)
         for (size_t k = 0; k < MAX_BUFFERS; k++) {
             const struct span span = span_of(plan, i, k);
-            /* A gradient may come later. */
+            /* A gradient may be set later. */
             if (k == GRAD) plan->bytes += plan->entries[i].n * size_of((enum dtype)plan->details[i].dtypes[k]);
             if (k != GRAD) plan->bytes += span.end - span.start;
             if (is_written(k) && span.start < span.end) written[plan->written_count++] = span;
@@ -75,7 +74,7 @@ gdm_status gdm_plan_arrange(gdm_plan *plan) {
 
 int gdm_plan_overlaps(const gdm_plan *plan, const void *start, size_t bytes) {
     const uintptr_t first = (uintptr_t)start, last = first + bytes;
-    /* The spans below low end before `first`; those from high on do not. */
+    /* The spans before index `low` end at or before `first`; those from index `high` on do not. */
     size_t low = 0, high = plan->written_count;
     while (low < high) {
         const size_t middle = low + (high - low) / 2;

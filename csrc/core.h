@@ -23,8 +23,8 @@ enum rule {
     RULES
 };
 
-/* Buffers: param, grad, lr_scale (or NULL), then the states (NULL for one that is not in use). A kernel trusts them:
- * checked, not overlapping. */
+/* Buffers: param, grad, lr_scale (or NULL), then the states (NULL for one that is not in use). A kernel does not check
+ * them: its caller has done that. */
 enum { PARAM, GRAD, SCALE, STATE, MAX_STATES = 3, MAX_BUFFERS = STATE + MAX_STATES };
 typedef void kernel(void *const *buffers, size_t n, const void *constants);
 
@@ -49,22 +49,22 @@ union constants {
 /* What follows from a rule's options alone. */
 struct choice {
     unsigned variant; /* of the kernel */
-    unsigned first;   /* the switch to add to it in an entry's first step; 0 if the rule makes no difference */
+    unsigned first;   /* the switch to add in an entry's first step; 0 if the rule has no special first step */
     unsigned used;    /* a bit for each state that is in use */
 };
 
-/* What one step needs: which of the rule's kernels, and what it reads. */
+/* What one step needs: the variant of the rule's kernel, and the constants that the kernel reads. */
 struct prepared {
     unsigned variant;
     union constants constants;
 };
 
-/* What a plan keeps from one step to the next, so as not to compute it again. */
+/* What a plan keeps from one step to the next, to save computing it again. */
 enum { SQUARES = 24 };
 struct cache {
     double squares[2][SQUARES]; /* squares[k][j] is betas[k]^(2^j) */
-    double next_mu;             /* NAdam's momentum of the next step, */
-    uint64_t next_step;         /* which is this one; 0: there is none */
+    double next_mu;             /* NAdam's momentum of step next_step */
+    uint64_t next_step;         /* 0: there is no next_mu */
 };
 
 enum { MAX_SCALARS = 2 };
@@ -83,18 +83,18 @@ union args {
     _Static_assert(offsetof(gdm_##rule##_args, lr) == offsetof(union args, any.lr), "lr is the first option");
 #include "rules.def"
 
-/* The kinds of options: what they are in the argument struct. A scalar is a pointer to a double. */
+/* The kinds of options: each has its type in the argument struct. A scalar is a pointer to a double. */
 enum kind { not_negative, below_one, up_to_one, flag, form, factors, count, betas, scalar };
 
-/* The rows of rules.def for those who enumerate them. The scalars follow the options. */
+/* The rows of rules.def, for code that enumerates them. The scalars follow the options. */
 struct option_info {
-    const char *name; /* NULL behind the last */
+    const char *name; /* NULL after the last */
     enum kind kind;
     size_t offset; /* in the argument struct */
 };
 struct state_info {
     const char *name;
-    const char *option; /* without which it is not used; NULL if it always is */
+    const char *option; /* the option that needs it; NULL if it is always used */
 };
 struct rule_info {
     const char *name;
@@ -102,21 +102,21 @@ struct rule_info {
     struct state_info state[MAX_STATES + 1];
     const struct option_info *options;
     size_t args_size;
-    size_t step;                    /* the offset of `step` in the argument struct; 0 for a rule that has none */
-    size_t scalar[MAX_SCALARS];     /* the offsets of the pointers to the scalars there */
-    void (*begin)(double *scalars); /* sets the scalars to what they are before the first step */
+    size_t step;                    /* the offset of `step` in the argument struct; 0 if the rule has no `step` */
+    size_t scalar[MAX_SCALARS];     /* the offsets of the pointers to the scalars in the argument struct */
+    void (*begin)(double *scalars); /* sets the scalars to their values before the first step */
     gdm_status (*check_scalars)(const double *scalars);
-    /* Copies a caller's argument struct, which may be an older or newer version's. */
+    /* Copies a caller's argument struct, which may be of an older or newer version. */
     gdm_status (*read)(const void *args, union args *out);
-    /* Makes every check of the options, for kernels that compute in this dtype. */
+    /* Checks all options, for kernels that compute in this dtype. */
     gdm_status (*check)(const union args *args, enum dtype dtype, struct choice *out);
-    /* Computes the constants of the step that the arguments name, and what the scalars become by it. The arguments have
-     * been checked. `cache` belongs to these arguments, or is NULL. */
+    /* Computes the constants for one step, and the scalars after it. The arguments have been checked. `cache` belongs
+     * to these arguments, or is NULL. */
     void (*compute)(const union args *args, struct cache *cache, union constants *out, double *scalars);
 };
 extern const struct rule_info gdm_rules[RULES];
 
-/* GDM_OK if there can be n elements of this dtype at an address. */
+/* GDM_OK if n elements of this dtype can be at this address. */
 static inline gdm_status check_buffer(const void *buffer, size_t n, enum dtype dtype) {
     const uintptr_t start = (uintptr_t)buffer;
     const size_t itemsize = size_of(dtype);
@@ -127,27 +127,27 @@ static inline gdm_status check_buffer(const void *buffer, size_t n, enum dtype d
     return GDM_OK;
 }
 
-/* Work is cut into pieces by element index, never by address: an entry is only ever cut at a multiple of BLOCK
- * elements, so that updates, reductions and threads agree. A thread works on PIECE elements at a time: some
- * microseconds' work, so that another thread can do what one that is held up has not begun. */
+/* Work is cut into pieces by element index, never by address: an entry is cut only at multiples of BLOCK elements, so
+ * updates and reductions cut at the same places. A thread works on PIECE elements at a time, which take some
+ * microseconds: if a thread is interrupted, the others can do the pieces that it has not begun. */
 enum { BLOCK = 4096, PIECE = 4 * BLOCK };
 
-/* From so many elements on it pays to bring the parameter to the beginning of a cache line first: stores and loads that
- * straddle two lines cost a quarter of the time in L1 and L2 (see docs/decisions.md). */
+/* From WORTH_ALIGNING elements on, a kernel first runs over the few elements before the parameter's first whole cache
+ * line: stores and loads that cross two lines cost a quarter of the time in L1 and L2 (see docs/decisions.md). */
 enum { CACHE_LINE = 64, WORTH_ALIGNING = 2048 };
 
-/* The elements before the first one that begins a cache line. */
+/* How many elements come before the first one at the start of a cache line. */
 static inline size_t before_line(const void *start, size_t itemsize) {
     return (CACHE_LINE - (uintptr_t)start % CACHE_LINE) % CACHE_LINE / itemsize;
 }
 
-/* Moves each buffer on by so many elements of its own dtype. */
+/* Advances each buffer's address by this number of elements of its own dtype. */
 static inline void move_on(void **buffers, const uint8_t *dtypes, size_t elements) {
     for (size_t k = 0; k < MAX_BUFFERS; k++)
         if (buffers[k]) buffers[k] = (char *)buffers[k] + elements * size_of((enum dtype)dtypes[k]);
 }
 
-/* Runs a kernel over the elements from first up to, and without, last. dtypes: in which each buffer is stored. */
+/* Runs a kernel over the elements from first to last - 1. `dtypes` are those in which the buffers are stored. */
 static inline void run_range(kernel *run, void *const *buffers, const uint8_t *dtypes, size_t first, size_t last,
                              const void *constants) {
     if (!first && last < WORTH_ALIGNING) {
@@ -172,8 +172,8 @@ static inline void run_range(kernel *run, void *const *buffers, const uint8_t *d
  * Checks options for kernels that compute in this dtype. */
 gdm_status gdm_check(enum rule rule, enum dtype dtype, const union args *args, struct choice *out);
 
-/* Checks the buffers and runs the rule over them. `args` and `choice` have been through gdm_check; which element has
- * which learning rate is in buffers[SCALE], not in args. */
+/* Checks the buffers and runs the rule on them. gdm_check has checked `args` and set `choice`. The factors of the
+ * learning rate are in buffers[SCALE], not in args. */
 gdm_status gdm_run(enum rule rule, enum dtype dtype, void *const *buffers, size_t n, const union args *args,
                    const struct choice *choice);
 
@@ -188,7 +188,7 @@ struct isa {
 
 extern const struct isa gdm_isa_baseline, gdm_isa_avx2, gdm_isa_avx512, gdm_isa_neon;
 
-/* The one in use; NULL if GDM_ISA is wrong. */
+/* The instruction set in use; NULL if GDM_ISA is wrong. */
 const struct isa *gdm_active_isa(void);
 
 #endif

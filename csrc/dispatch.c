@@ -8,7 +8,7 @@
 #if defined __x86_64__
 #include <cpuid.h>
 
-/* cpuid by hand and not __builtin_cpu_supports: that one leaves an undefined symbol of libgcc in the static library. */
+/* This calls cpuid itself: __builtin_cpu_supports would leave an undefined symbol of libgcc in the static library. */
 static unsigned enabled_by_os(void) {
     unsigned a, b, c, d, xcr0, high;
     if (!__get_cpuid(1, &a, &b, &c, &d) || !(c & bit_OSXSAVE)) return 0;

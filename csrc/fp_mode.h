@@ -1,21 +1,21 @@
-/* The floating-point mode: gdm computes in the default one, and puts back the mode it found.
+/* The floating-point mode: gdm computes in the default mode, then restores the thread's mode.
  *
- * Other libraries set flush-to-zero or a rounding mode in the threads they run in (torch.set_flush_denormal(True)). The
- * results of a call must not depend on that, nor on which thread works on which part.
+ * Other libraries set flush-to-zero or a rounding mode in their threads (torch.set_flush_denormal(True)). The results
+ * of a call must not depend on that, or on which thread does which part.
  *
  *     const fp_mode found = set_default_fp_mode();
  *     ...
  *     restore_fp_mode(found);
  *
- * Comparing the register costs about a nanosecond, writing it about ten: it is written only when it differs. The memory
- * clobbers keep the arithmetic between the two, since its numbers come from memory and go there.
+ * Comparing the register costs about a nanosecond, writing it about ten: so it is written only if it differs. The
+ * memory clobbers keep the arithmetic between the two calls, since its numbers are read from memory and written to it.
  */
 #ifndef GDM_FP_MODE_H
 #define GDM_FP_MODE_H
 
 #if defined __x86_64__
 
-/* MXCSR: bits 0 to 5 only note which exceptions have occurred; they stay as they are where nothing else differs. */
+/* MXCSR: bits 0 to 5 only record which exceptions have occurred; if only they differ, they are not changed. */
 typedef unsigned fp_mode;
 enum { MXCSR_DEFAULT = 0x1f80, MXCSR_MODE = 0xffc0 };
 

@@ -1,6 +1,6 @@
 /* The rules' host parts: the checks of their options, and the constants that their kernels read.
  *
- * Functions that are inlined where a rule is known, into its public functions and into the table gdm_rules.
+ * These functions are inlined into the public functions of each rule and into the table gdm_rules.
  */
 #ifndef GDM_HOST_H
 #define GDM_HOST_H
@@ -11,10 +11,10 @@
 #include <math.h>
 #include <string.h>
 
-/* ---- what the rules' files are written in ----------------------------------------------------------------------- */
+/* ---- macros for the rules' files -------------------------------------------------------------------------------- */
 
 /* CHOOSE(rule) checks the options against each other and sets out->variant and out->first, which are 0 at first.
- * COMPUTE(rule) computes the constants, and what the scalars become by this step. */
+ * COMPUTE(rule) computes the constants, and the scalars after this step. */
 #define UNUSED __attribute__((unused))
 #define CHOOSE(rule)                                                                                                   \
     static inline gdm_status choose_##rule(UNUSED const gdm_##rule##_args *args, UNUSED struct choice *out)
@@ -32,8 +32,8 @@
 /* The squares of a base that a plan keeps; NULL without a plan. */
 #define SQUARES_OF(cache, k) ((cache) ? (cache)->squares[k] : NULL)
 
-/* Powers by multiplication alone, in a fixed order: libraries' pow() differ between machines. With the squares from an
- * earlier step there is one multiplication for each bit that is set in the exponent. */
+/* A power by multiplications in a fixed order, since libraries' pow() differ between machines. With the squares from an
+ * earlier step, this takes one multiplication for each bit that is set in the exponent. */
 static inline double power(double base, uint64_t exponent, double *squares) {
     double result = 1.0;
     if (squares) {
@@ -53,8 +53,8 @@ static inline double power(double base, uint64_t exponent, double *squares) {
     return result;
 }
 
-/* 0.96^x for x >= 0: e^y with y = x log(0.96), by its series where |y| is small, and squared as often as it was halved.
- */
+/* 0.96^x for x >= 0: e^y with y = x log(0.96). y is halved until it is small; then the series of e^y is squared as many
+ * times. */
 static inline double power_of_096(double x) {
     double y = x * -0.040821994520255166, sum = 1.0;
     int halved = 0;
@@ -73,14 +73,14 @@ static inline double power_of_096(double x) {
 
 /* ---- options ---------------------------------------------------------------------------------------------------- */
 
-/* The largest number that is finite when it is rounded to a dtype: for float the one before FLT_MAX and half its last
- * digit. */
+/* The largest number that is still finite after it is rounded to a dtype. For float it is the double just below FLT_MAX
+ * plus half a unit in its last place. */
 static inline double largest_finite(enum dtype dtype) {
     return dtype == F32 ? 0x1.fffffefffffffp127 : DBL_MAX;
 }
 
-/* For each kind of option its type in the argument struct, and whether a value is legal for kernels that compute in
- * this dtype. NaN never is. */
+/* For each kind of option: its type in the argument struct, and whether a value is legal for kernels that compute in
+ * this dtype. NaN is never legal. */
 #define TYPE_not_negative double
 #define TYPE_below_one double
 #define TYPE_up_to_one double
@@ -112,8 +112,8 @@ static inline double largest_finite(enum dtype dtype) {
     enum { KIND_##name = scalar };
 #include "rules.def"
 
-/* Copies a caller's argument struct of another size: fields that an older caller does not know are 0 (off); fields that
- * this library does not know must be 0. */
+/* Copies a caller's argument struct, which may have another size: fields that an older caller does not have become 0
+ * (off); fields that this library does not have must be 0. */
 gdm_status gdm_read_struct(void *out, size_t size, const void *args);
 
 #define CHECK(rule, name, default_value)                                                                               \

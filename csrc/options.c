@@ -1,6 +1,5 @@
-/* The table of rules for those who do not know which rule they have: plans, tests, and the layers above. */
+/* The table of rules, for code that gets the rule as a number: plans, tests and the Python package. */
 #include "host.h"
-
 
 #define GDM_SCALAR(name, initial, domain, status, must, meaning)                                                       \
     static inline double initial_##name(void) {                                                                        \
@@ -52,7 +51,7 @@ gdm_status gdm_read_struct(void *out, size_t size, const void *args) {
                                                             GDM_SCALARS_##rule(SCALAR_INFO, rule){NULL, flag, 0}};
 #include "rules.def"
 
-/* The offset of the option that is a count, of the few there are; a sum, since the others add 0. */
+/* The offset of the option `step`, the only count that a rule has. This adds up to it: all other options add 0. */
 #define STEP_OFFSET(rule, name, default_value) +((int)KIND_##name == count ? offsetof(gdm_##rule##_args, name) : 0)
 #define ONE(rule, name) +1
 #define SCALAR_OFFSET(rule, name) offsetof(gdm_##rule##_args, name),

@@ -27,7 +27,7 @@ void gdm_plan_destroy(gdm_plan *plan) {
     free(plan);
 }
 
-/* Makes room in an array for so many items, at least twice what there was. */
+/* Grows an array to at least `wanted` items, and at least to twice its size. */
 static gdm_status make_room(void *array, size_t *room, size_t wanted, size_t itemsize) {
     void **items = array;
     const size_t more = wanted > 2 * *room ? wanted : 2 * *room;
@@ -39,7 +39,7 @@ static gdm_status make_room(void *array, size_t *room, size_t wanted, size_t ite
     return GDM_OK;
 }
 
-/* A call on this plan begins: what was noted of the last error is forgotten. */
+/* Every call that may change the plan starts here: it clears the last error. */
 static gdm_status start_call(gdm_plan *plan) {
     if (!plan) return GDM_ERR_NULL;
     plan->error = plan->other = SIZE_MAX;
@@ -72,8 +72,8 @@ static int is_finite_in(double x, enum dtype dtype) {
     return x >= 0 && (dtype == F32 ? (double)(float)x : x) <= DBL_MAX;
 }
 
-/* Whether a group's entries can have this learning rate. The factors need only be looked at one by one where the
- * largest that there has been would not do. */
+/* Whether a group's entries can have this learning rate. If it is valid with the largest factor so far, the single
+ * factors need no check. */
 static gdm_status find_bad_lr(gdm_plan *plan, size_t group, double lr) {
     const struct group *its = &plan->groups[group];
     int fits = 1;
@@ -98,7 +98,7 @@ static gdm_status check_lr(gdm_plan *plan, size_t group, double lr) {
     return status;
 }
 
-/* Reads a caller's argument struct. The plan has its own counts and scalars; lr_scale belongs to an entry. */
+/* Reads a caller's argument struct. The plan has its own step counts and scalars; each entry has its own lr_scale. */
 static gdm_status read_args(enum rule rule, const void *args, union args *own) {
     static double none[MAX_SCALARS];
     const struct rule_info *info = &gdm_rules[rule];
@@ -189,7 +189,7 @@ static gdm_status add_buffer(struct entry *entry, struct details *details, size_
     return entry->n ? check_buffer(buffer.data, entry->n, (enum dtype)buffer.dtype) : GDM_OK;
 }
 
-/* Reads and checks all that concerns the entry alone. */
+/* Reads the entry, and checks what does not depend on its group. */
 static gdm_status read_entry(const gdm_entry_args *args, const struct rule_info *rule, struct entry *entry,
                              struct details *details) {
     if (args->n && !args->param.data) return GDM_ERR_NULL;
@@ -203,11 +203,11 @@ static gdm_status read_entry(const gdm_entry_args *args, const struct rule_info 
     for (size_t k = 0; k < MAX_STATES && k < args->state_count && !status; k++)
         status = add_buffer(entry, details, STATE + k, args->states[k]);
     if (status) return status;
-    /* Until entries can be pipelines of tiles, whose stages convert between dtypes, all of them are direct. */
+    /* All entries must be direct: nothing converts between dtypes yet. */
     entry->dtype = details->dtypes[PARAM];
     if (!is_direct(entry, details)) return GDM_ERR_DTYPE;
     for (size_t k = 0; k < MAX_BUFFERS; k++)
-        if (!entry->data[k]) details->dtypes[k] = entry->dtype; /* who steps may set data[GRAD] alone */
+        if (!entry->data[k]) details->dtypes[k] = entry->dtype; /* the caller of a step may set data[GRAD] alone */
     return GDM_OK;
 }
 
@@ -221,7 +221,7 @@ static gdm_status read_entry_args(const gdm_entry_args *args, gdm_entry_args *ow
     return GDM_OK;
 }
 
-/* Whether a group can have such an entry, too. */
+/* Whether this entry can be in the group. */
 static gdm_status find_bad_entry(const struct group *group, const struct entry *entry, double lr_factor) {
     const enum dtype dtype = (enum dtype)entry->dtype;
     struct choice choice;
@@ -239,9 +239,9 @@ static gdm_status check_group(const struct group *group, const struct entry *ent
     return status;
 }
 
-/* Makes room for one more entry, with all that steps need. Each array by itself: when memory runs out in between, the
- * next attempt asks for the rest. The sum of the elements does not overflow, since there is memory for all its pieces.
- */
+/* Makes room for one more entry in all arrays that steps need. Each array has its own size, so if memory runs out
+ * between two of them, a later call can continue. The sum of the elements does not overflow, since there is memory for
+ * all pieces. */
 static gdm_status make_room_for_entry(gdm_plan *plan, size_t n) {
     const size_t pieces = (plan->elements + n) / (PIECE / 2) + 2, spans = (plan->count + 1) * (1 + MAX_STATES);
     gdm_status status = make_room(&plan->entries, &plan->entry_room, plan->count + 1, sizeof *plan->entries);
@@ -290,7 +290,7 @@ gdm_status gdm_plan_add(gdm_plan *plan, const gdm_entry_args *args, size_t *inde
     return GDM_OK;
 }
 
-/* Sets a buffer that is only read, or takes it away. */
+/* Sets or removes a buffer that is only read. */
 static gdm_status set_buffer(gdm_plan *plan, size_t index, size_t k, gdm_buffer buffer) {
     gdm_status status = start_call(plan);
     if (!status) status = find(index, plan->count);

@@ -11,21 +11,22 @@
 #include <stdint.h>
 #include <time.h>
 
-/* A worker that has nothing to do looks for work so long before it sleeps: the gap between the steps of a tight loop,
- * too short to take a core from anybody. */
+/* How long a worker without work looks for new work before it sleeps: long enough for the gap between the steps of a
+ * tight loop, too short to take a core from other programs. */
 #define SPIN_NS 20000
 
-/* So many bytes must a thread have to do to be worth its while: handing out work costs some 0.3 us to threads that look
- * for it; waking them costs 11 us, and it can take much longer until they begin (see docs/decisions.md).
- * Where steps follow each other so closely that threads once awake stay awake, it pays from the smaller size on. */
+/* How many bytes each thread must have for it to be worth using. Giving work to threads that look for it costs about
+ * 0.3 us. Waking them costs 11 us, and they may begin much later (see docs/decisions.md). If steps follow each other so
+ * closely that the threads stay awake, the smaller size holds. */
 #define SHARE_IF_AWAKE (512 << 10)
 #define SHARE_IF_ASLEEP (4 << 20)
 #define STEPS_OF_A_LOOP 16
 
-/* When a worker that is inside keeps the caller waiting so long, and for a quarter of the time that the caller worked,
- * another program has its core. Then the pool is not used for so many steps and 16 times as long as the wait was, so that
- * neither the mean nor the 95th percentile of a step's time suffers; twice as long each time that it happens again before
- * so many runs have gone well. A long step with a shorter wait is still faster than without the pool. */
+/* If the caller waits STALL_NS for a worker inside a run, and at least 1 / STALL_SHARE of the time that the caller
+ * worked, another program has the worker's core. Then the next STEPS_ALONE steps do not use the pool, and no step does
+ * for TIMES_ALONE times the wait. So neither the mean nor the 95th percentile of a step's time gets worse. Both numbers
+ * double, at most MOST_DOUBLINGS times, if it happens again before GOOD_RUNS runs without such a wait. A long step with
+ * a shorter wait is still faster than without the pool. */
 #define STALL_NS 150000
 #define STALL_SHARE 4
 #define STEPS_ALONE 32
@@ -33,28 +34,29 @@
 #define GOOD_RUNS 64
 #define MOST_DOUBLINGS 5
 
-/* What a thread has still to do: tasks from front (high half) up to back (low half). On a cache line of its own. */
+/* The tasks that a thread still has: from front (the high half) to back - 1 (the low half). It has its own cache line.
+ */
 struct share {
     _Alignas(64) _Atomic uint64_t left;
 };
 
 static struct {
-    atomic_int running;    /* taken by the caller of a run */
-    _Atomic uint64_t gate; /* OPEN while there is work to begin; plus the number of workers that are at it */
+    atomic_int running;    /* 1 during a run; the caller of a run sets it */
+    _Atomic uint64_t gate; /* OPEN while workers may join the run, plus the number of workers inside the run */
     atomic_uint epoch;     /* counts the runs, so that a worker sees that there is a new one */
     atomic_uint awake;     /* workers that look for work without sleeping */
-    atomic_int asleep;     /* some worker may be asleep; set by workers, cleared by who wakes them all */
+    atomic_int asleep;     /* some worker may be asleep; workers set it, the thread that wakes them clears it */
     atomic_int stop;
-    _Atomic int64_t alone_until; /* see STALL_NS; 0: not at all */
+    _Atomic int64_t alone_until; /* see STALL_NS; 0: steps may use the pool */
     atomic_int steps_alone;
 
-    /* The run: written while the gate is closed and nobody is inside. */
+    /* The run: written while the gate is closed and no worker is inside. */
     gdm_task *task;
     void *context;
     unsigned threads;
     struct share shares[GDM_MAX_THREADS];
 
-    unsigned workers; /* how many have been started; only the caller of a run adds to them */
+    unsigned workers; /* how many have been started; only the caller of a run starts more */
     pthread_t handles[GDM_MAX_THREADS];
     pthread_mutex_t lock; /* for sleeping and waking */
     pthread_cond_t wake;
@@ -93,7 +95,7 @@ static int claim(struct share *from, enum end end, size_t *i) {
     }
 }
 
-/* One thread's part in a run: its own share from the front, then the others' from the back. */
+/* One thread's part of a run: its own share from the front, then the shares of the others from the back. */
 static void work(unsigned self) {
     size_t i;
     while (claim(&pool.shares[self], FRONT, &i)) pool.task(pool.context, i);
@@ -101,7 +103,7 @@ static void work(unsigned self) {
         while (claim(&pool.shares[(self + k) % pool.threads], BACK, &i)) pool.task(pool.context, i);
 }
 
-/* A worker goes in only while the gate is open, so that the caller, once it has closed it, knows who is inside. */
+/* A worker goes in only while the gate is open. So when the caller has closed it, no more workers go in. */
 static int go_in(void) {
     uint64_t gate = atomic_load_explicit(&pool.gate, memory_order_relaxed);
     while (gate & OPEN)
@@ -115,7 +117,7 @@ static void go_out(void) {
     atomic_fetch_sub_explicit(&pool.gate, 1, memory_order_release);
 }
 
-/* Waits for a run that the worker has not seen; briefly awake, then asleep. */
+/* Waits for a new run: first awake, for a short time, then asleep. */
 static void wait_for_run(unsigned seen) {
     atomic_fetch_add(&pool.awake, 1);
     const int64_t end = now_ns() + SPIN_NS;
@@ -142,7 +144,7 @@ static void wait_for_run(unsigned seen) {
 static void *worker(void *index) {
     const unsigned self = (unsigned)(uintptr_t)index;
     unsigned seen = 0;
-    set_default_fp_mode(); /* a thread begins with the mode of the one that started it */
+    set_default_fp_mode(); /* a new thread has the mode of the thread that started it */
     while (!atomic_load(&pool.stop)) {
         wait_for_run(seen);
         seen = atomic_load_explicit(&pool.epoch, memory_order_acquire);
@@ -154,7 +156,7 @@ static void *worker(void *index) {
     return NULL;
 }
 
-/* Notes how long the caller of the run worked, and how long it then had to wait. */
+/* Decides, from how long the caller of the run worked and then waited, whether the next steps use the pool. */
 static void judge(int64_t worked, int64_t waited, int64_t now) {
     static int doublings, good_runs = GOOD_RUNS;
     if (waited < STALL_NS || waited < worked / STALL_SHARE) {
@@ -167,7 +169,7 @@ static void judge(int64_t worked, int64_t waited, int64_t now) {
     atomic_store_explicit(&pool.alone_until, now + (TIMES_ALONE * waited << doublings), memory_order_relaxed);
 }
 
-/* Whether the next step had better do without the pool. */
+/* Whether the next step should not use the pool. */
 static int is_left_alone(void) {
     const int64_t until = atomic_load_explicit(&pool.alone_until, memory_order_relaxed);
     if (!until) return 0;
@@ -184,7 +186,7 @@ static void wait_for_those_inside(int64_t run_began) {
             pause_briefly();
         } else {
             if (!begin) begin = now_ns();
-            sched_yield(); /* who is inside may be waiting for this very core */
+            sched_yield(); /* a worker inside may need this core */
         }
     }
     const int64_t now = begin ? now_ns() : 0;
@@ -201,7 +203,7 @@ static void run_together(unsigned threads, size_t count, gdm_task *run, void *co
         atomic_store_explicit(&pool.shares[t].left, front << 32 | back, memory_order_relaxed);
     }
     atomic_store_explicit(&pool.gate, OPEN, memory_order_release);
-    /* Sequentially consistent, as the worker's two: either it sees the new epoch, or we see that it sleeps. */
+    /* Sequentially consistent, as in wait_for_run: either the worker sees the new epoch, or we see that it sleeps. */
     atomic_fetch_add(&pool.epoch, 1);
     if (atomic_exchange(&pool.asleep, 0)) {
         pthread_mutex_lock(&pool.lock);
@@ -213,11 +215,11 @@ static void run_together(unsigned threads, size_t count, gdm_task *run, void *co
     wait_for_those_inside(began);
 }
 
-/* ---- threads: started when first needed, none left behind ------------------------------------------------------- */
+/* ---- threads: started when first needed, ended at exit ---------------------------------------------------------- */
 
 static atomic_uint generation;
 
-/* In the child of a fork there are no workers, whatever the pool says. */
+/* The child of a fork has no workers, so the pool must start again from its first state. */
 static void start_anew(void) {
     atomic_store(&pool.running, 0);
     atomic_store(&pool.gate, 0);
@@ -250,11 +252,11 @@ __attribute__((destructor)) static void at_exit(void) {
     pool.workers = 0;
 }
 
-/* Starts workers until there are so many. Fewer, without complaint, if the system gives no more. */
+/* Starts workers until there are this many. Fewer are not an error. */
 static void start_workers(unsigned wanted) {
     sigset_t all, before;
     pthread_attr_t attributes;
-    sigfillset(&all); /* signals are for the program's own threads */
+    sigfillset(&all); /* workers inherit this mask: signals go to the program's own threads */
     pthread_sigmask(SIG_SETMASK, &all, &before);
     pthread_attr_init(&attributes);
     pthread_attr_setstacksize(&attributes, 256 * 1024);
@@ -308,7 +310,7 @@ void gdm_pool_run(unsigned threads, size_t count, gdm_task *run, void *context) 
     }
 }
 
-/* Whether steps have been following each other so closely for a while that workers would stay awake in between. */
+/* Whether the last STEPS_OF_A_LOOP steps followed each other so closely that workers stay awake between them. */
 static int in_a_tight_loop(size_t bytes) {
     static _Atomic int64_t last;
     static atomic_uint steps;
@@ -322,7 +324,7 @@ static int in_a_tight_loop(size_t bytes) {
 
 unsigned gdm_pool_threads_for(size_t bytes, unsigned threads) {
     if (threads < 2 || bytes < 2 * SHARE_IF_AWAKE) return 1;
-    if (hosts_way) return threads; /* what its threads cost is for the host to know */
+    if (hosts_way) return threads; /* only the host knows what its threads cost */
     if (is_left_alone()) return 1;
     size_t share = SHARE_IF_AWAKE;
     if (!atomic_load_explicit(&pool.awake, memory_order_relaxed) && !in_a_tight_loop(bytes)) share = SHARE_IF_ASLEEP;

@@ -8,12 +8,11 @@
 
 static double combine(gdm_reduction reduction, double a, double b) {
     if (reduction != GDM_LARGEST_MAGNITUDE) return a + b;
-    return a != a || a > b ? a : b; /* the one that is NaN, if there is one */
+    return a != a || a > b ? a : b; /* NaN if one of them is NaN */
 }
 
-/* Combines results as they come, in a tree: the left part has the largest power of two of the results that is less than
- * their number, the right part the rest. Works like a binary counter: part[k] is the result of 2^k in a row, if bit k
- * of count is set. */
+/* Combines results one by one, in the tree that gdm.h describes. It works like a binary counter: if bit k of count is
+ * set, part[k] is the combination of 2^k results in a row. */
 struct tree {
     double part[64];
     uint64_t count;
@@ -26,7 +25,7 @@ static void add_result(struct tree *tree, gdm_reduction reduction, double result
     tree->count++;
 }
 
-/* What all results come to; 0 without any. */
+/* All results combined; 0 if there are none. */
 static double total(const struct tree *tree, gdm_reduction reduction) {
     double sum = 0;
     int found = 0;
@@ -40,13 +39,13 @@ static double total(const struct tree *tree, gdm_reduction reduction) {
 
 /* ---- one pass over many buffers --------------------------------------------------------------------------------- */
 
-/* So many blocks are handed to the threads at once; their results lie on the caller's stack. */
+/* The threads get at most WINDOW blocks at once; the results are on the caller's stack. */
 enum { WINDOW = 1024, BLOCKS_OF_A_TASK = PIECE / BLOCK };
 
 struct block {
     const void *start;
     unsigned n;
-    uint8_t dtype, last; /* last: of its buffer */
+    uint8_t dtype, last; /* last: it is the last block of its buffer */
 };
 
 struct window {
@@ -83,7 +82,7 @@ static gdm_buffer get_buffer(const struct source *from, size_t i, size_t *n) {
     return (gdm_buffer){from->plan->entries[i].data[GRAD], (gdm_dtype)from->plan->details[i].dtypes[GRAD]};
 }
 
-/* Fills the window with the blocks from this element of this buffer on, and moves both on. */
+/* Fills the window with the next blocks, from this element of this buffer on. Advances i and element past them. */
 static void fill(struct window *window, const struct source *from, size_t *i, size_t *element) {
     window->count = 0;
     for (; *i < from->count; (*i)++, *element = 0) {

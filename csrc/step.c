@@ -1,4 +1,4 @@
-/* A plan's step: walks the entries that have a gradient and counts. */
+/* A plan's step: updates the entries that have a gradient, then counts the step. */
 #include "plan.h"
 
 #include "fp_mode.h"
@@ -9,7 +9,7 @@
 
 /* ---- constants -------------------------------------------------------------------------------------------------- */
 
-/* Computes what the step after so many needs. `args` are options that may be written to. */
+/* Computes what the step after `steps` steps needs. Writes the step and the pointers to scalars into `args`. */
 static void prepare(const struct group *group, union args *args, struct cache *cache, uint64_t steps, double *scalars,
                     struct prepared *prepared, double *next_scalars) {
     const struct rule_info *rule = &gdm_rules[group->rule];
@@ -24,10 +24,10 @@ static __attribute__((noinline)) void prepare_group(struct group *group) {
     group->stale = 0;
 }
 
-/* What an entry with a progress or a factor of its own needs. A walk keeps the last one: entries in a row that are
- * alike share it. */
+/* What an entry with OWN_... bits needs. A step keeps the last one computed, since consecutive entries often share it.
+ */
 struct own {
-    size_t group; /* SIZE_MAX: there is none yet */
+    size_t group; /* SIZE_MAX: nothing has been computed yet */
     uint64_t lag;
     double lr_factor, scalars[MAX_SCALARS], next_scalars[MAX_SCALARS];
     struct prepared prepared;
@@ -54,8 +54,8 @@ static __attribute__((noinline)) const struct own *prepare_own(const gdm_plan *p
 
 /* ---- the walk --------------------------------------------------------------------------------------------------- */
 
-/* Updates the elements of an entry from first up to, and without, last. The kernel runs on the buffers themselves,
- * since every entry is direct; a pipeline of tiles would begin here. */
+/* Updates the elements of an entry from first to last - 1. The kernel runs on the buffers themselves, since every entry
+ * is direct. */
 static inline void update_range(const gdm_plan *plan, const struct group *groups, const struct isa *isa,
                                 const struct entry *entry, size_t first, size_t last, struct own *own) {
     const struct group *group = &groups[entry->group];
@@ -70,7 +70,7 @@ static inline void update_range(const gdm_plan *plan, const struct group *groups
 struct walk {
     const gdm_plan *plan;
     const struct isa *isa;
-    atomic_int left_out; /* some entry has been */
+    atomic_int left_out; /* whether some entry was left out */
 };
 
 static void update_piece(void *context, size_t piece) {
@@ -90,7 +90,7 @@ static void update_piece(void *context, size_t piece) {
     }
 }
 
-/* Without other threads. Returns whether some entry has been left out. */
+/* Updates everything on this thread. Returns whether some entry was left out. */
 static int update_all(const gdm_plan *plan, const struct isa *isa) {
     const struct group *groups = plan->groups; /* in a register: kernels could change what plan points to */
     struct own own;
@@ -109,7 +109,7 @@ static unsigned threads_for(const gdm_plan *plan) {
     return gdm_pool_threads_for(plan->bytes, plan->threads ? plan->threads : (unsigned)gdm_get_num_threads());
 }
 
-/* On several threads. Not a part of gdm_plan_run, so that a step of one small entry has a small frame. */
+/* The same on several threads. Not inlined into gdm_plan_run, so that a step of one small entry has a small frame. */
 static __attribute__((noinline)) int update_together(const gdm_plan *plan, const struct isa *isa, unsigned threads) {
     struct walk walk = {plan, isa, 0};
     gdm_pool_run(threads, plan->piece_count, update_piece, &walk);
@@ -118,16 +118,15 @@ static __attribute__((noinline)) int update_together(const gdm_plan *plan, const
 
 /* ---- counting --------------------------------------------------------------------------------------------------- */
 
-/* Notes for each group whether some entry has a gradient: a group whose entries have all been left out has made no
- * step, and its entries do not fall behind it. */
+/* Sets for each group whether some entry has a gradient. If no entry has one, the group makes no step, and the lag of
+ * its entries does not change. */
 static __attribute__((cold)) void find_present_groups(gdm_plan *plan, int left_out) {
     for (size_t g = 0; g < plan->group_count; g++) plan->groups[g].present = !left_out;
     for (size_t i = 0; left_out && i < plan->count; i++)
         if (plan->entries[i].data[GRAD]) plan->groups[plan->entries[i].group].present = 1;
 }
 
-/* Counts for the entries that do not simply go with their group: those left out, and those with scalars of their own.
- */
+/* Counts for the entries that differ from their group: those left out, and those with their own scalars. */
 static __attribute__((cold)) void count_entries(gdm_plan *plan) {
     struct own own;
     own.group = SIZE_MAX;
@@ -148,7 +147,7 @@ static __attribute__((cold)) void count_entries(gdm_plan *plan) {
     }
 }
 
-/* A step of one small entry takes some 15 ns: what is looked up here shows. */
+/* A step of one small entry takes some 15 ns, so every memory access here matters. */
 static void count_step(gdm_plan *plan, int left_out) {
     if (left_out || plan->own_progress) {
         find_present_groups(plan, left_out);
@@ -161,17 +160,17 @@ static void count_step(gdm_plan *plan, int left_out) {
         }
         group->steps++;
         if (!group->changes && group->steps > 1) continue;
-        group->stale = 1; /* behind the first step another kernel may follow */
+        group->stale = 1; /* the second step may need another kernel than the first */
         memcpy(group->scalars, group->next_scalars, sizeof group->scalars);
     }
 }
 
-/* After counts of steps have been set: a group goes with those of its entries that have made the most steps, so that as
- * few as possible have a progress of their own. */
+/* Called after step counts have been set. A group gets the count and the scalars of the entry that has made the most
+ * steps; entries that differ keep their own. */
 static __attribute__((cold)) void settle(gdm_plan *plan) {
     struct details *details = plan->details;
     for (size_t g = 0; g < plan->group_count; g++) plan->groups[g].present = 0;
-    for (size_t i = 0; i < plan->count; i++) { /* for now lag is the entry's own steps */
+    for (size_t i = 0; i < plan->count; i++) { /* from here to the last loop, lag is the entry's own steps */
         const struct group *group = &plan->groups[plan->entries[i].group];
         if (!(plan->entries[i].own & OWN_PROGRESS)) memcpy(details[i].scalars, group->scalars, sizeof group->scalars);
         details[i].lag = group->steps - details[i].lag;
@@ -214,7 +213,7 @@ gdm_status gdm_plan_run(gdm_plan *plan) {
     return GDM_OK;
 }
 
-/* Checks, when entries have been added, the memory that is written, and that which is read. */
+/* After entries have been added: checks that no buffer shares memory with one that is written. */
 static gdm_status check_memory(gdm_plan *plan) {
     gdm_status status = gdm_plan_arrange(plan);
     for (size_t i = 0; i < plan->count && !status; i++) {
@@ -224,7 +223,7 @@ static gdm_status check_memory(gdm_plan *plan) {
             if (entry->data[k])
                 status = gdm_plan_check_read(plan, i, entry->data[k], entry->n * size_of((enum dtype)dtypes[k]));
     }
-    if (status) plan->changed = 1; /* to be checked again the next time */
+    if (status) plan->changed = 1; /* the next step checks again */
     return status;
 }
 

@@ -10,7 +10,7 @@
 #include <string.h>
 #include <unistd.h>
 
-/* A whole number from 1 up at the beginning of the variable ("4", and OpenMP's "4,2"); 0 if there is none. */
+/* The positive whole number at the beginning of the variable ("4", or OpenMP's "4,2"); 0 if there is none. */
 static long from_environment(const char *name) {
     const char *text = getenv(name);
     if (!text) return 0;
@@ -27,8 +27,8 @@ static long cpus(void) {
     return sysconf(_SC_NPROCESSORS_ONLN);
 }
 
-/* The CPUs that "quota period" in a file of cgroup allows, rounded up; 0 if it does not say. Without a second file,
- * both numbers stand in the first one (cgroup v2; "max" is no limit). */
+/* The CPUs that a cgroup allows, quota / period, rounded up; 0 without a limit. Without a second file both numbers are
+ * in the first one (cgroup v2, where "max" means no limit). */
 static long quota(const char *path, const char *period_path) {
     double quota = 0, period = 0;
     FILE *file = fopen(path, "r");

@@ -10,7 +10,7 @@ static inline int overlap(const void *a, const void *b, size_t bytes) {
     return (uintptr_t)a < (uintptr_t)b + bytes && (uintptr_t)b < (uintptr_t)a + bytes;
 }
 
-/* The i-th buffer by itself, and against those before it, unless both are only read. */
+/* Checks the i-th buffer, and that it does not overlap an earlier one, unless both are only read. */
 static inline __attribute__((always_inline)) gdm_status check_one(void *const *buffers, size_t i, size_t n,
                                                                   enum dtype dtype) {
     const size_t itemsize = size_of(dtype);
@@ -33,7 +33,7 @@ static inline gdm_status check_buffers(void *const *buffers, size_t states, unsi
 
 /* ---- one update ------------------------------------------------------------------------------------------------- */
 
-/* All buffers are stored in the dtype they are computed in. */
+/* All buffers are stored in the dtype that the kernel computes in. */
 static const uint8_t alike[DTYPES][MAX_BUFFERS] = {{F32, F32, F32, F32, F32, F32}, {F64, F64, F64, F64, F64, F64}};
 
 struct update {

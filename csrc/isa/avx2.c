@@ -1,5 +1,5 @@
 /* AVX2: vectors of 256 bits. Empty on other architectures. */
-#include "../core.h" /* before the target: what it includes is for every machine */
+#include "../core.h" /* before the target: the code of these headers must run on every machine */
 
 #if defined __x86_64__
 #if defined __clang__

@@ -1,9 +1,9 @@
 /* AVX-512: vectors of 512 bits. Empty on other architectures.
  *
- * The kernels only load, compute and store, in long runs, which is what wide vectors are good for. GCC uses 256 bits
- * unless told; Clang does so only when it tunes for certain CPUs.
+ * The kernels load, compute and store in long loops, which wide vectors make faster. GCC uses 256 bits unless it is
+ * told otherwise; Clang uses 256 bits only when it tunes for certain CPUs.
  */
-#include "../core.h" /* before the target: what it includes is for every machine */
+#include "../core.h" /* before the target: the code of these headers must run on every machine */
 
 #if defined __x86_64__
 #if defined __clang__

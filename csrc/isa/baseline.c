@@ -1,5 +1,5 @@
-/* What every machine of the architecture can run. On x86-64 that is SSE2. */
-#include "../core.h" /* before the target: what it includes is for every machine */
+/* The instructions that every machine of the architecture has. On x86-64 that is SSE2. */
+#include "../core.h" /* before the target: the code of these headers must run on every machine */
 
 #if defined __clang__ && defined __x86_64__
 #pragma clang attribute push(__attribute__((target("arch=x86-64,tune=x86-64"))), apply_to = function)

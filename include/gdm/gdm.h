@@ -5,29 +5,29 @@
  *     args.lr = 0.1;
  *     gdm_status status = gdm_momentum_f32(param, velocity, grad, 3, &args);
  *
- * What holds for every update function
- *   buffers    `n` contiguous elements each, aligned to their element type. No two may share memory, except that
- *              buffers that are only read may. A state that the options do not use may be NULL, and is not touched.
- *              States begin as zeros.
- *   args       the options. Begin with the rule's GDM_<RULE>_DEFAULTS, then change what you want. The first field is
- *              the size of the struct as the caller knows it, so that fields can be appended: a caller compiled against
- *              an older header keeps working. A struct of zeros is not the default: flags, decays and pointers that
- *              are 0 are off, but lr = 0 moves nothing, betas = {0, 0} keep no averages, and eps = 0 makes NaN of an
- *              element whose gradient has always been 0. size = 0 and step = 0 are errors: where a rule has it, set
- *              `step`.
- *   result     GDM_OK, or a status that says what is wrong; then nothing has been written. n = 0 is fine and does
+ * For every update function:
+ *   buffers    Each has `n` contiguous elements and is aligned to its element type. A buffer that is written must not
+ *              share memory with another buffer. A state that the options do not use may be NULL; it is not touched.
+ *              Set the states to zero before the first step.
+ *   args       The options. Start from the rule's GDM_<RULE>_DEFAULTS, then change what you want. The first field is
+ *              the size of the struct in the caller's header. New fields come last, so a caller compiled against an
+ *              older header keeps working. A struct of zeros is not the default: flags, decays and pointers that are 0
+ *              are off, but lr = 0 changes nothing, betas = {0, 0} keep no averages, and eps = 0 gives NaN for an
+ *              element whose gradient has always been 0. size = 0 is an error. If the rule has `step`, set it: step = 0
+ *              is an error too.
+ *   result     GDM_OK, or a status that says what is wrong; then nothing has been written. n = 0 is allowed and does
  *              nothing (pointers may then be NULL).
- *   numbers    every operation is rounded once, in the order the formula is written, with no fused multiply-add: the
- *              same bits on every machine. Options and what is computed from them (1 - dampening, bias corrections)
- *              are double, and rounded once to the element type; one that is not finite there is refused. NaN,
- *              infinities and subnormals propagate as IEEE 754 says. Rounding modes and flush-to-zero that are set in a
- *              thread have no effect: calls compute in the default mode and put back the mode they found.
- *   threads    may be called from any number of threads at once on different buffers, also before main(). Nothing is
- *              allocated, but for the threads that share the work of large updates, at the first one.
+ *   numbers    Every operation is rounded once, in the order of the formula, without fused multiply-add: the same bits
+ *              on every machine. Options and the numbers computed from them (1 - dampening, bias corrections) are
+ *              double, and are rounded once to the element type. An option that is not finite in the element type is an
+ *              error. NaN, infinities and subnormals propagate as in IEEE 754. A thread's rounding mode and
+ *              flush-to-zero have no effect: each call computes in the default mode, then restores the thread's mode.
+ *   threads    Any number of threads may call at the same time, on different buffers, also before main(). Nothing is
+ *              allocated, except that the first large update starts the threads that share its work.
  *
- * In the formulas p is the parameter and g the gradient after `maximize` (negated) and coupled decay
- * (g + weight_decay * p). With lr_scale each element's learning rate is lr * lr_scale[i]; decoupled decay then keeps
- * 1 - (lr * weight_decay) * lr_scale[i] of it.
+ * In the formulas p is the parameter and g is the gradient, negated with `maximize`, plus weight_decay * p with coupled
+ * decay. With lr_scale the learning rate of element i is lr * lr_scale[i], and decoupled decay multiplies the element
+ * by 1 - (lr * weight_decay) * lr_scale[i].
  */
 #ifndef GDM_GDM_H
 #define GDM_GDM_H
@@ -43,13 +43,13 @@ extern "C" {
 #define GDM_VERSION "0.1.0"
 /* <<< version */
 
-/* Changes only when a caller compiled against an older header would no longer work. */
+/* Changes only if callers compiled against an older header no longer work. */
 #define GDM_ABI 1
 
 typedef enum gdm_status {
     GDM_OK = 0,
     GDM_ERR_NULL = 1,        /* a buffer that is needed, `args` or a plan is NULL */
-    GDM_ERR_STRUCT_SIZE = 2, /* args->size is 0 or too small, or names fields this library does not know */
+    GDM_ERR_STRUCT_SIZE = 2, /* args->size is 0 or too small, or a field that this library does not know is set */
     GDM_ERR_LENGTH = 3,      /* n elements would not fit into the address space */
     GDM_ERR_ALIGNMENT = 4,   /* a buffer is not aligned to its element type */
     GDM_ERR_OVERLAP = 5,     /* a buffer that is written shares memory with another one */
@@ -78,13 +78,13 @@ typedef enum gdm_status {
     /* <<< statuses */
 } gdm_status;
 
-/* One English sentence for a status; never NULL. */
+/* A status in English; never NULL. */
 const char *gdm_strerror(gdm_status status);
 
-/* The version of the library that runs, as in GDM_VERSION. */
+/* The version of the loaded library, as in GDM_VERSION. */
 const char *gdm_version(void);
 
-/* The GDM_ABI of the library that runs. */
+/* The GDM_ABI of the loaded library. */
 unsigned gdm_abi(void);
 
 typedef enum gdm_form { GDM_FORM_TORCH = 0, GDM_FORM_CLASSIC = 1 } gdm_form;
@@ -101,8 +101,8 @@ typedef struct gdm_sgd_args {
     size_t size;                /* sizeof(gdm_sgd_args) */
     double lr;                  /* the learning rate, >= 0 */
     double weight_decay;        /* the weight decay, >= 0 */
-    int maximize;               /* walk up the gradient instead of down */
-    int decoupled_weight_decay; /* shrink the parameter itself, not through the gradient */
+    int maximize;               /* go up the gradient instead of down */
+    int decoupled_weight_decay; /* multiply the parameter by 1 - lr * weight_decay; do not change the gradient */
     const void *lr_scale;       /* NULL, or n factors of the learning rate, of the element type; only read */
 } gdm_sgd_args;
 
@@ -113,7 +113,7 @@ gdm_status gdm_sgd_f64(double *param, const double *grad, size_t n, const gdm_sg
 
 /* ---- Momentum: heavy ball and Nesterov -----------------------------------------------------------------------------
  *
- * In torch's form lr scales the whole velocity, in the classic one what comes in.
+ * In torch's form lr scales the whole velocity. In the classic form lr scales each gradient that enters the velocity.
  *
  *     p = p * (1 - lr * weight_decay)     only with decoupled_weight_decay
  *
@@ -133,8 +133,8 @@ typedef struct gdm_momentum_args {
     double dampening;           /* in [0, 1]; only in torch's form, without nesterov */
     double weight_decay;        /* the weight decay, >= 0 */
     int nesterov;               /* look ahead along the velocity; needs momentum > 0 */
-    int maximize;               /* walk up the gradient instead of down */
-    int decoupled_weight_decay; /* shrink the parameter itself, not through the gradient */
+    int maximize;               /* go up the gradient instead of down */
+    int decoupled_weight_decay; /* multiply the parameter by 1 - lr * weight_decay; do not change the gradient */
     int form;                   /* a gdm_form */
     const void *lr_scale;       /* NULL, or n factors of the learning rate, of the element type; only read */
 } gdm_momentum_args;
@@ -159,8 +159,8 @@ typedef struct gdm_adagrad_args {
     double lr_decay;      /* the learning rate's decay per step, >= 0 */
     double eps;           /* added to the denominator, >= 0 */
     double weight_decay;  /* the weight decay, >= 0 */
-    int maximize;         /* walk up the gradient instead of down */
-    uint64_t step;        /* the number of this step, from 1; a plan counts by itself */
+    int maximize;         /* go up the gradient instead of down */
+    uint64_t step;        /* the number of this step, from 1; a plan counts its steps itself */
     const void *lr_scale; /* NULL, or n factors of the learning rate, of the element type; only read */
 } gdm_adagrad_args;
 
@@ -191,7 +191,7 @@ typedef struct gdm_rmsprop_args {
     double momentum;      /* how much of the velocity or of exp_avg is kept, in [0, 1) */
     double weight_decay;  /* the weight decay, >= 0 */
     int centered;         /* subtract the gradient's mean; needs grad_avg */
-    int maximize;         /* walk up the gradient instead of down */
+    int maximize;         /* go up the gradient instead of down */
     const void *lr_scale; /* NULL, or n factors of the learning rate, of the element type; only read */
 } gdm_rmsprop_args;
 
@@ -210,11 +210,11 @@ gdm_status gdm_rmsprop_f64(double *param, double *square_avg, double *grad_avg, 
  *     x = max(x, v)                                only with amsgrad; x is max_exp_avg_sq, and replaces v below
  *     p = p - lr / (1 - beta1^step) * (m / (sqrt(v) / sqrt(1 - beta2^step) + eps))
  *
- * where 1 / sqrt(1 - beta2^step) is computed first, and multiplied with.
+ * The kernel multiplies by 1 / sqrt(1 - beta2^step), which is computed once for a step.
  *
  * Sources: D. Kingma, J. Ba, "Adam: a method for stochastic optimization", 2015; I. Loshchilov, F. Hutter, "Decoupled
  * weight decay regularization", 2019; S. Reddi, S. Kale, S. Kumar, "On the convergence of Adam and beyond", 2018; eps
- * stands where it does in torch.optim.Adam.
+ * is added where torch.optim.Adam adds it.
  */
 typedef struct gdm_adam_args {
     size_t size;                /* sizeof(gdm_adam_args) */
@@ -223,9 +223,9 @@ typedef struct gdm_adam_args {
     double eps;                 /* added to the denominator, >= 0 */
     double weight_decay;        /* the weight decay, >= 0 */
     int amsgrad;                /* divide by the largest average so far; needs max_exp_avg_sq */
-    int maximize;               /* walk up the gradient instead of down */
-    int decoupled_weight_decay; /* shrink the parameter itself, not through the gradient */
-    uint64_t step;              /* the number of this step, from 1; a plan counts by itself */
+    int maximize;               /* go up the gradient instead of down */
+    int decoupled_weight_decay; /* multiply the parameter by 1 - lr * weight_decay; do not change the gradient */
+    uint64_t step;              /* the number of this step, from 1; a plan counts its steps itself */
     const void *lr_scale;       /* NULL, or n factors of the learning rate, of the element type; only read */
 } gdm_adam_args;
 
@@ -245,8 +245,8 @@ gdm_status gdm_adam_f64(double *param, double *exp_avg, double *exp_avg_sq, doub
  *     M    = M * mu                                                    M is mu_product
  *     p    = p - lr * ((grad_factor * g + avg_factor * m) / (sqrt(v) / sqrt(1 - beta2^step) + eps))
  *
- * where grad_factor = (1 - mu) / (1 - M), avg_factor = next / (1 - M * next), and 1 / sqrt(1 - beta2^step) is computed
- * first, and multiplied with.
+ * where grad_factor = (1 - mu) / (1 - M) and avg_factor = next / (1 - M * next). The kernel multiplies by
+ * 1 / sqrt(1 - beta2^step), which is computed once for a step.
  *
  * Source: T. Dozat, "Incorporating Nesterov momentum into Adam", 2016; options as in torch.optim.NAdam.
  */
@@ -257,11 +257,11 @@ typedef struct gdm_nadam_args {
     double eps;                 /* added to the denominator, >= 0 */
     double weight_decay;        /* the weight decay, >= 0 */
     double momentum_decay;      /* how fast the momentum warms up, >= 0 */
-    int maximize;               /* walk up the gradient instead of down */
-    int decoupled_weight_decay; /* shrink the parameter itself, not through the gradient */
-    uint64_t step;              /* the number of this step, from 1; a plan counts by itself */
+    int maximize;               /* go up the gradient instead of down */
+    int decoupled_weight_decay; /* multiply the parameter by 1 - lr * weight_decay; do not change the gradient */
+    uint64_t step;              /* the number of this step, from 1; a plan counts its steps itself */
     const void *lr_scale;       /* NULL, or n factors of the learning rate, of the element type; only read */
-    double *mu_product;         /* the product of the momenta so far, at first 1; replaced; a plan has its own */
+    double *mu_product;         /* the product of all momenta so far, at first 1; updated; a plan has its own */
 } gdm_nadam_args;
 
 #define GDM_NADAM_DEFAULTS {sizeof(gdm_nadam_args), 0.002, {0.9, 0.999}, 1e-8, 0, 0.004, 0, 0, 0, NULL, NULL}
@@ -286,7 +286,7 @@ typedef struct gdm_lion_args {
     double lr;            /* the learning rate, >= 0 */
     double betas[2];      /* how much of each average is kept, each in [0, 1) */
     double weight_decay;  /* the weight decay, >= 0 */
-    int maximize;         /* walk up the gradient instead of down */
+    int maximize;         /* go up the gradient instead of down */
     const void *lr_scale; /* NULL, or n factors of the learning rate, of the element type; only read */
 } gdm_lion_args;
 
@@ -309,8 +309,8 @@ typedef struct gdm_sign_sgd_args {
     size_t size;                /* sizeof(gdm_sign_sgd_args) */
     double lr;                  /* the learning rate, >= 0 */
     double weight_decay;        /* the weight decay, >= 0 */
-    int maximize;               /* walk up the gradient instead of down */
-    int decoupled_weight_decay; /* shrink the parameter itself, not through the gradient */
+    int maximize;               /* go up the gradient instead of down */
+    int decoupled_weight_decay; /* multiply the parameter by 1 - lr * weight_decay; do not change the gradient */
     const void *lr_scale;       /* NULL, or n factors of the learning rate, of the element type; only read */
 } gdm_sign_sgd_args;
 
@@ -335,8 +335,8 @@ typedef struct gdm_signum_args {
     double lr;                  /* the learning rate, >= 0 */
     double momentum;            /* how much of the velocity or of exp_avg is kept, in [0, 1) */
     double weight_decay;        /* the weight decay, >= 0 */
-    int maximize;               /* walk up the gradient instead of down */
-    int decoupled_weight_decay; /* shrink the parameter itself, not through the gradient */
+    int maximize;               /* go up the gradient instead of down */
+    int decoupled_weight_decay; /* multiply the parameter by 1 - lr * weight_decay; do not change the gradient */
     const void *lr_scale;       /* NULL, or n factors of the learning rate, of the element type; only read */
 } gdm_signum_args;
 
@@ -358,9 +358,9 @@ typedef struct gdm_buffer {
 
 /* ---- Plans: one step over many parameters -----------------------------------------------------------------------
  *
- * A plan is the table of buffers that one step walks. An entry is one parameter with its gradient and its states; the
- * entries of a group have a rule and its options in common. A step is one call, which shares the work of all entries,
- * small and large, among threads. The memory stays the caller's, and must stay where it is.
+ * A plan is a table of the buffers that one step updates. An entry is one parameter with its gradient and its states.
+ * The entries of a group share a rule and its options. A step is one call, which divides the work of all entries, small
+ * and large, among threads. The memory belongs to the caller, and must stay at its address.
  *
  *     float weight[6] = {0}, grad[6] = {1, 1, 1, 1, 1, 1}, velocity[6] = {0};
  *     gdm_momentum_args options = GDM_MOMENTUM_DEFAULTS;
@@ -382,12 +382,12 @@ typedef struct gdm_buffer {
  *
  * The plan counts the steps of each entry and keeps the rule's scalars: in the options of a group `step` and the
  * pointers to scalars are not read, and `lr_scale` must be NULL. In an entry's first step torch's form of momentum
- * makes the velocity the gradient, undampened, as PyTorch does.
+ * sets the velocity to the gradient, without dampening, as PyTorch does.
  *
- * An entry without a gradient, one whose address is NULL, is left out of a step: its parameter, its states, its scalars
- * and its count of steps stay as they are. That also holds for one without elements.
+ * A step leaves out an entry whose gradient is NULL: its parameter, states, scalars and count of steps do not change.
+ * The same holds for an entry without elements.
  *
- * A plan is used by one thread at a time; different plans by different threads at once.
+ * Only one thread at a time may use a plan. Different threads may use different plans at the same time.
  */
 typedef struct gdm_plan gdm_plan;
 
@@ -405,20 +405,20 @@ typedef enum gdm_rule {
     /* <<< rule numbers */
 } gdm_rule;
 
-/* Makes a new, empty plan. GDM_ERR_MEMORY, and *plan NULL. */
+/* Makes a new, empty plan. If there is no memory, returns GDM_ERR_MEMORY and sets *plan to NULL. */
 gdm_status gdm_plan_create(gdm_plan **plan);
 
-/* Frees the plan; NULL is fine. The buffers are the caller's. */
+/* Frees the plan, which may be NULL. It does not free the buffers. */
 void gdm_plan_destroy(gdm_plan *plan);
 
-/* Adds a group and gives its index (0, 1, ...) in *group, which must not be NULL. `args` is the argument struct of the
- * rule, such as gdm_momentum_args for GDM_RULE_MOMENTUM: it is read as that, whatever it is. */
+/* Adds a group and writes its index (0, 1, ...) to *group; `group` must not be NULL. `args` must be the argument struct
+ * of the rule, such as gdm_momentum_args for GDM_RULE_MOMENTUM. Nothing can check that. */
 gdm_status gdm_plan_add_group(gdm_plan *plan, gdm_rule rule, const void *args, size_t *group);
 
-/* Changes the options of a group from the next step on. States that these options need must have been given. */
+/* Changes the options of a group, from the next step on. The entries must have the states that these options need. */
 gdm_status gdm_plan_set_args(gdm_plan *plan, size_t group, const void *args);
 
-/* Changes the learning rate of a group alone: the cheapest of the changes. */
+/* Changes only the learning rate of a group: the cheapest change. */
 gdm_status gdm_plan_set_lr(gdm_plan *plan, size_t group, double lr);
 
 typedef struct gdm_entry_args {
@@ -426,62 +426,63 @@ typedef struct gdm_entry_args {
     size_t group;             /* the index of its group */
     size_t n;                 /* the number of elements of each buffer */
     gdm_buffer param;         /* updated */
-    gdm_buffer grad;          /* only read; without one the entry is left out until a gradient is set */
-    gdm_buffer lr_scale;      /* a factor of the learning rate for each element, only read; or none */
-    const gdm_buffer *states; /* in the order of the rule's function; without data where the options do not use one */
-    size_t state_count;       /* of `states`; the states behind them are none */
-    double lr_factor;         /* the group's learning rate is multiplied by it, in double; finite, >= 0 */
+    gdm_buffer grad;          /* only read; if its data is NULL, steps leave the entry out until a gradient is set */
+    gdm_buffer lr_scale;      /* a factor of the learning rate for each element, only read; data may be NULL */
+    const gdm_buffer *states; /* in the order of the rule's function; data may be NULL if the options do not use it */
+    size_t state_count;       /* the length of `states`; the entry has no states after these */
+    double lr_factor;         /* a factor of the group's learning rate, applied in double; finite, >= 0 */
 } gdm_entry_args;
 
 #define GDM_ENTRY_DEFAULTS                                                                                             \
     {sizeof(gdm_entry_args), 0, 0, {NULL, GDM_FLOAT32}, {NULL, GDM_FLOAT32}, {NULL, GDM_FLOAT32}, NULL, 0, 1.0}
 
-/* Adds an entry, at its step 0, and gives its index (0, 1, ...) in *entry, which must not be NULL. All its buffers must
- * have the dtype of its parameter (else GDM_ERR_DTYPE). Memory shared with other entries is found at the next step, and
- * stays shared: destroy the plan then. */
+/* Adds an entry, which has made no step, and writes its index (0, 1, ...) to *entry; `entry` must not be NULL. All its
+ * buffers must have the dtype of its parameter (else GDM_ERR_DTYPE). The next step checks whether it shares memory with
+ * other entries. If it does, every step fails, since entries cannot be removed: destroy the plan. */
 gdm_status gdm_plan_add(gdm_plan *plan, const gdm_entry_args *args, size_t *entry);
 
-/* Sets where an entry's gradient is read from now on. Without data the entry is left out. */
+/* Sets the gradient that the next steps read. If data is NULL, they leave the entry out. */
 gdm_status gdm_plan_set_grad(gdm_plan *plan, size_t entry, gdm_buffer grad);
 
-/* Sets the factors of the learning rate of an entry's elements; without data there are none. */
+/* Sets the learning-rate factors of an entry's elements; if data is NULL, there are none. */
 gdm_status gdm_plan_set_lr_scale(gdm_plan *plan, size_t entry, gdm_buffer lr_scale);
 
-/* Sets the factor of the learning rate of a whole entry. */
+/* Sets the learning-rate factor of a whole entry. */
 gdm_status gdm_plan_set_lr_factor(gdm_plan *plan, size_t entry, double lr_factor);
 
-/* Sets how many threads a step may use; 0, as at first, for what gdm_get_num_threads says. */
+/* Sets how many threads a step may use; 0, the default, means the result of gdm_get_num_threads. */
 gdm_status gdm_plan_set_num_threads(gdm_plan *plan, int n);
 
-/* Makes one step of every entry that has a gradient. After an error nothing has been written, and no step counted. */
+/* Makes one step for every entry that has a gradient. After an error nothing has been written or counted. */
 gdm_status gdm_plan_step(gdm_plan *plan);
 
-/* Says how many steps an entry has made, and its rule's scalars after them, in the order of the rule's argument struct.
- * Either pointer may be NULL. */
+/* Gets how many steps an entry has made, and its current scalars, in the order of the rule's argument struct. Either
+ * pointer may be NULL. */
 gdm_status gdm_plan_get_progress(const gdm_plan *plan, size_t entry, uint64_t *steps, double *scalars);
 
-/* Sets both, to go on where another plan ended; `scalars` may be NULL for a rule that has none. */
+/* Sets both, to continue where another plan ended; `scalars` may be NULL if the rule has no scalars. */
 gdm_status gdm_plan_set_progress(gdm_plan *plan, size_t entry, uint64_t steps, const double *scalars);
 
-/* Says how many steps the plan has made since it has the group, whichever entries had gradients: what a schedule of the
- * learning rate counts. */
+/* Gets how many steps the plan has made since the group was added, with or without gradients. A learning-rate schedule
+ * counts these steps. */
 gdm_status gdm_plan_get_group_steps(const gdm_plan *plan, size_t group, uint64_t *steps);
 
-/* Sets that number. The entries' own counts stay as they are. */
+/* Sets that number. The step counts of the entries do not change. */
 gdm_status gdm_plan_set_group_steps(gdm_plan *plan, size_t group, uint64_t steps);
 
-/* After a status that is not GDM_OK, says which entry of the plan it is about: in *entry its index, and for
- * GDM_ERR_OVERLAP in *other the index of the entry that it shares memory with, which may be itself. SIZE_MAX where
- * there is none. Either pointer may be NULL. */
+/* After a call that did not return GDM_OK: *entry is the index of the entry that caused the error. After
+ * GDM_ERR_OVERLAP, *other is the index of the entry that it shares memory with, which may be the same entry. An index
+ * is SIZE_MAX if no entry is concerned. Either pointer may be NULL. */
 gdm_status gdm_plan_get_error(const gdm_plan *plan, size_t *entry, size_t *other);
 
 /* ---- Reductions: one number from many buffers -------------------------------------------------------------------
  *
  * A reduction only reads. Its result does not depend on the instruction set, the alignment or the number of threads:
- * each buffer is cut into blocks of 4,096 elements. Element i of a block is added to lane i % 32, in double; then lane
- * j + 16 is added to lane j, and so on by 8, 4, 2 and 1. The results of a buffer's blocks are added in a tree: the left
- * part has the largest power of two of them that is less than their number, the right part the rest. The results of
- * the buffers are added in such a tree, too. Buffers without data or without elements are left out.
+ * each buffer is cut into blocks of 4,096 elements. Element i of a block is added to lane i % 32, in double. Then lane
+ * j + 16 is added to lane j, then lane j + 8, j + 4, j + 2 and j + 1. The results of a buffer's blocks are added in a
+ * tree: the left part has the first 2^k blocks, where 2^k is the largest power of two below their number; the right
+ * part has the others; each part is added in the same way. The results of the buffers are added in such a tree, too.
+ * Buffers without data or without elements are left out.
  */
 typedef enum gdm_reduction {
     GDM_SUM_OF_SQUARES = 0,    /* the sum of the squares of all elements, each squared in double */
@@ -493,49 +494,51 @@ typedef enum gdm_reduction {
 gdm_status gdm_reduce(gdm_reduction reduction, const gdm_buffer *buffers, const size_t *lengths, size_t count,
                       double *result);
 
-/* Reduces the gradients of a plan's entries, on as many threads as its steps may use. */
+/* Reduces the gradients of a plan's entries, with as many threads as its steps may use. */
 gdm_status gdm_plan_reduce(gdm_plan *plan, gdm_reduction reduction, double *result);
 
 /* ---- Instruction sets -------------------------------------------------------------------------------------------
  *
- * The best one that CPU and operating system support is chosen at the first call. The environment variable GDM_ISA
- * forces one; if it names one that is unknown or unsupported, every update returns GDM_ERR_ISA.
+ * The first call chooses the best instruction set that the CPU and the operating system support. The environment
+ * variable GDM_ISA forces one; if that one is unknown or unsupported, every update returns GDM_ERR_ISA.
  */
 
-/* The name of the one in use: "baseline", "avx2", "avx512" or "neon"; NULL if GDM_ISA is wrong. */
+/* The name of the instruction set in use: "baseline", "avx2", "avx512" or "neon"; NULL if GDM_ISA is wrong. */
 const char *gdm_isa(void);
 
-/* The i-th one that this machine can run, best first; NULL behind the last. */
+/* The i-th instruction set that this machine can run, best first; NULL after the last. */
 const char *gdm_available_isa(size_t i);
 
-/* Uses the named one from now on, in every thread. GDM_ERR_ISA, and no change, if this machine cannot run it. */
+/* Sets the instruction set for every thread. If this machine cannot run it, changes nothing and returns GDM_ERR_ISA. */
 gdm_status gdm_set_isa(const char *name);
 
 /* ---- Threads ----------------------------------------------------------------------------------------------------
  *
- * Large updates are split over threads of gdm's own, which are started when first needed and sleep in between; the
- * results do not depend on how many there are. A call from within another one, or next to one, runs alone. After a fork
- * the child starts threads of its own.
+ * gdm divides large updates among its own threads. It starts them when it first needs them; between updates they sleep.
+ * The results do not depend on the number of threads. Only one call at a time uses them: any other call runs on its own
+ * thread alone. After a fork the child process starts new threads.
  */
 
 #define GDM_MAX_THREADS 256
 
-/* How many threads an update may use: as set, else what GDM_NUM_THREADS says, else OMP_NUM_THREADS, else as many as the
- * CPUs that this process may use (affinity, cgroup quota). */
+/* How many threads an update may use: the number that was set, else GDM_NUM_THREADS, else OMP_NUM_THREADS, else the
+ * number of CPUs that this process may use (affinity, cgroup quota). */
 int gdm_get_num_threads(void);
 
-/* Sets that, for the whole process. GDM_ERR_THREADS, and no change, unless 1 <= n <= GDM_MAX_THREADS. */
+/* Sets that number for the whole process. Changes nothing and returns GDM_ERR_THREADS unless
+ * 1 <= n <= GDM_MAX_THREADS. */
 gdm_status gdm_set_num_threads(int n);
 
-/* A piece of an update's work: `i` says which. */
+/* Does piece `i` of an update's work. */
 typedef void gdm_task(void *context, size_t i);
 
-/* A host's own way to run work in parallel: calls task(context, i) exactly once for each i below count, in any order,
- * on any threads, and returns when all have returned. */
+/* The host program's own function to run work in parallel. It must call task(context, i) exactly once for each i below
+ * count, in any order, on any threads, and return when all these calls have returned. */
 typedef void gdm_parallel_for(void *host, size_t count, gdm_task *task, void *context);
 
-/* Runs large updates through the host's threads instead of gdm's own, which are then never started; `host` is handed
- * on. NULL goes back to gdm's own. It holds for the whole process, and is not to be called while an update runs. */
+/* Makes large updates use the host's threads; gdm then starts no threads. `host` is passed to each call of
+ * parallel_for. NULL for parallel_for means gdm's own threads again. This holds for the whole process; do not call it
+ * while an update runs. */
 void gdm_set_parallel_for(gdm_parallel_for *parallel_for, void *host);
 
 /* ---- The table of all these functions, for those who call them without linking -------------------------------------
@@ -548,9 +551,9 @@ typedef struct gdm_function {
     const char *signature; /* the C prototype */
 } gdm_function;
 
-/* Fields are only ever appended; functions, too. */
+/* New fields and functions are only added at the end. */
 typedef struct gdm_table {
-    size_t size;         /* sizeof(gdm_table), as the library knows it */
+    size_t size;         /* sizeof(gdm_table) in the loaded library */
     unsigned abi;        /* GDM_ABI */
     const char *version; /* GDM_VERSION */
     const gdm_function *functions;

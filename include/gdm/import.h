@@ -4,9 +4,9 @@
  *
  *     if (gdm_import() < 0) return NULL;          once, in the module's init function, in each file that calls gdm
  *
- * All modules that do so share one gdm: its instruction set, its threads. It may be newer than the one a module was
- * compiled against; if it is older and lacks a function, or has another ABI, gdm_import raises an ImportError that says
- * so. Calls made before it return GDM_ERR_IMPORT (or NULL, or 0).
+ * All such modules share one gdm: its instruction set and its threads. The installed gdm may be newer than the one a
+ * module was compiled against. If it is older and lacks a function, or has another ABI, gdm_import raises an
+ * ImportError. Before gdm_import, all functions return GDM_ERR_IMPORT (or NULL, or 0).
  */
 #ifndef GDM_IMPORT_H
 #define GDM_IMPORT_H
@@ -88,7 +88,7 @@ static struct {
 #undef GDM_STUB
 };
 
-/* 0; or -1, with an ImportError set. Needs the GIL. */
+/* Returns 0, or -1 with an ImportError set. Needs the GIL. */
 static inline int gdm_import(void) {
     static const char *const names[] = {
 #define GDM_NAME(name, failed) "gdm_" #name,
