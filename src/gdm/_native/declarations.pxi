@@ -97,7 +97,6 @@ cdef extern from "plan.h" nogil:
         size_t args_size
         size_t step  # 0 for a rule that does not read the number of the step
         void begin(double *scalars)
-        status check(const any_args *args, int dtype, choice *out)
     const rule_info gdm_rules[]
     ctypedef struct buffer "gdm_buffer":
         void *data
@@ -135,6 +134,7 @@ cdef extern from "plan.h" nogil:
     ctypedef struct table "gdm_table":
         const function *functions
         size_t count
+    status gdm_check(int rule, int dtype, const any_args *args, choice *out)
     status gdm_run(int rule, int dtype, void **buffers, size_t n, const any_args *args, const choice *choice)
     status gdm_plan_create(plan **plan)
     void gdm_plan_destroy(plan *plan)
