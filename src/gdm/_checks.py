@@ -276,8 +276,7 @@ def in_order_of(x: Array, value: Any) -> Array:
 
 def address(x: Array) -> int:
     """The address at which the array's memory begins."""
-    start: int = x.__array_interface__["data"][0]
-    return start
+    return int(x.ctypes.data)  # not __array_interface__, which ends the process if memory runs out in it (NumPy 2.4)
 
 
 def _overlap(a: Named, b: Named) -> NoReturn:
