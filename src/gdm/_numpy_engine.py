@@ -253,19 +253,14 @@ def _complete(write: Callable[[], None]) -> None:
 
 def _place(array: Array) -> tuple[Any, ...]:
     """What must stay the same of an array: address, length, dtype, order, flags; and that its base still holds it."""
-    flags, base, start = array.flags, array.base, address(array)
-    if isinstance(base, np.ndarray):
-        first = address(base)
-        inside = first <= start and start + array.nbytes <= first + base.nbytes
-    else:
-        inside = True
+    flags = array.flags
     return (
-        start,
+        address(array),
         array.size,
         array.dtype,
         flags.aligned,
         flags.writeable,
         flags.c_contiguous,
         flags.f_contiguous,
-        inside,
+        _checks.is_inside_base(array),
     )

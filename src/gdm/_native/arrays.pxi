@@ -63,7 +63,9 @@ cdef inline bint is_inside_base(PyObject *x, size_t bytes) noexcept nogil:
     cdef PyObject *base = PyArray_BASE(<PyArrayObject *>x)
     cdef char *start
     cdef size_t size
-    if base == NULL or not PyArray_Check(base) or not PyArray_FLAGS(<PyArrayObject *>base) & cnp.NPY_ARRAY_OWNDATA:
+    while base != NULL and PyArray_Check(base) and not PyArray_FLAGS(<PyArrayObject *>base) & cnp.NPY_ARRAY_OWNDATA:
+        base = PyArray_BASE(<PyArrayObject *>base)
+    if base == NULL or not PyArray_Check(base):
         return True
     start = <char *>data(base)
     size = length(base) * <size_t>PyArray_ITEMSIZE(<PyArrayObject *>base)
@@ -79,6 +81,8 @@ def are_plain(list arrays):
     cdef Py_ssize_t i
     for i in range(len(arrays)):
         if not is_usable(items[i], WRITABLE) or not PyArray_FLAGS(<PyArrayObject *>items[i]) & CONTIGUOUS:
+            return False
+        if not is_inside_base(items[i], bytes_of(items[i])):
             return False
     return True
 

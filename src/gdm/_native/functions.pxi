@@ -109,7 +109,7 @@ cdef class _Rule:
                 return REFUSED  # given, and not needed
             if not is_usable(x, READABLE if i == GRAD or i == SCALE else WRITABLE):
                 return REFUSED
-            if not is_like(x, param):
+            if not is_like(x, param) or not is_inside_base(x, bytes_of(x)):
                 return REFUSED
             buffers[i] = data(x)
             for j in range(scalar_count):
