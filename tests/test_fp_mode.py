@@ -1,4 +1,4 @@
-"""Modes that another library has set in the calling thread: Python's calls of the compiled module give the same bits."""
+"""Floating-point modes that another library has set in the calling thread change no result of the compiled module."""
 
 from __future__ import annotations
 
