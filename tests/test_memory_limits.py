@@ -235,5 +235,9 @@ def test_no_memory_is_no_damaged_state_of_torchs(backend):
         pytest.skip("NOT TESTED: torch's states, without torch")
     import gdm.torch
 
+    class State(dict):
+        def __getitem__(self, key):
+            raise MemoryError
+
     with pytest.raises(MemoryError):
-        gdm.torch.load_state_dict(gdm.SGD([np.ones(3)]), OutOfMemory())
+        gdm.torch.load_state_dict(gdm.SGD([np.ones(3)]), State(state={}, param_groups=[]))
