@@ -1,4 +1,4 @@
-"""Modes that another library has set in the calling thread: Python's calls of the compiled module give the same bits."""
+"""Modes that another library has set in the calling thread: calls of the compiled module give the same bits."""
 
 from __future__ import annotations
 

@@ -24,7 +24,11 @@ def groups():
     return [
         {"params": {"a": np.ones(3), "b": np.ones((2, 2), "f4")}, "lr_scale": {"a": np.array([1.0, 2, 3]), "b": 0.5}},
         {"params": [np.ones(4, "f4"), np.ones(2)], "lr_scale": [0.5, np.array(2.0)], "name": "head", "lr": 0.25},
-        {"params": np.ones((2, 3), order="F"), "lr": gdm.schedules.polynomial(0.5, steps=9), "lr_scale": np.ones((2, 1))},
+        {
+            "params": np.ones((2, 3), order="F"),
+            "lr": gdm.schedules.polynomial(0.5, steps=9),
+            "lr_scale": np.ones((2, 1)),
+        },
     ]
 
 
@@ -139,7 +143,8 @@ def test_a_held_group_keeps_meaning_its_group(backend):
     held[1].lr_scale = 3.0
     assert [group.lr for group in optimizer.groups] == [1.5, 2.5, 40.0, 9.0]
     assert [group.lr_scale for group in optimizer.groups] == [3.0, 1.0, 1.0, 1.0]
-    assert held[1] == optimizer.groups[0] and held[1] != optimizer.groups[1]
+    assert held[1] == optimizer.groups[0]
+    assert held[1] != optimizer.groups[1]
     assert {held[1], optimizer.groups[0], copy.copy(held[1])} == {held[1]}
     assert held[1] not in (1, None, held[0])
 
@@ -163,7 +168,8 @@ def test_copies_of_groups(backend, way):
     """A copied group is one of the copied optimizer."""
     optimizer = gdm.SGD([{"params": [np.ones(k + 1)]} for k in range(3)])
     other, group, all_groups = WAYS[way]([optimizer, optimizer.groups[1], optimizer.groups])
-    assert group == other.groups[1] and group != optimizer.groups[1]
+    assert group == other.groups[1]
+    assert group != optimizer.groups[1]
     assert all_groups[1] == group
     group.lr = 0.5
     assert [x.lr for x in other.groups] == [0.01, 0.5, 0.01]
@@ -187,8 +193,9 @@ def test_5000_groups(backend):
     for k in range(1000):
         group.lr = float(k)
     set_ = time.perf_counter() - start
-    assert made < 8 and set_ < 2  # seconds: on a busy machine too; when it was quadratic, 18 s and 30 s
-    assert group.lr == 999.0 and optimizer.groups[3332].lr == 0.5
+    assert made < 8  # seconds, also on a busy machine; 18 when it was quadratic
+    assert set_ < 2
+    assert (group.lr, optimizer.groups[3332].lr) == (999.0, 0.5)
 
 
 class Schedule:

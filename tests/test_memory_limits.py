@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 import gdm
-from gdm import _checkpoint
 from conftest import WITHOUT_CORE
+from gdm import _checkpoint
 from support import python
 
 # Stands before the C library's functions. After fail_at(n) the n-th allocation of this thread fails; if a library is
@@ -106,7 +106,10 @@ CODE = """
     def parameters(seed=1):
         rng = np.random.default_rng(seed)
         groups = [
-            {{"params": {{"a": rng.random(300), "b": rng.random((2, 3))}}, "lr_scale": {{"a": np.full(300, 0.5), "b": 0.5}}}},
+            {{
+                "params": {{"a": rng.random(300), "b": rng.random((2, 3))}},
+                "lr_scale": {{"a": np.full(300, 0.5), "b": 0.5}},
+            }},
             {{"params": [rng.random(7).astype("f4")], "lr": gdm.schedules.polynomial(0.1, steps=50)}},
             {{"params": rng.random(5), "lr_scale": 2.0}},
         ]
@@ -199,7 +202,9 @@ def test_whichever_allocation_fails(allocator, backend, change):
 
 
 @pytest.mark.skipif(WITHOUT_CORE, reason="of the compiled module")
-@pytest.mark.parametrize("change", ["make", "weight_decay", "more states", "lr_scale", "add_group", "remove_group", "load"])
+@pytest.mark.parametrize(
+    "change", ["make", "weight_decay", "more states", "lr_scale", "add_group", "remove_group", "load"]
+)
 def test_whichever_allocation_of_the_core_fails(allocator, change):
     assert run(allocator, change, "native", "gdm/_core") >= (1 if change == "weight_decay" else 6)
 

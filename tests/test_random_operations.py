@@ -173,9 +173,7 @@ class Play:
         groups = []
         for group in self.simulation.groups:
             grads = [
-                None
-                if self.rng.random() < absent
-                else like(self.values.standard_normal(one.array.shape), one.array)
+                None if self.rng.random() < absent else like(self.values.standard_normal(one.array.shape), one.array)
                 for one in group["ones"]
             ]
             groups.append(grads)
@@ -227,7 +225,8 @@ class Play:
 
     def op_add_group(self):
         if len(self.simulation.groups) > 4:
-            return self.op_remove_group()
+            self.op_remove_group()
+            return
         group = self.group()
 
         def add(k, optimizer):
@@ -248,12 +247,15 @@ class Play:
         self.bound = self.saved = None
 
     def op_save(self):
-        self.saved = [o.state_dict() for o in self.optimizers], copy.deepcopy(
-            [
-                [(x.states, x.scalars, x.steps, x.begun) for x in g["ones"]]
-                + [g["options"], g["scales"], g["steps"]]
-                for g in self.simulation.groups
-            ]
+        self.saved = (
+            [o.state_dict() for o in self.optimizers],
+            copy.deepcopy(
+                [
+                    [(x.states, x.scalars, x.steps, x.begun) for x in g["ones"]]
+                    + [g["options"], g["scales"], g["steps"]]
+                    for g in self.simulation.groups
+                ]
+            ),
         )
 
     def op_load(self):
@@ -296,8 +298,14 @@ class Play:
             for x, y, one in zip(a["params"], b["params"], group["ones"], strict=True):
                 assert x["steps"] == y["steps"] == one.steps, at
                 assert x["begun"] == y["begun"], at
-                assert x["scalars"] == y["scalars"] == {n: one.scalars[n].item() if n in one.scalars else start
-                    for n, start in RULES[self.simulation.rule(group["options"])]["scalars"].items()}, at
+                assert (
+                    x["scalars"]
+                    == y["scalars"]
+                    == {
+                        n: one.scalars[n].item() if n in one.scalars else start
+                        for n, start in RULES[self.simulation.rule(group["options"])]["scalars"].items()
+                    }
+                ), at
                 assert x["state"].keys() == y["state"].keys() == one.states.keys(), at
                 for name, value in one.states.items():
                     assert_same_bits(x["state"][name], value, f"{at} {name}")

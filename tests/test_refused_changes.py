@@ -24,7 +24,7 @@ def make(refuses):
 @pytest.mark.parametrize("value", [1e300, lambda step: 1e300], ids=["number", "schedule"])
 def test_a_learning_rate_that_one_group_refuses(backend, value, refuses):
     optimizer, params = make(refuses)
-    with pytest.raises(ValueError, match="group 1: .*must be finite"):
+    with pytest.raises(ValueError, match=r"group 1: .*must be finite"):
         optimizer.lr = value
     assert optimizer.lr == RATE
     optimizer.step([np.full_like(x, RATE) for x in params])
