@@ -122,8 +122,8 @@ def test_the_tests_pass_without_the_compiled_module():
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "not native",
          here / "test_contract.py", here / "test_optimizers.py", here / "test_family.py",
-         here / "test_all_or_nothing.py", here / "test_bases.py", here / "test_groups_identity.py", here / "test_absent.py",
-         here / "test_refused_changes.py", here / "test_random_operations.py"],
+         here / "test_all_or_nothing.py", here / "test_bases.py", here / "test_groups_identity.py",
+         here / "test_absent.py", here / "test_refused_changes.py", here / "test_random_operations.py"],
         env={**os.environ, "GDM_TEST_RULES": json.dumps(RULES)}, capture_output=True, text=True, timeout=600,
         cwd=here.parent,
     )  # fmt: skip

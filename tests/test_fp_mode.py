@@ -13,7 +13,7 @@ from support import RULES, assert_same_bits, buffers, call, option_cases
 
 if WITHOUT_CORE:
     pytest.skip("of the compiled module", allow_module_level=True)
-from test_c_fp_mode import MODES, helper, in_mode, numbers  # noqa: E402, F401 (fixtures)
+from test_c_fp_mode import MODES, helper, in_mode, numbers  # noqa: F401 (fixtures)
 
 pytestmark = pytest.mark.skipif(not MODES, reason="NOT TESTED: modes of this machine, which the test does not know")
 CLASSES = {"SGD": {"momentum": 0.9}, "NAdam": {}}
