@@ -118,6 +118,8 @@ def test_one_array_needs_its_gradient(backend):
     optimizer = gdm.SGD(np.ones(3))
     with pytest.raises(RuntimeError, match="no gradients"):
         optimizer.step(None)
+    with pytest.raises(TypeError, match="grads must be a NumPy array"):
+        optimizer.bind(None)
 
 
 def test_nothing_is_written_when_another_gradient_is_wrong(backend):

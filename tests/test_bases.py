@@ -112,3 +112,13 @@ def test_functions_and_reductions(backend):
         with pytest.raises(gdm.StaleBufferError, match="is a view of an array that has been resized"):
             act()
     np.testing.assert_array_equal(other, 1.0)
+
+
+@pytest.mark.parametrize("act", ["step", "bind"])
+def test_a_resized_parameter_is_not_its_gradients_mistake(backend, act):
+    """The gradient fits the array as it is now."""
+    param = np.ones(10)
+    optimizer = gdm.SGD([param])
+    param.resize(20, refcheck=False)
+    with pytest.raises(gdm.StaleBufferError, match=rf"^params\[0\] {RESIZED}"):
+        getattr(optimizer, act)([np.ones(20)])

@@ -193,10 +193,9 @@ def test_5000_groups(backend):
     for k in range(1000):
         group.lr = float(k)
     set_ = time.perf_counter() - start
-    assert made < 8
+    assert made < 8  # seconds, also on a busy machine; 18 when it was quadratic
     assert set_ < 2
-    assert group.lr == 999.0
-    assert optimizer.groups[3332].lr == 0.5
+    assert (group.lr, optimizer.groups[3332].lr) == (999.0, 0.5)
 
 
 class Schedule:

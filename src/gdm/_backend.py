@@ -61,6 +61,9 @@ def set_backend(name: str) -> None:
     Both give the same results, to the last bit. To check a training, run it with both. The environment variable
     ``GDM_BACKEND`` sets the backend that a program starts with.
 
+    The compiled kernels always compute in the default floating-point mode. NumPy and schedules compute in the mode of
+    their thread: where a library has set flush-to-zero or a rounding mode, their results may differ.
+
     Raises
     ------
     ValueError

@@ -54,7 +54,8 @@ class Engine:
 
     def __init__(self, specification: Specification) -> None:
         self.user_arrays = specification.user_arrays
-        self.places = [_place(x) for x in specification.user_arrays]
+        # Where our views are: the user's arrays may have moved since those were made.
+        self.places = [(*_place(x)[:-1], True) for x in specification.params]
         self.progress = specification.progress
         self.bound: list[Array | None] | None = None
         self.bound_places: list[Any] = []
@@ -145,7 +146,9 @@ class OptimizerCore:
                 record.options = of_group
             self._engine, self._snapshot = engine, snapshot
 
+        replaced = [record.options for record, _ in options]  # finalizers of the user's run when all is in place
         _complete(put)
+        del replaced
 
     def _configure(self, changes: list[tuple[int, GroupRecord, Options, float]]) -> None:
         """Sets hyperparameters that need no other states: index, record, hyperparameters and ``lr`` of each group."""
@@ -154,7 +157,9 @@ class OptimizerCore:
             for _, record, options, _ in changes:
                 record.options = options
 
+        replaced = [record.options for _, record, _, _ in changes]  # as above
         _complete(put)
+        del replaced
 
     def _try_set_lr(self, record: GroupRecord | None, value: object) -> bool:
         """Sets a learning rate the fast way, if there is one here."""

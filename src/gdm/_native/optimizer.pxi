@@ -135,7 +135,7 @@ cdef class OptimizerCore:
     def _try_set_lr(self, record, value):
         """Sets the learning rate of one group, or with None of all, if that is simple: a float, in range, and no
         schedule. Returns whether it was."""
-        if self.engine is None or self.schedules or not PyFloat_CheckExact(value) or self.busy:
+        if self.engine is None or self.schedules or not PyFloat_CheckExact(value):
             return False
         self.lock()  # finalizers of the user's may run in here
         try:
