@@ -22,12 +22,13 @@
 #define SHARE_IF_ASLEEP (4 << 20)
 #define STEPS_OF_A_LOOP 16
 
-/* If the caller waits STALL_NS for a worker inside a run, and at least 1 / STALL_SHARE of the time that the caller
- * worked, another program has the worker's core. Then the next STEPS_ALONE steps do not use the pool, and no step does
- * for TIMES_ALONE times the wait. So neither the mean nor the 95th percentile of a step's time gets worse. Both numbers
- * double, at most MOST_DOUBLINGS times, if it happens again before GOOD_RUNS runs without such a wait. A long step with
- * a shorter wait is still faster than without the pool. */
+/* If the caller waits STALL_NS for a worker inside a run, another program has the worker's core. Then the next
+ * STEPS_ALONE steps do not use the pool, and no step does for TIMES_ALONE times the wait. So neither the mean nor the
+ * 95th percentile of a step's time gets worse. Both numbers double, at most MOST_DOUBLINGS times, if it happens again
+ * before GOOD_RUNS runs without such a wait. A caller that worked for LONG_NS may wait 1 / STALL_SHARE of that time: its
+ * step is still faster than without the pool. */
 #define STALL_NS 150000
+#define LONG_NS 10000000
 #define STALL_SHARE 4
 #define STEPS_ALONE 32
 #define TIMES_ALONE 16
@@ -159,7 +160,7 @@ static void *worker(void *index) {
 /* Decides, from how long the caller of the run worked and then waited, whether the next steps use the pool. */
 static void judge(int64_t worked, int64_t waited, int64_t now) {
     static int doublings, good_runs = GOOD_RUNS;
-    if (waited < STALL_NS || waited < worked / STALL_SHARE) {
+    if (waited < STALL_NS || (worked > LONG_NS && waited < worked / STALL_SHARE)) {
         good_runs += good_runs < GOOD_RUNS;
         return;
     }
