@@ -25,8 +25,8 @@
 /* If the caller waits STALL_NS for a worker inside a run, another program has the worker's core. Then the next
  * STEPS_ALONE steps do not use the pool, and no step does for TIMES_ALONE times the wait. So neither the mean nor the
  * 95th percentile of a step's time gets worse. Both numbers double, at most MOST_DOUBLINGS times, if it happens again
- * before GOOD_RUNS runs without such a wait. A caller that worked for LONG_NS may wait 1 / STALL_SHARE of that time: its
- * step is still faster than without the pool. */
+ * before GOOD_RUNS runs without such a wait. A caller that worked for LONG_NS may wait 1 / STALL_SHARE of that time:
+ * its step is still faster than without the pool. */
 #define STALL_NS 150000
 #define LONG_NS 10000000
 #define STALL_SHARE 4
