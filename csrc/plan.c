@@ -146,7 +146,9 @@ gdm_status gdm_plan_set_args(gdm_plan *plan, size_t group, const void *args) {
     for (int dtype = 0; dtype < DTYPES && !status; dtype++)
         if (its->dtypes >> dtype & 1 || (!its->dtypes && dtype == F64))
             status = gdm_check(its->rule, (enum dtype)dtype, &own, &choice);
+    const fp_mode found = set_default_fp_mode();
     if (!status) status = check_lr(plan, group, own.any.lr);
+    restore_fp_mode(found);
     if (status) return status;
     if (choice.used & ~its->choice.used)
         for (size_t i = 0; i < plan->count; i++)

@@ -120,7 +120,7 @@ def load(path: StrPath) -> Any:
                 keys = ["tree", *tensor["path"]]
                 functools.reduce(operator.getitem, keys[:-1], content)[keys[-1]] = _read_tensor(file, name, tensor)
             return content["tree"]
-        except (CheckpointError, OSError, MemoryError):
+        except (CheckpointError, OSError, MemoryError, SystemError):  # of NumPy's where memory runs out
             raise
         except Exception as error:  # a file that is no checkpoint can fail in many ways
             raise CheckpointError(

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 import numpy as np
 
-from .errors import OverlapError
+from .errors import OverlapError, StaleBufferError
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -193,7 +193,23 @@ def buffer(name: str, x: object, *, writable: bool) -> Array:
         raise ValueError(f"{name} is misaligned: its address is not a multiple of {x.itemsize} bytes")
     if writable and not x.flags.writeable:
         raise ValueError(f"{name} is read-only")
+    if not is_inside_base(x):
+        raise StaleBufferError(f"{name} is a view of an array that has been resized, so its memory may be gone")
     return x
+
+
+def is_inside_base(x: Array) -> bool:
+    """Whether the memory of a view still belongs to the array that it is a view of, if that one owns it.
+
+    Only an array that owns its memory can be resized.
+    """
+    base = x.base
+    while isinstance(base, np.ndarray) and not base.flags.owndata:
+        base = base.base
+    if not isinstance(base, np.ndarray):
+        return True
+    start, first = address(x), address(base)
+    return first <= start and start + x.nbytes <= first + base.nbytes
 
 
 def like(name: str, x: Array, first_name: str, first: Array) -> None:
@@ -276,8 +292,7 @@ def in_order_of(x: Array, value: Any) -> Array:
 
 def address(x: Array) -> int:
     """The address at which the array's memory begins."""
-    start: int = x.__array_interface__["data"][0]
-    return start
+    return int(x.ctypes.data)  # not __array_interface__, which ends the process if memory runs out in it (NumPy 2.4)
 
 
 def _overlap(a: Named, b: Named) -> NoReturn:

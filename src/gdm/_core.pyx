@@ -4,6 +4,8 @@
 The parts only find out whether everything is in order. If anything is not, :mod:`gdm._checks` looks again, and raises
 an error with the right words or returns plain arrays (for a buffer that is not a NumPy array). The rules and their options
 come from the table csrc/rules.def; the names, defaults and docstrings of their functions from :mod:`gdm.reference`.
+
+No list comprehensions here: Cython 3.3 releases an item twice if there is no memory to add it to the list.
 """
 
 include "_native/declarations.pxi"

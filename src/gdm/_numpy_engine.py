@@ -75,7 +75,7 @@ class OptimizerCore:
 
     def __new__(cls, *args: Any, **keywords: Any) -> Self:
         self = super().__new__(cls)
-        object.__setattr__(self, "_mutex", (os.getpid(), allocate_lock()))
+        object.__setattr__(self, "_mutex", (os.getpid(), _new_mutex()))
         object.__setattr__(self, "_holder", None)
         return self
 
@@ -87,22 +87,25 @@ class OptimizerCore:
 
     # ---- the lock ----
 
-    def _lock(self, holder: _Holder) -> None:
-        """Locks the optimizer until the holder is gone, however its call ends: also by an interrupt."""
+    def _lock(self, holder: weakref.ref[_Holder]) -> None:
+        """Locks the optimizer until the holder is gone, however its call ends: also by an interrupt.
+
+        No frame but the one that locks may keep the holder: the traceback of an interrupt keeps the frames.
+        """
         pid, mutex = self._mutex
         if pid != os.getpid():  # a forked child is not in the step that its parent was in
-            pid, mutex = os.getpid(), allocate_lock()
+            pid, mutex = os.getpid(), _new_mutex()
             self._mutex, self._holder = (pid, mutex), None
         with mutex:
             if self._holder is not None and self._holder() is not None:
                 raise RuntimeError("this optimizer is already in the middle of a step")
-            self._holder = weakref.ref(holder)
+            self._holder = holder
 
     def _exclusively(self, function: Callable[..., Any], *args: Any) -> Any:
         """Calls the function while no step and no other change runs."""
         holder = _Holder()
         try:
-            self._lock(holder)
+            self._lock(weakref.ref(holder))
             return function(*args)
         finally:
             del holder
@@ -228,6 +231,13 @@ class OptimizerCore:
         ) -> tuple[list[tuple[Array, Array]], Progress]: ...
 
 
+def _new_mutex() -> LockType:
+    try:
+        return allocate_lock()
+    except RuntimeError:  # Python has no memory for one
+        raise MemoryError from None
+
+
 def _complete(write: Callable[[], None]) -> None:
     """Calls a function that may be called again until it comes to its end; what interrupted it is raised after that."""
     interrupt: BaseException | None = None
@@ -243,19 +253,14 @@ def _complete(write: Callable[[], None]) -> None:
 
 def _place(array: Array) -> tuple[Any, ...]:
     """What must stay the same of an array: address, length, dtype, order, flags; and that its base still holds it."""
-    flags, base, start = array.flags, array.base, address(array)
-    if isinstance(base, np.ndarray):
-        first = address(base)
-        inside = first <= start and start + array.nbytes <= first + base.nbytes
-    else:
-        inside = True
+    flags = array.flags
     return (
-        start,
+        address(array),
         array.size,
         array.dtype,
         flags.aligned,
         flags.writeable,
         flags.c_contiguous,
         flags.f_contiguous,
-        inside,
+        _checks.is_inside_base(array),
     )

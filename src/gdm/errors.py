@@ -6,7 +6,7 @@ class OverlapError(ValueError):
 
 
 class StaleBufferError(RuntimeError):
-    """An array has moved or changed its length after it was bound."""
+    """An array has moved or changed its length after it was bound; or it is a view of an array that was resized."""
 
 
 class CheckpointError(ValueError):

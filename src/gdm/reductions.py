@@ -54,7 +54,9 @@ def grad_norm(grads: Any, *, order: float = 2) -> float:
     if order not in (2, math.inf):
         raise ValueError(f"order must be 2 or inf, got {order!r}")
     if order == 2:
-        return math.sqrt(_reduce(_SUM_OF_SQUARES, grads))
+        squares = _reduce(_SUM_OF_SQUARES, grads)
+        root: float = math.sqrt(squares) if _backend.native is None else _backend.native.square_root(squares)
+        return root
     return _reduce(_LARGEST_MAGNITUDE, grads)
 
 

@@ -57,11 +57,15 @@ cdef inline buffer buffer_of(PyObject *x) noexcept nogil:
 
 
 cdef inline bint is_inside_base(PyObject *x, size_t bytes) noexcept nogil:
-    """Whether the memory of a view still belongs to the array that it is a view of."""
+    """Whether the memory of a view still belongs to the array that it is a view of, if that one owns it.
+
+    Only an array that owns its memory can be resized."""
     cdef PyObject *base = PyArray_BASE(<PyArrayObject *>x)
     cdef char *start
     cdef size_t size
-    if base == NULL or not PyArray_CheckExact(base):
+    while base != NULL and PyArray_Check(base) and not PyArray_FLAGS(<PyArrayObject *>base) & cnp.NPY_ARRAY_OWNDATA:
+        base = PyArray_BASE(<PyArrayObject *>base)
+    if base == NULL or not PyArray_Check(base):
         return True
     start = <char *>data(base)
     size = length(base) * <size_t>PyArray_ITEMSIZE(<PyArrayObject *>base)
@@ -78,17 +82,25 @@ def are_plain(list arrays):
     for i in range(len(arrays)):
         if not is_usable(items[i], WRITABLE) or not PyArray_FLAGS(<PyArrayObject *>items[i]) & CONTIGUOUS:
             return False
+        if not is_inside_base(items[i], bytes_of(items[i])):
+            return False
     return True
 
 
 def views(list arrays):
     """A view of each array. The user cannot change its shape and dtype."""
-    return [PyArray_View(<PyArrayObject *><PyObject *>x, NULL, NULL) for x in arrays]
+    cdef list result = []
+    for x in arrays:
+        result.append(PyArray_View(<PyArrayObject *><PyObject *>x, NULL, NULL))
+    return result
 
 
 def memory_extents(list arrays):
     """The address of each array's memory, and its size in bytes."""
-    return [(<uintptr_t>data(<PyObject *>x), bytes_of(<PyObject *>x)) for x in arrays]
+    cdef list result = []
+    for x in arrays:
+        result.append((<uintptr_t>data(<PyObject *>x), bytes_of(<PyObject *>x)))
+    return result
 
 
 def carve(memory, list starts, list params):

@@ -1,12 +1,14 @@
 # The engine: a plan in C for the arrays of one specification, and the arrays that it points into.
 
 cdef inline bint is_unchanged(PyObject *x, int flags, const void *place, const entry *e) noexcept nogil:
-    """Whether the array still has the memory that was checked at first: address, length, dtype, order, flags."""
+    """Whether the array still has the memory that was checked at first: address, length, dtype, order, flags; and
+    whether the array that it is a view of still has that memory."""
     cdef PyArrayObject *array = <PyArrayObject *>x
     return (data(x) == place and length(x) == e.n
             and PyArray_FLAGS(array) & (flags | CONTIGUOUS) == flags | e.order
             and PyArray_TYPE(array) == (cnp.NPY_FLOAT if e.dtype == F32 else cnp.NPY_DOUBLE)
-            and PyArray_ISNOTSWAPPED(array))
+            and PyArray_ISNOTSWAPPED(array)
+            and is_inside_base(x, e.n * (4 if e.dtype == F32 else 8)))
 
 
 cdef class Engine:
@@ -111,7 +113,8 @@ cdef class Engine:
         cdef uint64_t n, before
         cdef double scalars[MAX_SCALARS]
         cdef const rule_info *rule
-        cdef list steps = [], all_scalars = [], begun = []
+        cdef list group_steps = [], steps = [], all_scalars = [], begun = []
+        cdef tuple its_scalars
         cdef list old_steps = self.started_from.steps, old_begun = self.started_from.begun
         cdef bint was_begun
         for i in range(self.plan.count):
@@ -119,9 +122,14 @@ cdef class Engine:
             before, was_begun = old_steps[i], old_begun[i]
             rule = &gdm_rules[self.plan.groups[self.plan.entries[i].group].rule]
             steps.append(before + (n - self.plan_steps(self.plan.entries[i].group, before, was_begun)))
-            all_scalars.append(tuple([scalars[k] for k in range(rule.scalars)]) if rule.scalars else ())
+            its_scalars = ()
+            for k in range(rule.scalars):
+                its_scalars += (scalars[k],)
+            all_scalars.append(its_scalars)
             begun.append(bool(n) if rule.states else was_begun)
-        return Progress([self.group_steps(i) for i in range(self.plan.group_count)], steps, all_scalars, begun)
+        for i in range(self.plan.group_count):
+            group_steps.append(self.group_steps(i))
+        return Progress(group_steps, steps, all_scalars, begun)
 
     cdef int set_progress(self, progress) except -1:
         """Sets the progress after a step with the rules in NumPy."""
@@ -149,8 +157,7 @@ cdef class Engine:
         cdef entry *e = self.plan.entries
         cdef PyObject **params = items_of(<PyObject *>self.user_arrays)
         for i in range(self.plan.count):
-            if (not is_unchanged(params[i], WRITABLE, e[i].data[PARAM], &e[i])
-                    or not is_inside_base(params[i], e[i].n * (4 if e[i].dtype == F32 else 8))):
+            if not is_unchanged(params[i], WRITABLE, e[i].data[PARAM], &e[i]):
                 changed[0] = i
                 return False
         return True
@@ -173,7 +180,7 @@ cdef class Engine:
                 continue
             if not (is_usable(grad, READABLE) or not exact and PyArray_Check(grad)):
                 return False
-            if not is_like(grad, params[i]):
+            if not is_like(grad, params[i]) or not is_inside_base(grad, bytes_of(grad)):
                 return False
             if data(grad) != e[i].data[GRAD] and gdm_plan_overlaps(self.plan, data(grad), bytes_of(grad)):
                 return False

@@ -45,7 +45,9 @@ cdef class _Rule:
             raise RuntimeError(f"reference.{self.name.decode()} has {names}; csrc/rules.def has {list(places)}")
         for i in range(<size_t>self.count):
             self.kinds[i], self.places[i] = places[names[i]]
-        shown = [n if d is required else f"{n}={d!r}" for n, d in zip(names, self.defaults, strict=True)]
+        shown = []
+        for n, d in zip(names, self.defaults, strict=True):
+            shown.append(n if d is required else f"{n}={d!r}")
         shown.insert(self.positional, "*")
         self.doc = f"{self.name.decode()}({', '.join(shown)})\n--\n\n{formula.__doc__}".encode()
         self.method.ml_name = self.name
@@ -111,11 +113,10 @@ cdef class _Rule:
                 continue
             if i >= STATE and not chosen.used >> (i - STATE) & 1:
                 return REFUSED  # given, and not needed
-            if i != PARAM:
-                if not is_usable(x, READABLE if i == GRAD or i == SCALE else WRITABLE):
-                    return REFUSED
-                if not is_like(x, param):
-                    return REFUSED
+            if i != PARAM and not is_usable(x, READABLE if i == GRAD or i == SCALE else WRITABLE):
+                return REFUSED
+            if not is_like(x, param) or not is_inside_base(x, bytes_of(x)):
+                return REFUSED
             buffers[i] = data(x)
             for j in range(scalar_count):
                 if share_memory(scalars[j], x):
@@ -165,13 +166,16 @@ cdef object call_rule(_Rule self, PyObject *const *args, Py_ssize_t given, PyObj
             if status == OK:
                 return None
     # Something is wrong or unusual: Python code handles it.
-    plain = [<object>args[i] for i in range(given)]
+    plain, ordered = [], []
+    for i in range(<int>given):
+        plain.append(<object>args[i])
     options = {<object>PyTuple_GET_ITEM(keywords, i): <object>args[given + i] for i in range(named)}
     if not is_simple:
         return self.reference(*plain, **options)  # or the user wants the reference
     asked = {self.names[i]: <object>values[i] for i in range(self.count)}
     checked = _checks.arguments(asked, self.positional)
-    ordered = [checked[name] for name in self.names]
+    for name in self.names:
+        ordered.append(checked[name])
     for i in range(self.count):
         values[i] = <PyObject *>(<list>ordered)[i]
     status = self.attempt(values)

@@ -61,10 +61,16 @@ cdef class OptimizerCore:
         """
         cdef Engine before = self.engine
         cdef size_t i
-        cdef list schedules = schedules_of([(i, of_group) for i, (_, of_group) in enumerate(options)])
+        cdef list schedules = [], replaced = []
         cdef PyObject *target
         cdef PyObject *source
         cdef bint rebind = before is not None and before.bound is not None and self._snapshot.layout is snapshot.layout
+        for i, (record, of_group) in enumerate(options):
+            add_schedule(schedules, i, of_group)
+        # The last references to these: finalizers of the user's run when all is in place.
+        replaced.append((self._snapshot, self.schedules))
+        for record, _ in options:
+            replaced.append(record.options)
         for array, value in writes:
             target, source = <PyObject *>array, <PyObject *>value
             if not (is_usable(target, WRITABLE) and is_usable(source, READABLE) and is_like(source, target)):
@@ -92,8 +98,13 @@ cdef class OptimizerCore:
         self.require()
         plan = self.engine.plan
         indices = {change[0] for change in changes}
-        cdef list schedules = [x for x in self.schedules if (<_Schedule>x).group not in indices]
-        schedules += schedules_of([(index, options) for index, _, options, _ in changes])
+        cdef list schedules = [], replaced = [self.schedules]
+        for schedule in self.schedules:
+            if (<_Schedule>schedule).group not in indices:
+                schedules.append(schedule)
+        for index, record, options, _ in changes:
+            add_schedule(schedules, index, options)
+            replaced.append(record.options)  # finalizers of the user's run when all is in place
         args = <any_args *>PyMem_Malloc((count + 1) * sizeof(any_args))
         if args == NULL:
             raise MemoryError
@@ -124,14 +135,19 @@ cdef class OptimizerCore:
     def _try_set_lr(self, record, value):
         """Sets the learning rate of one group, or with None of all groups, in simple cases: a valid float, and no
         schedule. Returns whether it did."""
-        cdef list records, options
-        cdef size_t i, first
-        cdef double lr
-        cdef plan *plan
         if self.engine is None or self.schedules or not PyFloat_CheckExact(value) or self.busy:
             return False
-        lr = value
-        plan = self.engine.plan
+        self.lock()  # finalizers of the user's may run in here
+        try:
+            return self.set_lr(record, value)
+        finally:
+            self.busy = 0
+
+    cdef bint set_lr(self, record, value) except -1:
+        cdef list records, options = []
+        cdef size_t i, first
+        cdef double lr = value
+        cdef plan *plan = self.engine.plan
         if record is None:
             records, first = self._snapshot.records, 0
         else:
@@ -141,7 +157,8 @@ cdef class OptimizerCore:
             records, first = [record], index
         if not records:
             return False
-        options = [{**each.options, "lr": value} for each in records]
+        for each in records:
+            options.append({**each.options, "lr": value})
         for i in range(<size_t>len(records)):
             if gdm_plan_set_lr(plan, first + i, lr) != OK:
                 while i > 0:
@@ -250,6 +267,7 @@ cdef class OptimizerCore:
             engine = self.engine
             items = self.checked_grads(grads, own=True)  # the caller's list may change
             self.check_params()
+            before = engine.bound
             for i in range(engine.plan.count):
                 grad = items_of(<PyObject *>items)[i]
                 engine.bound_places[i] = NULL if grad == <PyObject *>None else data(grad)
@@ -284,7 +302,9 @@ cdef class OptimizerCore:
         """A step with the rules in NumPy: it computes everything first; then C code alone writes it."""
         cdef size_t i
         cdef Engine engine = self.engine
-        cdef list lrs = [engine.lr(i) for i in range(engine.plan.group_count)]
+        cdef list lrs = []
+        for i in range(engine.plan.group_count):
+            lrs.append(engine.lr(i))
         writes, progress = self._numpy_step(grads, lrs, engine.progress())
         cdef list ordered = []
         for target, value in writes:
@@ -367,14 +387,12 @@ cdef class OptimizerCore:
             self.busy = 0
 
 
-cdef list schedules_of(list options):
-    """The schedules among the learning rates of groups: each group's index and hyperparameters."""
-    cdef list schedules = []
+cdef int add_schedule(list schedules, size_t index, dict options) except -1:
+    """Adds the schedule of a group to a list, if its learning rate is one."""
     cdef _Schedule schedule
-    for index, of_group in options:
-        lr = of_group["lr"]
-        if callable(lr):
-            schedule = _Schedule.__new__(_Schedule)
-            schedule.group, schedule.function, schedule.count = index, lr, 0
-            schedules.append(schedule)
-    return schedules
+    lr = options["lr"]
+    if callable(lr):
+        schedule = _Schedule.__new__(_Schedule)
+        schedule.group, schedule.function, schedule.count = index, lr, 0
+        schedules.append(schedule)
+    return 0

@@ -1,5 +1,26 @@
 # Reductions: one number from many arrays.
 
+cdef extern from *:
+    """
+    #include <math.h>
+    #include "fp_mode.h"
+    /* In the default mode. What is volatile is read and written between the changes of the mode. */
+    static double gdm_square_root(double x) {
+        const fp_mode found = set_default_fp_mode();
+        volatile double value = x, root;
+        root = sqrt(value);
+        restore_fp_mode(found);
+        return root;
+    }
+    """
+    double gdm_square_root(double x) nogil
+
+
+def square_root(double x):
+    """The square root, rounded to nearest whatever the rounding mode of the thread."""
+    return gdm_square_root(x)
+
+
 def reduce(int reduction, list arrays):
     """The reduction of this number (csrc/reduce.c) over these arrays, which have been checked."""
     cdef size_t i, count = <size_t>len(arrays), elements = 0

@@ -547,16 +547,17 @@ class Optimizer(OptimizerCore):
 
     def _reduce_locked(self) -> tuple[Any, ...]:
         snapshot = self._snapshot
-        layout, defaults = snapshot.layout, dict(self._defaults)
+        layout, options = snapshot.layout, dict(self._defaults)
         params = layout.unflatten(snapshot.user_arrays) if layout.groups else []
         if layout.grouped:
             named = [{} if name is None else {"name": name} for name in layout.names]
             params = [{"params": p, **o, **n} for p, o, n in zip(params, snapshot.options, named, strict=True)]
-            if not isinstance(defaults["lr_scale"], NUMBERS):
-                defaults["lr_scale"] = 1.0  # each group has its own
+            if not isinstance(options["lr_scale"], NUMBERS):
+                options["lr_scale"] = 1.0  # each group has its own
         elif snapshot.records:
-            defaults |= snapshot.records[0].options
-        return _restore, (type(self), params, {**defaults, "threads": self.threads}, self._state_dict_locked(True))
+            options |= snapshot.records[0].options
+        options["threads"] = self.threads
+        return _restore, (type(self), params, options, self._defaults, self._state_dict_locked(True))
 
     def __repr__(self) -> str:
         elements = sum(param.size for param in self._snapshot.params)
@@ -564,9 +565,12 @@ class Optimizer(OptimizerCore):
         return f"<{type(self).__name__} of {len(self._snapshot.params)} arrays, {elements:,} elements: {groups}>"
 
 
-def _restore(cls: type[Optimizer], params: Any, options: Options, state_dict: dict[str, Any]) -> Optimizer:
+def _restore(
+    cls: type[Optimizer], params: Any, options: Options, defaults: Options, state_dict: dict[str, Any]
+) -> Optimizer:
     optimizer = cls.__new__(cls)
     Optimizer.__init__(optimizer, params, **options)  # a subclass of the user's may take other arguments
+    optimizer._defaults = defaults  # of groups that are added later
     if not state_dict["groups"]:  # all groups were removed; the empty list above made one, of no parameters
         optimizer.remove_group(0)
     optimizer.load_state_dict(state_dict)

@@ -53,6 +53,7 @@ class Group:
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name != "lr" or not self._optimizer._try_set_lr(self._record, value):
+            self._optimizer._index_of(self._record)
             self._optimizer._set_options([self._record], {name: value})
 
     def __eq__(self, other: object) -> bool:

@@ -127,16 +127,17 @@ def _factor_array(name: str, x: Any, param: Array) -> Array:
         given = np.asarray(x, dtype=param.dtype)
     except (TypeError, ValueError):
         raise TypeError(f"{name} must be a number or an array, not {type(x).__name__}") from None
+    copy = np.empty_like(param)
     try:
-        given = np.broadcast_to(given, param.shape)
+        if given.ndim > param.ndim:
+            raise ValueError
+        copy[...] = given
     except ValueError:
         raise ValueError(
             f"{name} has shape {given.shape}, which does not broadcast to its parameter's {param.shape}"
         ) from None
     if not (np.isfinite(given) & (given >= 0)).all():
         raise ValueError(f"{name} must be finite and not negative in each element")
-    copy = np.empty_like(param)
-    copy[...] = given
     return copy
 
 

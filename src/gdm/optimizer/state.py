@@ -71,5 +71,6 @@ def allocate(params: list[Array], wanted: list[int]) -> list[Array]:
         starts.append(start)
         end = start + nbytes
     memory = np.zeros(end + alignment, dtype=np.uint8)
-    offset = -_checks.address(memory) % alignment
+    [(address, _)] = memory_extents([memory])
+    offset = -address % alignment
     return carve(memory, [offset + start for start in starts], [params[i] for i in wanted])

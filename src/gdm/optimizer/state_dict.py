@@ -60,7 +60,7 @@ def read(optimizer: Optimizer, snapshot: Snapshot, state_dict: Mapping[str, Any]
     """Reads what :func:`make` made. Whatever is wrong with it is a ``CheckpointError``; nothing is changed."""
     try:
         return _read(optimizer, snapshot, state_dict)
-    except (CheckpointError, MemoryError):
+    except (CheckpointError, MemoryError, SystemError):  # NumPy may raise a SystemError where memory runs out
         raise
     except Exception as error:
         if isinstance(state_dict, (str, bytes, PathLike)):

@@ -154,7 +154,7 @@ def load_state_dict(optimizer: Optimizer, state_dict: Mapping[str, Any]) -> None
     own = dict(adapter.live_state_dict(optimizer))
     try:
         own["groups"] = _groups(torch, name, optimizer, own["groups"], state_dict)
-    except CheckpointError:
+    except (CheckpointError, MemoryError, SystemError):  # NumPy may raise a SystemError where memory runs out
         raise
     except Exception as error:  # reading something that is not a state may raise anything
         raise CheckpointError(f"state_dict is not one of torch.optim's: {type(error).__name__}: {error}") from error
