@@ -2,7 +2,7 @@
 
 cdef enum:
     FIRST_BLOCK = 32  # how many learning rates a built-in schedule computes at first
-    BLOCK = 512  # and at a time later
+    BLOCK = 512  # and each time after that
 
 
 cdef class _Schedule:
