@@ -1,4 +1,4 @@
-"""One step, of everything there is to compare: see gdm.bench.cases for the questions."""
+"""Times one step in every case, and of every peer: see gdm.bench.cases."""
 
 from __future__ import annotations
 

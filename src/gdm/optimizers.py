@@ -17,25 +17,25 @@ if TYPE_CHECKING:
 
 
 class SGD(Optimizer):
-    """Gradient descent, with momentum if asked for: heavy ball or Nesterov, in torch's form or the classic one.
+    """Gradient descent, optionally with momentum: heavy ball or Nesterov, in torch's form or the classic form.
 
     Parameters
     ----------
     params : array, sequence or mapping of arrays, or list of groups
         What to optimize: float32 or float64, any shapes, contiguous (C or Fortran order), aligned and writable; no two
-        may share memory. They are updated in place and kept alive. A group is a mapping with the key ``"params"`` and
-        hyperparameters and, if you like, a ``"name"`` of its own: ``[{"params": weights, "weight_decay": 1e-4},
+        may share memory. They are updated in place and kept alive. A group is a mapping with the key ``"params"``,
+        its own hyperparameters and, if you like, a ``"name"``: ``[{"params": weights, "weight_decay": 1e-4},
         {"params": biases, "name": "biases"}]``.
     lr : float or callable, default 0.01
-        The learning rate η, finite and not negative; or a schedule, a function that gives it for the number of steps
-        made before: one of :mod:`gdm.schedules`, or any.
+        The learning rate η, finite and not negative; or a schedule: a function from the number of steps made before to
+        the learning rate, from :mod:`gdm.schedules` or your own.
     momentum : float, default 0
         μ, in [0, 1): the share of the velocity that is kept from step to step. 0 is plain gradient descent, without a
         velocity.
     dampening : float, default 0
         τ, in [0, 1]: the gradient enters the velocity times ``1 - dampening``. Torch's form without Nesterov only.
     nesterov : bool, default False
-        Step to where the velocity is about to lead. Needs ``momentum > 0``.
+        Nesterov's momentum: look ahead along the velocity. Needs ``momentum > 0``.
     weight_decay : float, default 0
         The weight decay λ, finite and not negative: ``weight_decay * param`` is added to the gradient.
     decoupled_weight_decay : bool, default False
@@ -44,13 +44,13 @@ class SGD(Optimizer):
         Walk up the gradient instead of down.
     form : {"torch", "classic"}, default "torch"
         Whether the learning rate scales the whole velocity when it is applied (PyTorch, optax, MLX), or each gradient
-        when it enters (the textbook, Keras, scikit-learn). The same path as long as ``lr`` does not change.
+        when it enters the velocity (the textbook, Keras, scikit-learn). Both give the same path if ``lr`` is constant.
     lr_scale : float, or the structure of ``params``, default 1
         What the learning rate is multiplied by: one number, or for each parameter a number or an array like it, with a
         factor for each element. Numbers and arrays are copied.
     threads : int, optional
-        How many threads a step may use, from 1 to 256; by default as many as :func:`gdm.get_num_threads` says. The
-        result does not depend on it.
+        How many threads a step may use, from 1 to 256; by default the result of :func:`gdm.get_num_threads`. The
+        updated values do not depend on it.
 
     Attributes
     ----------
@@ -66,13 +66,13 @@ class SGD(Optimizer):
     Raises
     ------
     TypeError, ValueError, gdm.OverlapError
-        For parameters or hyperparameters that are not as above; the message names them.
+        If parameters or hyperparameters are not as described; the message names them.
 
     Notes
     -----
     Each parameter is updated by the formulas of :func:`gdm.sgd` (``momentum=0``) or :func:`gdm.momentum`. In torch's
-    form the first step of a parameter sets its velocity to its gradient, undampened, as ``torch.optim.SGD`` does; in
-    the classic form the velocity starts from zero.
+    form the first step of a parameter sets its velocity to its gradient, without dampening, as ``torch.optim.SGD``
+    does; in the classic form the velocity starts from zero.
 
     Examples
     --------
@@ -121,10 +121,10 @@ class SGD(Optimizer):
 
     @staticmethod
     def to_form(state_dict: Mapping[str, Any], form: Literal["torch", "classic"]) -> dict[str, Any]:
-        """A copy of a state for an optimizer of the other form, which walks on along the same path.
+        """A copy of a state for an optimizer of the other form, which continues along the same path.
 
-        The classic velocity is ``-lr`` times torch's, with the learning rate of the next step; where ``lr`` changes
-        later, the paths part, as the two forms do.
+        The classic velocity is ``-lr`` times torch's, with the learning rate of the next step. If ``lr`` changes
+        later, the two forms give different paths.
 
         Parameters
         ----------
@@ -136,8 +136,8 @@ class SGD(Optimizer):
         Raises
         ------
         ValueError
-            For a state with dampening, which the classic form does not have; or from the classic form where the
-            learning rate is 0, or a function that was not saved.
+            If the state has dampening, which the classic form does not have; or if the state is of the classic form,
+            and the learning rate is 0 or a function that was not saved.
 
         Notes
         -----
@@ -188,7 +188,7 @@ class Adagrad(Optimizer):
     weight_decay : float, default 0
         The weight decay λ, finite and not negative: ``weight_decay * param`` is added to the gradient.
     initial_accumulator_value : float, default 0
-        What the sums of squares begin with, finite and not negative.
+        The initial value of the sums of squares, finite and not negative.
 
     Attributes
     ----------
@@ -242,7 +242,7 @@ class Adagrad(Optimizer):
 
 
 class RMSprop(Optimizer):
-    """RMSprop: the gradient over the root of an average of its squares; centered, or with momentum, if asked.
+    """RMSprop: the gradient over the root of an average of its squares; optionally centered or with momentum.
 
     Parameters
     ----------
@@ -259,7 +259,7 @@ class RMSprop(Optimizer):
     weight_decay : float, default 0
         The weight decay λ, finite and not negative: ``weight_decay * param`` is added to the gradient.
     centered : bool, default False
-        Take the square of the average gradient off the average square.
+        Subtract the square of the average gradient from the average square.
 
     Attributes
     ----------
@@ -270,8 +270,9 @@ class RMSprop(Optimizer):
 
     Notes
     -----
-    The formula and its sources are those of :func:`gdm.rmsprop`. Centered, a gradient that stays the same for very long
-    makes the difference under the root 0 but for rounding, and NaN if that is below 0; so it is in PyTorch.
+    The formula and its sources are those of :func:`gdm.rmsprop`. With ``centered``, if a gradient stays the same for
+    very long, the difference under the root is 0 except for rounding errors. If it is negative, the result is NaN, as
+    in PyTorch.
 
     Examples
     --------
@@ -540,7 +541,7 @@ class Lion(Optimizer):
     lr : float or callable, default 1e-4
         The learning rate η, or a schedule of it.
     betas : (float, float), default (0.9, 0.99)
-        The shares of the average in the step, and in the new average, each in [0, 1).
+        The shares of the old average in the step and in the new average, each in [0, 1).
     weight_decay : float, default 0
         The weight decay λ, finite and not negative: each parameter is multiplied by
         ``1 - lr * weight_decay`` before its update.
@@ -610,7 +611,7 @@ class Signum(Optimizer):
     Notes
     -----
     The formulas and their source are those of :func:`gdm.sign_sgd` (``momentum=0``) and :func:`gdm.signum`. The average
-    starts from zeros, as in the paper. Names and defaults are those of MXNet's Signum, but for its ``wd``, the coupled
+    starts from zeros, as in the paper. Names and defaults are those of MXNet's Signum, except ``wd``, the coupled
     weight decay, and ``wd_lh``, the decoupled one. In optax ``momentum`` is ``beta``; PyTorch and Keras have no Signum.
 
     Examples

@@ -1,9 +1,8 @@
 """The update rules in NumPy: the specification that the compiled kernels reproduce to the last bit.
 
-Written to be read, not to be fast. Every operation is rounded once, to the dtype of the parameter; hyperparameters and
-what is derived from them are worked out in double precision and rounded once. The body of a function gives the new
-values of the parameter and the states; the decorator makes of it the function that checks its arguments and works in
-place.
+The code is simple, not fast. Every operation is rounded once, to the dtype of the parameter. Hyperparameters and the
+numbers derived from them are computed in double precision, then rounded once. The body of a function returns the new
+values of the parameter and the states. The decorator makes it a function that checks its arguments and works in place.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ P = ParamSpec("P")
 New = tuple[Any, ...]  # the new param, states (None for one that is not used), and mu_product
 
 
-# ---- how a formula becomes a function ------------------------------------------------------------------------------
+# ---- from a formula to a function ----------------------------------------------------------------------------------
 
 
 def names(formula: Callable[..., New]) -> tuple[list[str], list[str]]:
@@ -38,7 +37,7 @@ def names(formula: Callable[..., New]) -> tuple[list[str], list[str]]:
 
 
 def written(formula: Callable[..., New]) -> list[str]:
-    """What a formula gives new values of, in its order."""
+    """The names of the values that a formula returns, in its order."""
     positional, keywords = names(formula)
     return [name for name in positional if name != "grad"] + [
         name for name in keywords if name in _checks.OPTIONAL_STATES or name in _checks.SCALARS
@@ -46,15 +45,15 @@ def written(formula: Callable[..., New]) -> list[str]:
 
 
 def update(rule: str, given: Mapping[str, Any], *, first: bool = False) -> dict[str, Array]:
-    """The new values by name, of param, states and mu_product, after one step of a rule; nothing is written.
+    """The new param, states and mu_product, by name, after one step of a rule; nothing is written.
 
-    ``first``: it is the first step in which the states take part.
+    ``first``: it is the first step that uses the states.
     """
     formula = globals()[rule].__wrapped__
     positional, keywords = names(formula)
     options = {name: given[name] for name in keywords if name in given}
     if first and options.get("form") == "torch":
-        # The velocity becomes the gradient, undampened: -0 + g is g, to the sign of a zero.
+        # The velocity becomes the gradient, without dampening: -0 + g is g, also for the sign of a zero.
         given, options["dampening"] = {**given, "velocity": np.full_like(given["velocity"], -0.0)}, 0.0
     with np.errstate(all="ignore"):
         new = formula(*(given[name] for name in positional), **options)
@@ -87,18 +86,18 @@ def _in_place(formula: Callable[P, New]) -> Callable[P, None]:
 
 
 def _arrays(*given: Floats) -> tuple[Array, ...]:
-    """The arrays that the decorator has made of whatever buffers were given."""
+    """The arguments as arrays, for the type checker: the decorator has made arrays of them."""
     return given  # type: ignore[return-value]
 
 
 def _rates(p: Array, rate: float, lr: float, decay: float, decoupled: bool, lr_scale: Floats | None) -> tuple[Any, Any]:
-    """The learning rate of each element, and what decoupled weight decay leaves of it."""
+    """The learning rate of each element, and its factor of decoupled weight decay."""
     T = p.dtype.type
-    shrink = lr * decay if decoupled else 0.0
+    lr_times_decay = lr * decay if decoupled else 0.0
     if lr_scale is None:
-        return T(rate), T(1.0 - shrink if decoupled else 1.0)
+        return T(rate), T(1.0 - lr_times_decay if decoupled else 1.0)
     (scale,) = _arrays(lr_scale)
-    return T(rate) * scale, T(1.0) - T(shrink) * scale
+    return T(rate) * scale, T(1.0) - T(lr_times_decay) * scale
 
 
 def _gradient(p: Array, g: Array, maximize: bool, decay: float) -> Array:
@@ -115,7 +114,7 @@ def _sign(x: Array) -> Array:
 
 
 def _power(base: float, exponent: int) -> float:
-    """Powers by multiplication alone, in a fixed order: libraries' pow() differ between machines."""
+    """A power by multiplications in a fixed order, since libraries' pow() differ between machines."""
     result = 1.0
     while exponent:
         if exponent & 1:
@@ -126,7 +125,7 @@ def _power(base: float, exponent: int) -> float:
 
 
 def _power_of_096(x: float) -> float:
-    """0.96**x for x >= 0: e**y by its series where |y| is small, and squared as often as y was halved."""
+    """0.96**x for x >= 0, as e**y: y is halved until it is small; then the series is squared as many times."""
     y, total, halved = x * -0.040821994520255166, 1.0, 0
     if y < -745.0:
         return 0.0
@@ -176,7 +175,7 @@ def sgd(
     Raises
     ------
     TypeError
-        For what is no buffer, another dtype, byte-swapped data, or an option of the wrong type.
+        If an argument is not a buffer, has another dtype or is byte-swapped; or if an option has the wrong type.
     ValueError
         If shapes, dtypes or memory orders differ; a buffer is not contiguous, misaligned, or read-only; or an option
         is outside its range.
@@ -207,8 +206,8 @@ def sgd(
     """
     p, g = _arrays(param, grad)
     g = _gradient(p, g, maximize, 0.0 if decoupled_weight_decay else weight_decay)
-    eta, keep = _rates(p, lr, lr, weight_decay, decoupled_weight_decay, lr_scale)
-    return (keep * p - eta * g,)
+    eta, decay_factor = _rates(p, lr, lr, weight_decay, decoupled_weight_decay, lr_scale)
+    return (decay_factor * p - eta * g,)
 
 
 @_in_place
@@ -229,7 +228,7 @@ def momentum(
 ) -> New:
     """Gradient descent with momentum, heavy ball or Nesterov, in place.
 
-    The function has no memory: it takes the velocity it is given (zeros, to begin with).
+    The function keeps nothing between calls: give it the velocity each time, zeros at first.
 
     Parameters
     ----------
@@ -245,12 +244,12 @@ def momentum(
         τ, in [0, 1]: the gradient enters the velocity times ``1 - dampening``; ``dampening=momentum`` makes the
         velocity an exponential moving average. Only with ``form="torch"`` and without ``nesterov``.
     nesterov : bool, default False
-        Step to where the velocity is about to lead. Needs ``momentum > 0``.
+        Nesterov's momentum: look ahead along the velocity. Needs ``momentum > 0``.
     weight_decay : float, default 0
         The weight decay λ, finite and not negative: ``weight_decay * param`` is added to the gradient.
     form : {"torch", "classic"}, default "torch"
         Whether the learning rate scales the whole velocity when it is applied (PyTorch, optax, MLX) or each gradient
-        when it enters (the textbook, Keras, scikit-learn). The same path as long as ``lr`` does not change.
+        when it enters the velocity (the textbook, Keras, scikit-learn). Both give the same path if ``lr`` is constant.
     decoupled_weight_decay : bool, default False
         Multiply ``param`` by ``1 - lr * weight_decay`` first, and leave the gradient alone (SGDW).
 
@@ -297,8 +296,8 @@ def momentum(
     T = p.dtype.type
     mu = T(momentum)
     g = _gradient(p, g, maximize, 0.0 if decoupled_weight_decay else weight_decay)
-    eta, keep = _rates(p, lr, lr, weight_decay, decoupled_weight_decay, lr_scale)
-    p = keep * p
+    eta, decay_factor = _rates(p, lr, lr, weight_decay, decoupled_weight_decay, lr_scale)
+    p = decay_factor * p
     if form == "classic":
         v = mu * v - eta * g
         p = p + (mu * v - eta * g) if nesterov else p + v
@@ -331,7 +330,7 @@ def adagrad(
     state_sum : array like ``param``
         The sum of the squared gradients; overwritten. It starts from zeros, or from a small number.
     step : int
-        Which step this is, counted from 1; it matters with ``lr_decay`` only.
+        The number of this step, from 1. It only has an effect with ``lr_decay``.
     lr : float, default 0.01
         The learning rate η, finite and not negative.
     lr_decay : float, default 0
@@ -368,9 +367,9 @@ def adagrad(
     """
     p, s, g = _arrays(param, state_sum, grad)
     g = _gradient(p, g, maximize, weight_decay)
-    eta, keep = _rates(p, lr / (1.0 + float(step - 1) * lr_decay), lr, weight_decay, False, lr_scale)
+    eta, decay_factor = _rates(p, lr / (1.0 + float(step - 1) * lr_decay), lr, weight_decay, False, lr_scale)
     s = s + g * g
-    return keep * p - eta * (g / (np.sqrt(s) + p.dtype.type(eps))), s
+    return decay_factor * p - eta * (g / (np.sqrt(s) + p.dtype.type(eps))), s
 
 
 @_in_place
@@ -390,7 +389,7 @@ def rmsprop(
     momentum_buffer: Floats | None = None,
     lr_scale: Floats | None = None,
 ) -> New:
-    """RMSprop, in place: the gradient over the root of an average of its squares; centered, or with momentum, if asked.
+    """RMSprop, in place: the gradient over the root of an average of its squares; optionally centered or with momentum.
 
     Parameters
     ----------
@@ -409,7 +408,7 @@ def rmsprop(
     weight_decay : float, default 0
         The weight decay λ, finite and not negative: ``weight_decay * param`` is added to the gradient.
     centered : bool, default False
-        Take the square of the average gradient off the average square.
+        Subtract the square of the average gradient from the average square.
     grad_avg : array like ``param``, optional
         The average gradient; overwritten. Needed with ``centered``, and only then.
     momentum_buffer : array like ``param``, optional
@@ -449,18 +448,18 @@ def rmsprop(
     T = p.dtype.type
     a = b = None
     g = _gradient(p, g, maximize, weight_decay)
-    eta, keep = _rates(p, lr, lr, weight_decay, False, lr_scale)
+    eta, decay_factor = _rates(p, lr, lr, weight_decay, False, lr_scale)
     s = T(alpha) * s + T(1.0 - alpha) * (g * g)
-    spread = s
+    variance = s
     if centered and grad_avg is not None:
         (a,) = _arrays(grad_avg)
         a = T(alpha) * a + T(1.0 - alpha) * g
-        spread = s - a * a
-    step = g / (np.sqrt(spread) + T(eps))
+        variance = s - a * a
+    step = g / (np.sqrt(variance) + T(eps))
     if momentum != 0 and momentum_buffer is not None:
         (b,) = _arrays(momentum_buffer)
         step = b = T(momentum) * b + step
-    return keep * p - eta * step, s, a, b
+    return decay_factor * p - eta * step, s, a, b
 
 
 @_in_place
@@ -523,8 +522,8 @@ def adam(
         exp_avg = beta1 * exp_avg + (1 - beta1) * g
         exp_avg_sq = beta2 * exp_avg_sq + (1 - beta2) * (g * g)
         max_exp_avg_sq = max(max_exp_avg_sq, exp_avg_sq)                # if amsgrad; it stands for exp_avg_sq below
-        root = 1 / sqrt(1 - beta2**step)                                # in double precision
-        param = param - lr / (1 - beta1**step) * (exp_avg / (sqrt(exp_avg_sq) * root + eps))
+        inverse_sqrt_correction2 = 1 / sqrt(1 - beta2**step)             # in double precision
+        param = param - lr / (1 - beta1**step) * (exp_avg / (sqrt(exp_avg_sq) * inverse_sqrt_correction2 + eps))
 
     Sources: D. Kingma, J. Ba, "Adam: a method for stochastic optimization", 2015; I. Loshchilov, F. Hutter, "Decoupled
     weight decay regularization", 2019; S. Reddi, S. Kale, S. Kumar, "On the convergence of Adam and beyond", 2018; the
@@ -542,15 +541,15 @@ def adam(
     T, (beta1, beta2), x = p.dtype.type, betas, None
     g = _gradient(p, g, maximize, 0.0 if decoupled_weight_decay else weight_decay)
     rate = lr / (1.0 - _power(beta1, step))
-    root = 1.0 / math.sqrt(1.0 - _power(beta2, step))
-    eta, keep = _rates(p, rate, lr, weight_decay, decoupled_weight_decay, lr_scale)
+    inverse_sqrt_correction2 = 1.0 / math.sqrt(1.0 - _power(beta2, step))
+    eta, decay_factor = _rates(p, rate, lr, weight_decay, decoupled_weight_decay, lr_scale)
     m = T(beta1) * m + T(1.0 - beta1) * g
     v = T(beta2) * v + T(1.0 - beta2) * (g * g)
     largest = v
     if amsgrad and max_exp_avg_sq is not None:
         (x,) = _arrays(max_exp_avg_sq)
         largest = x = np.where(x > v, x, v)
-    return keep * p - eta * (m / (np.sqrt(largest) * T(root) + T(eps))), m, v, x
+    return decay_factor * p - eta * (m / (np.sqrt(largest) * T(inverse_sqrt_correction2) + T(eps))), m, v, x
 
 
 @_in_place
@@ -584,7 +583,7 @@ def nadam(
     step : int
         Which step this is, counted from 1: the averages start at zero, and are corrected for that.
     mu_product : array of one float64
-        The product of the momenta of all steps before, 1 at first; overwritten with that up to this step.
+        The product of the momenta of all steps before this one, 1 at first; overwritten with the product after it.
     lr : float, default 0.002
         The learning rate η, finite and not negative.
     betas : (float, float), default (0.9, 0.999)
@@ -615,8 +614,8 @@ def nadam(
         exp_avg = beta1 * exp_avg + (1 - beta1) * g
         exp_avg_sq = beta2 * exp_avg_sq + (1 - beta2) * (g * g)
         ahead = (1 - mu) / (1 - mu_product) * g + next / (1 - mu_product * next) * exp_avg
-        root = 1 / sqrt(1 - beta2**step)                                # as all scalars, in double precision
-        param = param - lr * (ahead / (sqrt(exp_avg_sq) * root + eps))
+        inverse_sqrt_correction2 = 1 / sqrt(1 - beta2**step)             # as all scalars, in double precision
+        param = param - lr * (ahead / (sqrt(exp_avg_sq) * inverse_sqrt_correction2 + eps))
 
     Source: T. Dozat, "Incorporating Nesterov momentum into Adam", 2016; the options as in ``torch.optim.NAdam``.
 
@@ -632,15 +631,15 @@ def nadam(
     T, (beta1, beta2) = p.dtype.type, betas
     mu = beta1 * (1.0 - 0.5 * _power_of_096(float(step) * momentum_decay))
     following = beta1 * (1.0 - 0.5 * _power_of_096((float(step) + 1.0) * momentum_decay))
-    so_far = float(product.item()) * mu
-    share_now, share_next = (1.0 - mu) / (1.0 - so_far), following / (1.0 - so_far * following)
-    root = 1.0 / math.sqrt(1.0 - _power(beta2, step))
+    new_product = float(product.item()) * mu
+    grad_factor, avg_factor = (1.0 - mu) / (1.0 - new_product), following / (1.0 - new_product * following)
+    inverse_sqrt_correction2 = 1.0 / math.sqrt(1.0 - _power(beta2, step))
     g = _gradient(p, g, maximize, 0.0 if decoupled_weight_decay else weight_decay)
-    eta, keep = _rates(p, lr, lr, weight_decay, decoupled_weight_decay, lr_scale)
+    eta, decay_factor = _rates(p, lr, lr, weight_decay, decoupled_weight_decay, lr_scale)
     m = T(beta1) * m + T(1.0 - beta1) * g
     v = T(beta2) * v + T(1.0 - beta2) * (g * g)
-    ahead = T(share_now) * g + T(share_next) * m
-    return keep * p - eta * (ahead / (np.sqrt(v) * T(root) + T(eps))), m, v, so_far
+    ahead = T(grad_factor) * g + T(avg_factor) * m
+    return decay_factor * p - eta * (ahead / (np.sqrt(v) * T(inverse_sqrt_correction2) + T(eps))), m, v, new_product
 
 
 @_in_place
@@ -666,7 +665,7 @@ def lion(
     lr : float, default 1e-4
         The learning rate η, finite and not negative.
     betas : (float, float), default (0.9, 0.99)
-        The shares of ``exp_avg`` in the step, and in the new ``exp_avg``, each in [0, 1).
+        The shares of the old ``exp_avg`` in the step and in the new ``exp_avg``, each in [0, 1).
     weight_decay : float, default 0
         The weight decay λ, finite and not negative; always decoupled: ``param`` is multiplied by ``1 - lr *
         weight_decay``.
@@ -698,9 +697,9 @@ def lion(
     p, m, g = _arrays(param, exp_avg, grad)
     T, (beta1, beta2) = p.dtype.type, betas
     g = T(-1.0 if maximize else 1.0) * g
-    eta, keep = _rates(p, lr, lr, weight_decay, True, lr_scale)
+    eta, decay_factor = _rates(p, lr, lr, weight_decay, True, lr_scale)
     x = T(beta1) * m + T(1.0 - beta1) * g
-    return keep * p - eta * _sign(x), T(beta2) * m + T(1.0 - beta2) * g
+    return decay_factor * p - eta * _sign(x), T(beta2) * m + T(1.0 - beta2) * g
 
 
 @_in_place
@@ -754,8 +753,8 @@ def sign_sgd(
     """
     p, g = _arrays(param, grad)
     g = _gradient(p, g, maximize, 0.0 if decoupled_weight_decay else weight_decay)
-    eta, keep = _rates(p, lr, lr, weight_decay, decoupled_weight_decay, lr_scale)
-    return (keep * p - eta * _sign(g),)
+    eta, decay_factor = _rates(p, lr, lr, weight_decay, decoupled_weight_decay, lr_scale)
+    return (decay_factor * p - eta * _sign(g),)
 
 
 @_in_place
@@ -804,8 +803,8 @@ def signum(
         param = param - lr * sign(exp_avg)           # sign(x) is x where x is 0 or NaN
 
     Source: J. Bernstein, Y.-X. Wang, K. Azizzadenesheli, A. Anandkumar, "signSGD: compressed optimisation for
-    non-convex problems", 2018, algorithm 2; the names as in MXNet's Signum, but for its ``wd``, the coupled weight
-    decay, and ``wd_lh``, the decoupled one.
+    non-convex problems", 2018, algorithm 2; the names as in MXNet's Signum, except ``wd``, the coupled weight decay,
+    and ``wd_lh``, the decoupled one.
 
     Examples
     --------
@@ -821,9 +820,9 @@ def signum(
     p, m, g = _arrays(param, exp_avg, grad)
     T = p.dtype.type
     g = _gradient(p, g, maximize, 0.0 if decoupled_weight_decay else weight_decay)
-    eta, keep = _rates(p, lr, lr, weight_decay, decoupled_weight_decay, lr_scale)
+    eta, decay_factor = _rates(p, lr, lr, weight_decay, decoupled_weight_decay, lr_scale)
     m = T(momentum) * m + T(1.0 - momentum) * g
-    return keep * p - eta * _sign(m), m
+    return decay_factor * p - eta * _sign(m), m
 
 
 # ---- reductions: one number from many arrays -----------------------------------------------------------------------
@@ -847,7 +846,7 @@ def count_nonfinite(arrays: Sequence[Array]) -> int:
 
 
 def _reduced(arrays: Sequence[Array], map_elements: Callable[[Array], Array], combine: np.ufunc) -> float:
-    """Each array in blocks, each block in lanes; lanes, blocks and arrays are combined in fixed trees."""
+    """Cuts each array into blocks, and each block into lanes; combines lanes, blocks and arrays in fixed trees."""
     results = []
     with np.errstate(all="ignore"):
         for x in arrays:
@@ -860,7 +859,7 @@ def _reduced(arrays: Sequence[Array], map_elements: Callable[[Array], Array], co
 
 
 def _lanes(block: Array, combine: np.ufunc) -> Any:
-    """One block: element i belongs to lane i % 32; then the upper half of the lanes joins the lower half, and so on."""
+    """One block: element i goes to lane i % 32; then the upper half of the lanes to the lower half; and so on."""
     lanes = np.zeros(LANES)
     for row in block.reshape(-1, LANES):
         lanes = combine(lanes, row)
@@ -871,7 +870,7 @@ def _lanes(block: Array, combine: np.ufunc) -> Any:
 
 
 def _tree(results: Sequence[Any], combine: np.ufunc) -> Any:
-    """Combines a list; the left part has the largest power of two of its items that is less than their number."""
+    """Combines a list in a tree: the length of the left part is the largest power of two below that of the list."""
     if len(results) == 1:
         return results[0]
     left = 1 << ((len(results) - 1).bit_length() - 1)

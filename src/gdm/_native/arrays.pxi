@@ -1,7 +1,7 @@
 # Arrays: whether they are in order, and operations on many of them.
 
 cdef inline bint is_usable(PyObject *x, int flags) noexcept nogil:
-    """Whether it is a NumPy array of native floats with these flags, and no subclass: those are for _checks."""
+    """Whether it is a NumPy array of native floats with these flags. _checks handles subclasses."""
     cdef PyArrayObject *array = <PyArrayObject *>x
     cdef int kind
     if not PyArray_CheckExact(x) or PyArray_FLAGS(array) & flags != flags:
@@ -76,7 +76,7 @@ cdef inline bint is_inside_base(PyObject *x, size_t bytes) noexcept nogil:
 
 
 def are_plain(list arrays):
-    """Whether all are NumPy arrays of floats that an update may write to, so that no check would refuse one."""
+    """Whether all are NumPy arrays of floats that an update may write to, so that every check would accept them."""
     cdef PyObject **items = items_of(<PyObject *>arrays)
     cdef Py_ssize_t i
     for i in range(len(arrays)):
@@ -88,7 +88,7 @@ def are_plain(list arrays):
 
 
 def views(list arrays):
-    """A view of each array, whose shape and dtype nobody else can change."""
+    """A view of each array. The user cannot change its shape and dtype."""
     cdef list result = []
     for x in arrays:
         result.append(PyArray_View(<PyArrayObject *><PyObject *>x, NULL, NULL))
@@ -104,7 +104,7 @@ def memory_extents(list arrays):
 
 
 def carve(memory, list starts, list params):
-    """Parts of one block of memory, which begin at these bytes: each with dtype, shape and order of its parameter."""
+    """Parts of one block of memory, which begin at these bytes: each has its parameter's dtype, shape and order."""
     cdef char *start = <char *>data(<PyObject *>memory)
     cdef size_t offset, size = <size_t>memory.nbytes
     cdef Py_ssize_t i
@@ -137,7 +137,7 @@ cdef int by_start(const void *a, const void *b) noexcept nogil:
 
 
 cdef bint any_overlap(list arrays) except -1:
-    """Whether two of these arrays, contiguous ones, share memory."""
+    """Whether two of these contiguous arrays share memory."""
     cdef PyObject **items = items_of(<PyObject *>arrays)
     cdef size_t i, count = 0, size
     cdef memory_span *spans = <memory_span *>PyMem_Malloc((<size_t>len(arrays) + 1) * sizeof(memory_span))

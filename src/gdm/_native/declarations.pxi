@@ -1,4 +1,4 @@
-# What the compiled module uses of C: the core's headers (csrc/), NumPy's and Python's.
+# What the compiled module uses from C: the core's headers (csrc/), NumPy's and Python's.
 
 cimport numpy as cnp
 from cpython.float cimport PyFloat_AS_DOUBLE, PyFloat_CheckExact
@@ -183,13 +183,13 @@ cdef extern from *:
     const char *GDM_FLAGS  # defined by the build
 
 cdef enum:
-    # From so many elements on, some microseconds' work, a call lets other threads run: releasing the interpreter and
-    # taking it back costs little beside that.
+    # From this number of elements on, a call releases the GIL: compared with some microseconds of work, that costs
+    # little.
     GIL_THRESHOLD = 32768
     WRITABLE = cnp.NPY_ARRAY_ALIGNED | cnp.NPY_ARRAY_WRITEABLE
     READABLE = cnp.NPY_ARRAY_ALIGNED
     CONTIGUOUS = cnp.NPY_ARRAY_C_CONTIGUOUS | cnp.NPY_ARRAY_F_CONTIGUOUS
-    REFUSED = -1  # the checks in Cython, which come before those in C, refused a call
+    REFUSED = -1  # the checks in Cython, which run before those in C, found an error
 
 cdef bint use_reference = False
 

@@ -1,8 +1,8 @@
 # The engine: a plan in C for the arrays of one specification, and the arrays that it points into.
 
 cdef inline bint is_unchanged(PyObject *x, int flags, const void *place, const entry *e) noexcept nogil:
-    """Whether it is still the memory that was checked when the array was given: address, length, dtype, order, flags;
-    and whether the array that it is a view of still has that memory."""
+    """Whether the array still has the memory that was checked at first: address, length, dtype, order, flags; and
+    whether the array that it is a view of still has that memory."""
     cdef PyArrayObject *array = <PyArrayObject *>x
     return (data(x) == place and length(x) == e.n
             and PyArray_FLAGS(array) & (flags | CONTIGUOUS) == flags | e.order
@@ -95,9 +95,9 @@ cdef class Engine:
     cdef uint64_t plan_steps(self, size_t group, uint64_t steps, bint begun) noexcept:
         """The count of steps that the plan is given for a parameter.
 
-        In the plan, an entry's first step is the one at count 0. A parameter's states may begin later than that: when
-        momentum is switched on after some steps. Or earlier: PyTorch does not count the steps of its SGD. The count means
-        nothing else to a rule that does not read the number of the step, so the plan's may differ from ours.
+        In the plan, an entry's first step is the one at count 0. A parameter's states may begin later, if momentum is
+        switched on after some steps, or earlier, since PyTorch does not count the steps of its SGD. If a rule does not
+        read the number of the step, the count has no other effect, so the plan's count may differ from ours.
         """
         if gdm_rules[self.plan.groups[group].rule].step or begun == (steps > 0):
             return steps
@@ -132,7 +132,7 @@ cdef class Engine:
         return Progress(group_steps, steps, all_scalars, begun)
 
     cdef int set_progress(self, progress) except -1:
-        """Takes over the progress that a step on the NumPy rules has made."""
+        """Sets the progress after a step with the rules in NumPy."""
         cdef size_t i, k
         cdef double scalars[MAX_SCALARS]
         cdef tuple its_scalars
@@ -152,7 +152,7 @@ cdef class Engine:
         return self.plan.groups[index].args.any.lr
 
     cdef bint are_params_unchanged(self, size_t *changed) noexcept:
-        """Whether all parameters are where they were; else which one is not."""
+        """Whether no parameter has changed; else sets ``changed`` to the index of one that has."""
         cdef size_t i
         cdef entry *e = self.plan.entries
         cdef PyObject **params = items_of(<PyObject *>self.user_arrays)
@@ -163,8 +163,8 @@ cdef class Engine:
         return True
 
     cdef bint are_usable(self, list grads, bint exact) noexcept:
-        """Whether there is one gradient for each parameter, like it, in order, and apart from what a step writes; or
-        None. ``exact``: and none is of a subclass of NumPy's array."""
+        """Whether each parameter has None or a gradient that is valid and shares no memory with what a step writes.
+        ``exact``: subclasses of NumPy's array do not count as valid."""
         cdef size_t i
         cdef entry *e = self.plan.entries
         cdef PyObject **params = items_of(<PyObject *>self.params)

@@ -59,7 +59,7 @@ cdef class _Rule:
         return PyCFunction_NewEx(&self.method, self, __name__)
 
     cdef int attempt(self, PyObject **values) noexcept:
-        """One update with these arguments: GDM_OK, or why not. Nothing is written then."""
+        """One update with these arguments. Returns GDM_OK, or a status that says why nothing was written."""
         cdef fp_mode found = set_default_fp_mode()
         cdef int status = self.update(values)
         restore_fp_mode(found)
@@ -165,13 +165,13 @@ cdef object call_rule(_Rule self, PyObject *const *args, Py_ssize_t given, PyObj
             status = self.attempt(values)
             if status == OK:
                 return None
-    # Something is not as it should be: from here on in Python.
+    # Something is wrong or unusual: Python code handles it.
     plain, ordered = [], []
     for i in range(<int>given):
         plain.append(<object>args[i])
     options = {<object>PyTuple_GET_ITEM(keywords, i): <object>args[given + i] for i in range(named)}
     if not is_simple:
-        return self.reference(*plain, **options)  # or the reference is what is wanted
+        return self.reference(*plain, **options)  # or the user wants the reference
     asked = {self.names[i]: <object>values[i] for i in range(self.count)}
     checked = _checks.arguments(asked, self.positional)
     for name in self.names:

@@ -1,7 +1,7 @@
 # The library: backends, instruction sets, threads, and the table of rules.
 
 def set_reference(bint whether):
-    """Runs everything on the NumPy rules, or not."""
+    """Sets whether everything uses the rules in NumPy."""
     global use_reference
     use_reference = whether
 
@@ -23,7 +23,7 @@ def available_isas():
 
 
 def set_isa(str name):
-    """Uses this instruction set from now on. Returns whether this machine can."""
+    """Uses this instruction set from now on. Returns whether this machine can run it."""
     return gdm_set_isa(name.encode()) == OK
 
 
@@ -33,7 +33,7 @@ def get_num_threads():
 
 
 def set_num_threads(int n):
-    """Sets that. Returns whether it is a possible number."""
+    """Sets how many threads a step may use. Returns whether the number is allowed."""
     return gdm_set_num_threads(n) == OK
 
 
@@ -45,9 +45,8 @@ def build_info():
 def rules():
     """The table of rules (csrc/rules.def), for tests and benchmarks to enumerate.
 
-    For each rule: ``states``, a dict from the name of a state to the option without which it is not used, or None;
-    ``scalars``, a dict from the name of a scalar to the number it begins with; and ``options``, a dict from the name of an
-    option to its kind.
+    For each rule: ``states``, a dict from the name of a state to the option that needs it, or None; ``scalars``, a dict
+    from the name of a scalar to its initial value; and ``options``, a dict from the name of an option to its kind.
     """
     kinds = {not_negative: "not_negative", below_one: "below_one", up_to_one: "up_to_one", flag: "flag", form: "form",
              factors: "factors", count: "count", betas: "betas"}

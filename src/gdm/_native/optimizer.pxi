@@ -1,8 +1,8 @@
-# The base class of optimizers: the lock, the step, and the one place where a change is put in place.
+# The base class of optimizers: the lock, the step, and the one place that applies a change.
 
 cdef enum:
-    FIRST_BLOCK = 32  # so many learning rates are asked of a built-in schedule at first,
-    BLOCK = 512  # and so many at a time later
+    FIRST_BLOCK = 32  # how many learning rates a built-in schedule computes at first
+    BLOCK = 512  # and each time after that
 
 
 cdef class _Schedule:
@@ -27,8 +27,8 @@ cdef class OptimizerCore:
     cdef Engine engine
     cdef readonly object _snapshot
     cdef list schedules  # of the groups whose learning rate is not a number
-    cdef unsigned thread_count  # that a step may use; 0: what gdm_get_num_threads says
-    cdef unsigned busy  # 0, or 1 + the process's generation: a forked child is not in the step that its parent was in
+    cdef unsigned thread_count  # that a step may use; 0: the result of gdm_get_num_threads
+    cdef unsigned busy  # 0, or 1 + the process's generation: a forked child is not inside its parent's step
 
     cdef int require(self) except -1:
         if self.engine is None:
@@ -54,7 +54,7 @@ cdef class OptimizerCore:
     # ---- changes: everything that can fail comes first; then there is only C code, which no interrupt stops ----
 
     def _put_in_place(self, Engine engine not None, snapshot, list options, list writes):
-        """Puts a snapshot and its engine in place of the present ones.
+        """Replaces the present snapshot and engine by these.
 
         ``options`` holds records of groups, each with its hyperparameters from then on; ``writes`` holds arrays, each
         with what is copied into it: an array of the same dtype, size and memory order.
@@ -120,7 +120,7 @@ cdef class OptimizerCore:
                 status = gdm_plan_set_args(plan, index, &args[i])
                 args[i] = before
                 if status != OK:
-                    while i > 0:  # what has been set goes back
+                    while i > 0:  # undo what has been set
                         i -= 1
                         gdm_plan_set_args(plan, changes[i][0], &args[i])
                     break
@@ -133,8 +133,8 @@ cdef class OptimizerCore:
             PyMem_Free(args)
 
     def _try_set_lr(self, record, value):
-        """Sets the learning rate of one group, or with None of all, if that is simple: a float, in range, and no
-        schedule. Returns whether it was."""
+        """Sets the learning rate of one group, or with None of all groups, in simple cases: a valid float, and no
+        schedule. Returns whether it did."""
         if self.engine is None or self.schedules or not PyFloat_CheckExact(value):
             return False
         self.lock()  # finalizers of the user's may run in here
@@ -180,12 +180,12 @@ cdef class OptimizerCore:
     # ---- progress ----
 
     def _progress(self):
-        """How far the groups and the parameters are: a Progress."""
+        """The counts of steps and the scalars of the groups and parameters: a Progress."""
         self.require()
         return self.engine.progress()
 
     def _group_steps(self, size_t index):
-        """How many steps have been made since there is this group."""
+        """How many steps have been made since this group was added."""
         self.require()
         if index >= self.engine.plan.group_count:
             raise RuntimeError("there is no such group")
@@ -193,7 +193,7 @@ cdef class OptimizerCore:
 
     @property
     def _threads(self):
-        """How many threads a step may use; None for what gdm.get_num_threads says."""
+        """How many threads a step may use; None for the result of gdm.get_num_threads."""
         self.require()
         return self.thread_count or None
 
@@ -204,7 +204,7 @@ cdef class OptimizerCore:
         self.engine.plan.threads = self.thread_count
 
     def _any_overlap(self, list arrays):
-        """Whether two of these arrays, contiguous ones, share memory."""
+        """Whether two of these contiguous arrays share memory."""
         return any_overlap(arrays)
 
     # ---- gradients ----
@@ -222,8 +222,8 @@ cdef class OptimizerCore:
     cdef list checked_grads(self, grads, bint own):
         """The gradients as a list of arrays, each checked against its parameter; ``own``: not the caller's list.
 
-        User code may run in here (a mapping's, an iterator's, a buffer's): the parameters are checked after it. None
-        may run between here and the end of the step.
+        This may run user code (of a mapping, an iterator or a buffer). The parameters are checked after that. No user
+        code may run between here and the end of the step.
         """
         cdef list items
         cdef Engine engine = self.engine
@@ -236,7 +236,7 @@ cdef class OptimizerCore:
             items = self._flatten(grads)
         if engine.are_usable(items, True):
             return items
-        self.check_params()  # a parameter that has changed is not a gradient's mistake
+        self.check_params()  # first: a changed parameter is not an error of the gradients
         items = self._check_grads(list(self._flatten(items)) if in_list else items)
         if self.engine is not engine or not engine.are_usable(items, False):
             raise StaleBufferError("grads changed while they were being checked")
@@ -278,7 +278,7 @@ cdef class OptimizerCore:
     # ---- the step ----
 
     cdef int set_scheduled_rates(self) except -1:
-        """Sets the learning rates that schedules give for this step. A built-in one is asked for a block of them."""
+        """Sets the learning rates that schedules give for this step. A built-in schedule computes a block of them."""
         cdef _Schedule schedule
         cdef plan *plan = self.engine.plan
         cdef uint64_t step
@@ -299,7 +299,7 @@ cdef class OptimizerCore:
         return 0
 
     cdef int reference_step(self, list grads) except -1:
-        """A step on the NumPy rules: everything is worked out first, and then written by C code alone."""
+        """A step with the rules in NumPy: it computes everything first; then C code alone writes it."""
         cdef size_t i
         cdef Engine engine = self.engine
         cdef list lrs = []
@@ -358,8 +358,8 @@ cdef class OptimizerCore:
             if grads is None and engine.bound is None:
                 raise RuntimeError("no gradients: call step(grads), or bind(grads) first")
             if self.schedules:
-                self.set_scheduled_rates()  # the user's code: before anything is looked at
-            # While other threads run, or the reference, the caller's list may change, and let go of its arrays.
+                self.set_scheduled_rates()  # runs user code: before anything is checked
+            # While other threads or the reference run, the caller's list may change and release its arrays.
             alone = engine.plan.elements < GIL_THRESHOLD and not use_reference
             items = engine.bound if grads is None else self.checked_grads(grads, own=not alone)
             self.check_params()

@@ -5,12 +5,12 @@ cdef str CLASSIC = _checks.FORMS[1]
 
 
 cdef inline double real(PyObject *x) noexcept:
-    """A float's value; NaN, which no option allows, for anything else."""
+    """The value of a float. For anything else NaN, which no option allows."""
     return PyFloat_AS_DOUBLE(<object>x) if PyFloat_CheckExact(<object>x) else float("nan")
 
 
 cdef inline bint set_option(void *field, kind kind, PyObject *x) noexcept:
-    """Writes an option's value to its field of an argument struct; False for a value that _checks has to look at."""
+    """Writes an option's value to its field of an argument struct; False for a value that _checks must check."""
     cdef int overflow
     if kind == flag:
         (<int *>field)[0] = x == Py_True

@@ -1,7 +1,7 @@
 """A schedule as a list of pieces: each a formula and the step from which it holds.
 
 The list is flat: a schedule made of schedules consists of all their pieces. Single steps (:class:`Schedule`) and blocks
-of steps (``_blocks.py``) are worked out from the same list.
+of steps (``_blocks.py``) are computed from the same list.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""States of optimizers between gdm and PyTorch: what one has saved, the other goes on from.
+"""Converts states of optimizers between gdm and PyTorch: each can continue from a state that the other saved.
 
-For :class:`gdm.SGD`, :class:`gdm.Adagrad`, :class:`gdm.RMSprop`, :class:`gdm.Adam`, :class:`gdm.AdamW` and
-:class:`gdm.NAdam`, and the classes of the same names in ``torch.optim``: their formulas are the same, their steps equal
-within rounding. (PyTorch's NAdam rounds its product of momenta to the default dtype, float32 as a rule; gdm's keeps it
-in float64.) Needs PyTorch when a function is called: ``pip install 'gdm-optim[torch]'``.
+This works for :class:`gdm.SGD`, :class:`gdm.Adagrad`, :class:`gdm.RMSprop`, :class:`gdm.Adam`, :class:`gdm.AdamW` and
+:class:`gdm.NAdam`, and the classes of the same names in ``torch.optim``: their formulas are the same, and their steps
+are equal within rounding. (PyTorch's NAdam rounds its product of momenta to the default dtype, usually float32; gdm
+keeps it in float64.) The functions need PyTorch: ``pip install 'gdm-optim[torch]'``.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["load_state_dict", "to_state_dict"]
 
-# What a group of each class in torch.optim has beside its parameters, in torch's order (a test compares them).
+# The options of a group of each class in torch.optim, in torch's order (a test compares them).
 ADAM = "lr betas eps weight_decay amsgrad maximize foreach capturable differentiable fused decoupled_weight_decay"
 GROUPS = {
     "SGD": "lr momentum dampening weight_decay nesterov maximize foreach differentiable fused",
@@ -34,25 +34,25 @@ GROUPS = {
     "foreach capturable differentiable",
 }
 STATES = {"velocity": "momentum_buffer", "state_sum": "sum"}  # the others have the same name in both
-# How torch computes, not what: each with its default.
+# Options that choose how torch computes and do not change the result, with their defaults.
 SWITCHES = {"foreach": None, "fused": None, "capturable": False, "differentiable": False}
-# What else may be in a group: names, and what torch's schedulers leave there.
+# What else may be in a group: names, and entries of torch's schedulers.
 NOTES = ("params", "name", "param_names", "initial_lr", "min_lr", "max_lr", "base_momentum", "max_momentum", "swa_lr")
-# Options that states from older versions of torch lack, and what that means.
+# Options that states from older versions of torch lack, and the values that such states mean.
 ADDED = {"nesterov": False, "maximize": False, "amsgrad": False, "centered": False, "decoupled_weight_decay": False}
-# Where torch does not leave the choice.
+# The classes for which decoupled_weight_decay is fixed in torch.
 DECOUPLED = {"SGD": False, "AdamW": True}
 
 
 def to_state_dict(optimizer: Optimizer) -> dict[str, Any]:
     """The optimizer's hyperparameters and state, for ``load_state_dict`` of the class of that name in ``torch.optim``.
 
-    The parameters themselves are not part of it, in torch neither; they are matched by their order.
+    It does not contain the parameters themselves, as in torch; they are matched by their order.
 
     Parameters
     ----------
     optimizer : gdm.SGD, gdm.Adagrad, gdm.RMSprop, gdm.Adam, gdm.AdamW or gdm.NAdam
-        The optimizer. A schedule does not go along: ``lr`` is the learning rate of the next step, a number.
+        The optimizer. A schedule is not saved: ``lr`` is the learning rate of the next step, a number.
 
     Returns
     -------
@@ -64,15 +64,15 @@ def to_state_dict(optimizer: Optimizer) -> dict[str, Any]:
     ImportError
         If torch is missing.
     TypeError
-        For anything but these optimizers; ``torch.optim`` has no Lion and no Signum.
+        If ``optimizer`` is not one of these; ``torch.optim`` has no Lion and no Signum.
     ValueError
-        If a group has what torch's class has not: ``form="classic"`` (:meth:`gdm.SGD.to_form` converts a state),
+        If a group has what torch's class does not: ``form="classic"`` (:meth:`gdm.SGD.to_form` converts a state),
         ``lr_scale`` other than 1, or decoupled weight decay in SGD.
 
     Notes
     -----
-    Before its first step SGD's ``momentum_buffer`` is None, as in torch, and the other states are what they begin with.
-    NAdam's ``mu_product`` is a float64, as gdm keeps it; torch gives it the parameter's dtype.
+    Before its first step SGD's ``momentum_buffer`` is None, as in torch, and the other states have their initial
+    values. NAdam's ``mu_product`` is a float64, as in gdm; torch gives it the parameter's dtype.
 
     Examples
     --------
@@ -107,16 +107,16 @@ def to_state_dict(optimizer: Optimizer) -> dict[str, Any]:
 
 
 def load_state_dict(optimizer: Optimizer, state_dict: Mapping[str, Any]) -> None:
-    """Takes over the hyperparameters and state that ``state_dict`` of an optimizer in ``torch.optim`` gave.
+    """Loads the hyperparameters and state that ``state_dict`` of an optimizer in ``torch.optim`` gave.
 
-    The tensors are copied, from whichever device. Parameters are matched by their order, as torch does.
+    The tensors are copied, from any device. Parameters are matched by their order, as in torch.
 
     Parameters
     ----------
     optimizer : gdm.SGD, gdm.Adagrad, gdm.RMSprop, gdm.Adam, gdm.AdamW or gdm.NAdam
         The optimizer, for parameters of the same shapes and dtypes, in the same groups. Its ``lr`` becomes the number
-        that torch has, also where it was a schedule. ``foreach``, ``fused``, ``capturable`` and ``differentiable`` are
-        left out of account, and so is what torch's schedulers note in a group (``initial_lr`` and the like).
+        that torch has, also if it was a schedule. ``foreach``, ``fused``, ``capturable`` and ``differentiable`` are
+        ignored, and so is what torch's schedulers add to a group (``initial_lr`` and similar).
     state_dict : mapping
         What ``state_dict`` of an optimizer of the class of that name in ``torch.optim`` gave.
 
@@ -129,12 +129,12 @@ def load_state_dict(optimizer: Optimizer, state_dict: Mapping[str, Any]) -> None
     gdm.CheckpointError
         If anything does not fit: another class, other groups, shapes or dtypes, options that are unknown, missing or
         outside gdm's ranges; or an optimizer with an option that torch's class does not have, as for
-        :func:`to_state_dict`. Nothing has been loaded then.
+        :func:`to_state_dict`. Then nothing has been loaded.
 
     Notes
     -----
-    Each parameter goes on from its own count of steps; ``optimizer.steps`` becomes the largest of them.
-    ``torch.optim.SGD`` does not count its steps: all counts stay as they were.
+    Each parameter continues from its own count of steps; ``optimizer.steps`` becomes the largest of them.
+    ``torch.optim.SGD`` does not count its steps: no count changes.
 
     Examples
     --------
@@ -156,7 +156,7 @@ def load_state_dict(optimizer: Optimizer, state_dict: Mapping[str, Any]) -> None
         own["groups"] = _groups(torch, name, optimizer, own["groups"], state_dict)
     except (CheckpointError, MemoryError, SystemError):  # NumPy may raise a SystemError where memory runs out
         raise
-    except Exception as error:  # whatever reading something else than a state may come to
+    except Exception as error:  # reading something that is not a state may raise anything
         raise CheckpointError(f"state_dict is not one of torch.optim's: {type(error).__name__}: {error}") from error
     optimizer.load_state_dict(own)
 
@@ -170,7 +170,7 @@ def _torch() -> Any:
 
 
 def _class_of(optimizer: object) -> str:
-    """The name of the optimizer's class, which is that of torch's too."""
+    """The name of the optimizer's class in gdm and in torch."""
     names = {getattr(optimizers, name): name for name in GROUPS}
     for base in type(optimizer).__mro__:
         if base in names:
@@ -182,7 +182,7 @@ def _class_of(optimizer: object) -> str:
 
 
 def _foreign(optimizer: Optimizer, name: str, i: int, options: Options) -> str | None:
-    """What a group has that torch's class has not, in words."""
+    """An error message about an option of a group that torch's class does not have; None if there is none."""
     if not all(np.all(x.lr_scale == 1) for x in adapter.parameters(optimizer) if x.group == i):
         return f"group {i} has an lr_scale, which torch.optim.{name} does not have; expected 1"
     if options.get("form") == "classic":
@@ -204,7 +204,7 @@ def _tensors(torch: Any, name: str, entry: Mapping[str, Any]) -> dict[str, Any]:
     states = {STATES.get(key, key): torch.from_numpy(x) for key, x in entry["state"].items()}
     if name == "SGD":
         return states if entry["begun"] else dict.fromkeys(states)
-    # As torch, which counts in the default dtype; but float32 counts no further than 2**24.
+    # torch counts in the default dtype; but float32 cannot count beyond 2**24.
     wide = entry["steps"] >= 2**24 or torch.get_default_dtype() == torch.float64
     counts = {"step": torch.tensor(float(entry["steps"]), dtype=torch.float64 if wide else torch.float32)}
     scalars = {key: torch.tensor(x, dtype=torch.float64) for key, x in entry["scalars"].items()}
@@ -214,7 +214,7 @@ def _tensors(torch: Any, name: str, entry: Mapping[str, Any]) -> dict[str, Any]:
 def _groups(
     torch: Any, name: str, optimizer: Optimizer, own: list[dict[str, Any]], state_dict: Mapping[str, Any]
 ) -> list[dict[str, Any]]:
-    """The groups of a state of torch's, as gdm's state has them; ``own`` are those that the optimizer has now."""
+    """The groups of torch's state, converted for gdm; ``own`` are the groups of the optimizer's present state."""
     if not isinstance(state_dict, Mapping) or not {"state", "param_groups"} <= state_dict.keys():
         found = list(state_dict) if isinstance(state_dict, Mapping) else type(state_dict).__name__
         raise CheckpointError(f"state_dict must be a mapping with the keys 'state' and 'param_groups', got {found}")
@@ -246,7 +246,7 @@ def _groups(
 
 
 def _options(torch: Any, name: str, i: int, theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> Options:
-    """A group's options: those of torch's, and beside them what gdm's class has more."""
+    """A group's options: those of torch, and those that only gdm's class has."""
     where = f"state_dict has in param_groups[{i}]"
     known = [key for key in GROUPS[name].split() if key not in SWITCHES]
     if unknown := [key for key in theirs if key not in (*known, *SWITCHES, *NOTES)]:
@@ -264,7 +264,7 @@ def _options(torch: Any, name: str, i: int, theirs: Mapping[str, Any], ours: Map
 
 
 def _plain(torch: Any, x: Any) -> Any:
-    """The value of a hyperparameter, for which torch allows tensors of one element."""
+    """The value of a hyperparameter, which may be a tensor of one element in torch."""
     if isinstance(x, (tuple, list)):
         return tuple(_plain(torch, item) for item in x)
     return x.item() if isinstance(x, torch.Tensor) else x
@@ -273,7 +273,7 @@ def _plain(torch: Any, x: Any) -> Any:
 def _entry(
     torch: Any, name: str, optimizer: Optimizer, parameter: adapter.Parameter, options: Options, given: Options
 ) -> dict[str, Any]:
-    """What gdm's state has of one parameter."""
+    """The entry of one parameter in gdm's state."""
     label, param = parameter.label, parameter.array
     scalars = adapter.initial_scalars(optimizer, options)
     counts = (() if name == "SGD" else ("step",)) + tuple(scalars)
@@ -307,7 +307,7 @@ def _array(torch: Any, what: str, x: Any, param: Array) -> Array:
 
 
 def _steps(torch: Any, given: Mapping[str, Any]) -> int:
-    """How many steps a parameter has made."""
+    """How many steps a parameter has made, as torch counted them."""
     steps = float(_plain(torch, given["step"])) if given else 0.0
     if not (steps >= 0 and steps.is_integer()):
         raise CheckpointError(f"state_dict has a step of {steps!r}; expected a whole number that is not negative")
