@@ -81,6 +81,6 @@ def test_a_state_cannot_be_a_parameter(backend):
     """Neither whole nor in part, of a group that is added."""
     optimizer = gdm.SGD([{"params": [np.ones(3), np.ones(4)]}], momentum=0.5)
     for given in (optimizer.velocity[0][1], optimizer.velocity[0][0][1:2]):
-        with pytest.raises(gdm.OverlapError, match=r"the velocity of params\[0\]\['params'\]\[.\] and params\[1\]\['params'\]\[1\] share"):
+        with pytest.raises(gdm.OverlapError, match=r"the velocity of params.* share memory"):
             optimizer.add_group({"params": [np.ones(2), given]})
     assert len(optimizer.groups) == 1
