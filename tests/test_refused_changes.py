@@ -85,3 +85,42 @@ def test_a_state_cannot_be_a_parameter(backend):
             optimizer.add_group({"params": [np.ones(2), given]})
         assert "params[1]['params'][1]" in str(caught.value)
     assert len(optimizer.groups) == 1
+
+
+def test_a_loaded_rate_that_is_not_finite_in_float32(backend):
+    """It is a mistake of the state's."""
+    optimizer = gdm.SGD([np.ones(3, "f4")], lr=0.5)
+    state = optimizer.state_dict()
+    state["groups"][0]["options"]["lr"] = 1e300
+    with pytest.raises(gdm.CheckpointError, match="group 0: lr must be finite in float32"):
+        optimizer.load_state_dict(state)
+    assert optimizer.lr == 0.5
+
+
+@pytest.mark.parametrize("shape", [(1, 3, 4), (1, 1, 1), (3,), (4, 3), (3, 4, 1), (0,), (2, 4)])
+def test_an_lr_scale_that_does_not_broadcast(backend, shape):
+    """One with more dimensions than its parameter, too, as NumPy would not give it the parameter's shape."""
+    with pytest.raises(ValueError, match=r"lr_scale\[0\] has shape .* does not broadcast to its parameter's \(3, 4\)"):
+        gdm.SGD([np.ones((3, 4))], lr_scale=[np.ones(shape)])
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (4,), (3, 1), (1, 4), (1, 1), (3, 4)])
+def test_an_lr_scale_that_broadcasts(backend, shape):
+    scale = np.arange(1.0, 1 + np.prod(shape, dtype=int)).reshape(shape)
+    for order in "CF":
+        param = np.zeros((3, 4), order=order)
+        gdm.SGD([param], lr=0.5, lr_scale=[scale]).step([np.ones((3, 4), order=order)])
+        np.testing.assert_array_equal(param, np.broadcast_to(-0.5 * scale, (3, 4)))
+
+
+def test_two_groups_of_one_name(backend):
+    optimizer = gdm.SGD([{"params": [np.ones(3)], "name": "head"}])
+    with pytest.raises(ValueError, match="'head', which another group has"):
+        optimizer.add_group({"params": [np.ones(2)], "name": "head"})
+    assert len(optimizer.groups) == 1
+
+
+def test_an_added_group_begins_with_its_initial_accumulator(backend):
+    optimizer = gdm.Adagrad([{"params": [np.ones(3)]}], initial_accumulator_value=0.25)
+    optimizer.add_group({"params": [np.ones(2)]})
+    np.testing.assert_array_equal(optimizer.state_sum[1][0], [0.25, 0.25])
