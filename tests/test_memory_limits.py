@@ -195,6 +195,10 @@ def run(allocator, change: str, backend: str, library: str = "") -> int:
     return int(python(code, LD_PRELOAD=str(allocator), PYTHONMALLOC="malloc"))
 
 
+@pytest.mark.skipif(
+    sys.version_info >= (3, 12),
+    reason="NOT TESTED: from 3.12 on the interpreter itself crashes where some of its own allocations fail",
+)
 @pytest.mark.parametrize("change", CHANGES)
 def test_whichever_allocation_fails(allocator, backend, change):
     """The optimizer is as before or as after, MemoryError is what is raised, and it goes on."""
