@@ -67,9 +67,11 @@ struct gdm_plan {
     struct piece *pieces; /* and one more: the end of the last */
     size_t piece_count, piece_room;
     size_t elements;
-    size_t bytes;         /* of all buffers that a step reads or writes */
-    size_t error, other;  /* see gdm_plan_get_error */
-    unsigned threads;     /* that a step may use; 0: gdm_get_num_threads */
+    size_t bytes;             /* of all buffers that a step reads or writes */
+    size_t error, other;      /* see gdm_plan_get_error */
+    unsigned threads;         /* that a step may use; 0: gdm_get_num_threads */
+    gdm_parallel_for *spread; /* runs a step on the threads of another pool, `host`; NULL: the own pool */
+    void *host;
     uint8_t changed;      /* entries have been added since gdm_plan_arrange */
     uint8_t unsettled;    /* counts of steps have been set: the next step must first compare groups and entries */
     uint8_t own_progress; /* some entry may have OWN_PROGRESS */

@@ -22,6 +22,9 @@
 #define SHARE_IF_ASLEEP (4 << 20)
 #define STEPS_OF_A_LOOP 16
 
+/* The same for the threads of another pool, such as OpenMP's, which look for work for some milliseconds. */
+#define SHARE_ELSEWHERE (256 << 10)
+
 /* If the caller waits STALL_NS for a worker inside a run, another program has the worker's core. Then the next
  * STEPS_ALONE steps do not use the pool, and no step does for TIMES_ALONE times the wait. So neither the mean nor the
  * 95th percentile of a step's time gets worse. Both numbers double, at most MOST_DOUBLINGS times, if it happens again
@@ -194,8 +197,7 @@ static void wait_for_those_inside(int64_t run_began) {
     judge(begin - run_began, now - begin, now);
 }
 
-static void run_together(unsigned threads, size_t count, gdm_task *run, void *context) {
-    const int64_t began = now_ns();
+static void share_out(unsigned threads, size_t count, gdm_task *run, void *context) {
     pool.task = run;
     pool.context = context;
     pool.threads = threads;
@@ -203,6 +205,11 @@ static void run_together(unsigned threads, size_t count, gdm_task *run, void *co
         const uint64_t front = count * t / threads, back = count * (t + 1) / threads;
         atomic_store_explicit(&pool.shares[t].left, front << 32 | back, memory_order_relaxed);
     }
+}
+
+static void run_together(unsigned threads, size_t count, gdm_task *run, void *context) {
+    const int64_t began = now_ns();
+    share_out(threads, count, run, context);
     atomic_store_explicit(&pool.gate, OPEN, memory_order_release);
     /* Sequentially consistent, as in wait_for_run: either the worker sees the new epoch, or we see that it sleeps. */
     atomic_fetch_add(&pool.epoch, 1);
@@ -310,6 +317,41 @@ void gdm_pool_run(unsigned threads, size_t count, gdm_task *run, void *context) 
         for (size_t i = 0; i < count; i++) run(context, i);
     }
 }
+
+/* ---- a run on the threads of another pool ----------------------------------------------------------------------- */
+
+/* What one thread of the other pool does. The caller of the run is one of them, and notes when it has no more to do. */
+static void join(void *caller_ended, size_t self) {
+    const fp_mode found = set_default_fp_mode();
+    work((unsigned)self);
+    restore_fp_mode(found);
+    if (self == 0) *(int64_t *)caller_ended = now_ns();
+}
+
+void gdm_pool_run_on(gdm_parallel_for *spread, void *elsewhere, unsigned threads, size_t count, gdm_task *run,
+                     void *context) {
+    int free_ = 0;
+    if (threads > count) threads = (unsigned)count;
+    if (threads > GDM_MAX_THREADS) threads = GDM_MAX_THREADS;
+    if (threads > 1 && atomic_compare_exchange_strong(&pool.running, &free_, 1)) {
+        const int64_t began = now_ns();
+        int64_t ended = began;
+        share_out(threads, count, run, context);
+        spread(elsewhere, threads, join, &ended);
+        const int64_t now = now_ns();
+        judge(ended - began, now - ended, now);
+        atomic_store(&pool.running, 0);
+    } else {
+        for (size_t i = 0; i < count; i++) run(context, i);
+    }
+}
+
+unsigned gdm_pool_threads_on(size_t bytes, unsigned threads) {
+    if (threads < 2 || bytes < 2 * SHARE_ELSEWHERE || is_left_alone()) return 1;
+    return bytes / SHARE_ELSEWHERE < threads ? (unsigned)(bytes / SHARE_ELSEWHERE) : threads;
+}
+
+/* ---- how many threads ------------------------------------------------------------------------------------------- */
 
 /* Whether the last STEPS_OF_A_LOOP steps followed each other so closely that workers stay awake between them. */
 static int in_a_tight_loop(size_t bytes) {

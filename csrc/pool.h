@@ -15,8 +15,16 @@
  * waits for a thread that has not begun. If another run is in progress, the caller does everything itself. */
 void gdm_pool_run(unsigned threads, size_t count, gdm_task *run, void *context);
 
+/* The same, but the threads are those of another pool: `spread(host, n, join, NULL)` calls join for each i < n, at the
+ * same time if it can. */
+void gdm_pool_run_on(gdm_parallel_for *spread, void *host, unsigned threads, size_t count, gdm_task *run,
+                     void *context);
+
 /* How many threads, of at most `threads`, are worth using for this number of bytes; 0 or 1: only the caller. */
 unsigned gdm_pool_threads_for(size_t bytes, unsigned threads);
+
+/* The same for the threads of another pool. */
+unsigned gdm_pool_threads_on(size_t bytes, unsigned threads);
 
 /* How many forks there were from the process that loaded the library to this one. */
 unsigned gdm_generation(void);

@@ -106,13 +106,17 @@ static int update_all(const gdm_plan *plan, const struct isa *isa) {
 
 static unsigned threads_for(const gdm_plan *plan) {
     if (plan->piece_count < 2) return 1;
-    return gdm_pool_threads_for(plan->bytes, plan->threads ? plan->threads : (unsigned)gdm_get_num_threads());
+    const unsigned threads = plan->threads ? plan->threads : (unsigned)gdm_get_num_threads();
+    return plan->spread ? gdm_pool_threads_on(plan->bytes, threads) : gdm_pool_threads_for(plan->bytes, threads);
 }
 
 /* The same on several threads. Not inlined into gdm_plan_run, so that a step of one small entry has a small frame. */
 static __attribute__((noinline)) int update_together(const gdm_plan *plan, const struct isa *isa, unsigned threads) {
     struct walk walk = {plan, isa, 0};
-    gdm_pool_run(threads, plan->piece_count, update_piece, &walk);
+    if (plan->spread)
+        gdm_pool_run_on(plan->spread, plan->host, threads, plan->piece_count, update_piece, &walk);
+    else
+        gdm_pool_run(threads, plan->piece_count, update_piece, &walk);
     return atomic_load_explicit(&walk.left_out, memory_order_relaxed);
 }
 

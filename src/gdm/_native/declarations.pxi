@@ -6,7 +6,7 @@ from cpython.mem cimport PyMem_Calloc, PyMem_Free, PyMem_Malloc
 from cpython.object cimport PyObject
 from cpython.pycapsule cimport PyCapsule_New
 from cpython.ref cimport Py_INCREF
-from libc.stdint cimport uint8_t, uint32_t, uint64_t, uintptr_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t, uintptr_t
 from libc.stdlib cimport qsort
 from libc.string cimport memcpy, memset
 
@@ -120,13 +120,21 @@ cdef extern from "plan.h" nogil:
     struct group:
         int rule
         any_args args
+    struct span:
+        uintptr_t start, end
+    ctypedef void task "gdm_task"(void *context, size_t i) noexcept nogil
+    ctypedef void parallel_for "gdm_parallel_for"(void *host, size_t count, task *task, void *context) noexcept nogil
     ctypedef struct plan "gdm_plan":
         group *groups
         size_t group_count
         entry *entries
         size_t count
+        const span *written
+        size_t written_count
         size_t elements
         unsigned threads
+        parallel_for *spread
+        void *host
     ctypedef struct function "gdm_function":
         const char *name
         void *address

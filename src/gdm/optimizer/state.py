@@ -48,16 +48,15 @@ def states_for(rule: str, options: Options) -> list[str | None]:
     return [name if name not in needed_by or options[needed_by[name]] else None for name in state_names(rule)]
 
 
-def allocate(params: list[Array], wanted: list[int]) -> list[Array]:
-    """Memory for states, filled with zeros.
+def places(extents: list[tuple[int, int]], wanted: list[int]) -> tuple[list[int], int, int]:
+    """Where states lie in a new block of memory.
 
-    ``wanted`` holds, for each state, the index of its parameter. The state has that parameter's dtype, shape and order.
+    ``extents`` are the address and size of each parameter; ``wanted`` holds, for each state, the index of its
+    parameter. Returns where each state begins, if the block begins at a multiple of the alignment; where the last one
+    ends; and the alignment.
     """
-    if not wanted:
-        return []
-    extents = memory_extents(params)
     count: dict[int, int] = {}  # of the states of each parameter that is not small
-    starts = []  # where each state begins in a block of memory that starts at a multiple of `alignment`
+    starts = []
     end, alignment = 0, LINE
     for i in wanted:
         address, nbytes = extents[i]
@@ -70,7 +69,23 @@ def allocate(params: list[Array], wanted: list[int]) -> list[Array]:
         start = end + (address - end) % period
         starts.append(start)
         end = start + nbytes
-    memory = np.zeros(end + alignment, dtype=np.uint8)
+    return starts, end, alignment
+
+
+def block(nbytes: int, alignment: int) -> tuple[Array, int]:
+    """New memory, filled with zeros; and where in it a block of so many bytes begins at a multiple of the alignment."""
+    memory = np.zeros(nbytes + alignment, dtype=np.uint8)
     [(address, _)] = memory_extents([memory])
-    offset = -address % alignment
+    return memory, -address % alignment
+
+
+def allocate(params: list[Array], wanted: list[int]) -> list[Array]:
+    """Memory for states, filled with zeros.
+
+    ``wanted`` holds, for each state, the index of its parameter. The state has that parameter's dtype, shape and order.
+    """
+    if not wanted:
+        return []
+    starts, end, alignment = places(memory_extents(params), wanted)
+    memory, offset = block(end, alignment)
     return carve(memory, [offset + start for start in starts], [params[i] for i in wanted])

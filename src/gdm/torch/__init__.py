@@ -1,5 +1,40 @@
-"""gdm for PyTorch: states of optimizers to and from ``torch.optim``. PyTorch is imported when a function is called."""
+"""gdm for PyTorch: its optimizers, faster on a CPU and with the same results; and states to and from ``torch.optim``.
+
+    gdm.torch.AdamW(model.parameters(), lr=1e-3)     in the place of torch.optim.AdamW; SGD ... RMSprop, Lion likewise
+    gdm.torch.functional.adamw(params, grads, ...)   one update, for those who keep the states themselves
+    gdm.torch.to_state_dict(opt)                     the state of an optimizer of gdm's, for PyTorch's; and the reverse
+
+PyTorch is imported when one of these is used first.
+"""
+
+from typing import TYPE_CHECKING, Any
 
 from .state_dict import load_state_dict, to_state_dict
 
-__all__ = ["load_state_dict", "to_state_dict"]
+if TYPE_CHECKING:
+    from .optimizers import SGD, Adagrad, Adam, AdamW, Lion, NAdam, RMSprop, Signum
+
+__all__ = [
+    "SGD",
+    "Adagrad",
+    "Adam",
+    "AdamW",
+    "Lion",
+    "NAdam",
+    "RMSprop",
+    "Signum",
+    "load_state_dict",
+    "to_state_dict",
+]
+
+
+def __getattr__(name: str) -> Any:
+    from importlib import import_module
+
+    if name in __all__:
+        return getattr(import_module(".optimizers", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

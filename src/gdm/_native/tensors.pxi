@@ -1,0 +1,735 @@
+# Tensors of PyTorch: one step over tensors whose addresses are read anew each time. gdm/torch decides what is stepped.
+
+cdef extern from "Python.h":
+    PyObject *PyDict_GetItemWithError(PyObject *dict, PyObject *key) except? NULL
+    bint PyDict_Next(PyObject *dict, Py_ssize_t *position, PyObject **key, PyObject **value)
+    Py_ssize_t PyDict_Size(PyObject *dict)
+    Py_ssize_t PyList_GET_SIZE(PyObject *list)
+    bint PyList_CheckExact(PyObject *)
+    PyObject *PyObject_GetAttr(PyObject *, PyObject *name) except NULL
+    PyObject *Py_TYPE(PyObject *)
+    void Py_CLEAR(PyObject *)
+    void release "Py_DECREF"(PyObject *)
+    void PyErr_Clear()
+
+cdef extern from *:
+    """
+    #include "gdm/gdm.h"
+    /* From dlpack.h, version 1: what PyTorch 2.10 and later give for a tensor. */
+    typedef struct {
+        void *data;
+        int32_t device_type, device_id, ndim;
+        uint8_t code, bits;
+        uint16_t lanes;
+        int64_t *shape, *strides;
+        uint64_t byte_offset;
+    } gdm_dltensor;
+    typedef struct {
+        uint32_t major, minor;
+        void *previous, *allocate, *export_object, *import_object;
+        int (*describe)(void *object, gdm_dltensor *out);
+    } gdm_dlpack;
+
+    /* The C interface of libtorch. A handle is the address of a C++ tensor. Functions return 0 if they succeed. */
+    typedef int gdm_get_pointer(void *handle, void **out);
+    typedef int gdm_get_number(void *handle, int64_t *out);
+    typedef int gdm_get_numbers(void *handle, int64_t **out);
+    typedef int gdm_get_code(void *handle, int32_t *out);
+    typedef int gdm_torch_parallel_for(int64_t begin, int64_t end, int64_t grain,
+                                       void (*run)(int64_t, int64_t, void *), void *context);
+    typedef int gdm_torch_get_count(uint32_t *out);
+
+    struct gdm_spread {
+        gdm_task *task;
+        void *context;
+    };
+    static void gdm_spread_range(int64_t begin, int64_t end, void *spread) {
+        for (int64_t i = begin; i < end; i++) ((struct gdm_spread *)spread)->task(((struct gdm_spread *)spread)->context,
+                                                                                 (size_t)i);
+    }
+    /* A gdm_parallel_for on PyTorch's threads. The host is the address of torch_parallel_for. */
+    static void gdm_spread_by_torch(void *host, size_t count, gdm_task *task, void *context) {
+        struct gdm_spread spread = {task, context};
+        ((gdm_torch_parallel_for *)host)(0, (int64_t)count, 1, gdm_spread_range, &spread);
+    }
+    """
+    ctypedef struct dltensor "gdm_dltensor":
+        void *data
+        int device_type, ndim
+        uint8_t code, bits
+        int64_t *shape
+        int64_t *strides
+        uint64_t byte_offset
+    ctypedef struct dlpack "gdm_dlpack":
+        uint32_t major
+        int (*describe)(void *object, dltensor *out) noexcept
+    ctypedef int get_pointer "gdm_get_pointer"(void *handle, void **out) noexcept
+    ctypedef int get_number "gdm_get_number"(void *handle, int64_t *out) noexcept
+    ctypedef int get_numbers "gdm_get_numbers"(void *handle, int64_t **out) noexcept
+    ctypedef int get_code "gdm_get_code"(void *handle, int32_t *out) noexcept
+    ctypedef int get_count "gdm_torch_get_count"(uint32_t *out) noexcept
+    void spread_by_torch "gdm_spread_by_torch"(void *host, size_t count, task *task, void *context) noexcept nogil
+
+
+# ---- reading a tensor ----
+
+cdef struct tensor_library:
+    # How tensors are read: libtorch's C interface if `offset` is not 0, else DLPack.
+    size_t offset  # of the C++ tensor in the Python object
+    get_pointer *data
+    get_number *ndim
+    get_numbers *shape
+    get_numbers *strides
+    get_number *storage_offset
+    get_code *dtype
+    get_code *device
+    get_code *layout
+    int32_t float32, float64, cpu, strided
+    dlpack *exchange
+    # Threads: NULL if PyTorch's cannot be used.
+    void *parallel_for
+    get_count *num_threads
+    unsigned generation  # of the process that started PyTorch's threads: a forked child has none of them
+
+cdef tensor_library torch_library
+cdef PyObject *tensor_type = NULL  # torch.Tensor and torch.nn.Parameter: kept alive by gdm.torch
+cdef PyObject *parameter_type = NULL
+cdef object increment_version = None  # marks tensors as changed in place, for autograd
+
+cdef enum:
+    OTHER_DTYPE = -1
+    NO_ENTRY = 0xFFFFFFFF
+
+
+cdef struct tensor:
+    void *data
+    int64_t ndim
+    const int64_t *shape  # valid until the tensor changes
+    const int64_t *strides
+    int dtype  # F32, F64, or OTHER_DTYPE
+    bint may_be_negated  # the elements may have to be negated when they are read
+
+
+def set_tensor_library(dict addresses, size_t offset, exchange, types, increment):
+    """Sets how tensors are read. ``addresses`` are those of functions of libtorch, by name; empty: DLPack is used.
+
+    ``offset`` is where a Python tensor has its C++ tensor; ``exchange`` the address of DLPack's table of functions;
+    ``types`` are torch.Tensor and torch.nn.Parameter; ``increment`` is called with the tensors that a step changes.
+    """
+    global tensor_type, parameter_type, increment_version
+    cdef tensor_library *own = &torch_library
+    cdef size_t address
+    own.offset = 0
+    own.parallel_for = NULL
+    own.exchange = <dlpack *><size_t>exchange
+    if addresses:
+        own.data = <get_pointer *><size_t>addresses["aoti_torch_get_data_ptr"]
+        own.ndim = <get_number *><size_t>addresses["aoti_torch_get_dim"]
+        own.shape = <get_numbers *><size_t>addresses["aoti_torch_get_sizes"]
+        own.strides = <get_numbers *><size_t>addresses["aoti_torch_get_strides"]
+        own.storage_offset = <get_number *><size_t>addresses["aoti_torch_get_storage_offset"]
+        own.dtype = <get_code *><size_t>addresses["aoti_torch_get_dtype"]
+        own.device = <get_code *><size_t>addresses["aoti_torch_get_device_type"]
+        own.layout = <get_code *><size_t>addresses["aoti_torch_get_layout"]
+        own.float32 = (<int32_t (*)() noexcept><size_t>addresses["aoti_torch_dtype_float32"])()
+        own.float64 = (<int32_t (*)() noexcept><size_t>addresses["aoti_torch_dtype_float64"])()
+        own.cpu = (<int32_t (*)() noexcept><size_t>addresses["aoti_torch_device_type_cpu"])()
+        own.strided = (<int32_t (*)() noexcept><size_t>addresses["aoti_torch_layout_strided"])()
+        address = addresses["torch_parallel_for"]
+        own.parallel_for = <void *>address
+        own.num_threads = <get_count *><size_t>addresses["torch_get_num_threads"]
+        own.generation = gdm_generation()
+        own.offset = offset
+    tensor_type, parameter_type = <PyObject *>types[0], <PyObject *>types[1]
+    increment_version = increment
+
+
+cdef inline bint read_by_libtorch(PyObject *x, tensor *out) noexcept:
+    cdef tensor_library *own = &torch_library
+    cdef void *handle = <char *>x + own.offset
+    cdef int32_t code = 0
+    cdef int64_t first = 0
+    if own.layout(handle, &code) or code != own.strided or own.device(handle, &code) or code != own.cpu:
+        return False
+    if own.dtype(handle, &code):
+        return False
+    out.dtype = F32 if code == own.float32 else F64 if code == own.float64 else OTHER_DTYPE
+    # Only a view of the imaginary parts of conjugated numbers is negated when it is read. It begins behind the first
+    # real part.
+    if own.storage_offset(handle, &first):
+        return False
+    out.may_be_negated = first != 0
+    return not (own.data(handle, &out.data) or own.ndim(handle, &out.ndim)
+                or own.shape(handle, <int64_t **>&out.shape) or own.strides(handle, <int64_t **>&out.strides))
+
+
+cdef bint read_by_dlpack(PyObject *x, tensor *out) noexcept:
+    cdef dltensor described
+    if torch_library.exchange == NULL or torch_library.exchange.describe(<void *>x, &described):
+        PyErr_Clear()
+        return False
+    if described.device_type != 1:  # kDLCPU
+        return False
+    out.data = <char *>described.data + described.byte_offset
+    out.ndim, out.shape, out.strides = described.ndim, described.shape, described.strides
+    out.dtype = OTHER_DTYPE if described.code != 2 else F32 if described.bits == 32 else F64 if described.bits == 64 \
+        else OTHER_DTYPE
+    out.may_be_negated = True
+    return True
+
+
+cdef inline bint read_tensor(PyObject *x, tensor *out) noexcept:
+    """Reads a tensor of PyTorch's own classes; False if it is not a strided tensor on the CPU."""
+    return read_by_libtorch(x, out) if torch_library.offset else read_by_dlpack(x, out)
+
+
+cdef inline bint is_plain(PyObject *x) noexcept:
+    """Whether this is a tensor of PyTorch's own classes, so that its memory is what it says."""
+    return Py_TYPE(x) == tensor_type or Py_TYPE(x) == parameter_type
+
+
+cdef inline bint fills_memory(const tensor *x, size_t *n) noexcept:
+    """Whether the elements fill a piece of memory, each once, in any order of the axes; and how many there are."""
+    cdef int64_t i, k, expected = 1, count = 1
+    cdef bint in_order = True
+    for i in range(x.ndim - 1, -1, -1):
+        if x.shape[i] != 1 and x.strides[i] != count:
+            in_order = False
+        count *= x.shape[i]
+    n[0] = <size_t>count
+    if in_order or count == 0:
+        return True
+    while expected < count:  # finds the axis whose stride is the size of all axes found so far
+        k = -1
+        for i in range(x.ndim):
+            if x.shape[i] != 1 and x.strides[i] == expected:
+                k = i
+        if k < 0:
+            return False
+        expected *= x.shape[k]
+    return True
+
+
+cdef inline bint same_layout(const tensor *x, const tensor *y) noexcept:
+    """Whether two tensors have the same shape, and their elements lie in memory in the same order."""
+    cdef int64_t i
+    if x.ndim != y.ndim:
+        return False
+    for i in range(x.ndim):
+        if x.shape[i] != y.shape[i] or x.strides[i] != y.strides[i] and x.shape[i] != 1:
+            return False
+    return True
+
+
+cdef inline unsigned threads_of_torch() noexcept:
+    cdef uint32_t n = 0
+    if torch_library.parallel_for == NULL or torch_library.num_threads(&n):
+        return 0
+    return n
+
+
+cdef inline void use_threads(plan *plan, unsigned threads) noexcept:
+    """Lets a step use so many threads, those of PyTorch where that is possible; 0: as many as PyTorch uses."""
+    cdef unsigned torchs = threads_of_torch()
+    plan.threads = threads if threads else torchs
+    plan.spread = NULL
+    if plan.threads <= torchs and torch_library.generation == gdm_generation():
+        plan.spread, plan.host = spread_by_torch, torch_library.parallel_for
+
+
+# ---- numbers that are kept in tensors of one element: counts of steps, scalars ----
+
+cdef inline double get_number_of(const tensor *x) noexcept:
+    return (<float *>x.data)[0] if x.dtype == F32 else (<double *>x.data)[0]
+
+
+cdef inline void set_number_of(const tensor *x, double value) noexcept:
+    if x.dtype == F32:
+        (<float *>x.data)[0] = <float>value
+    else:
+        (<double *>x.data)[0] = value
+
+
+cdef inline bint is_rounded(double value, const tensor *x) noexcept:
+    """Whether the tensor's number is this value, rounded to the tensor's dtype."""
+    return get_number_of(x) == (<double><float>value if x.dtype == F32 else value)
+
+
+cdef inline bint read_number(PyObject *x, tensor *out) noexcept:
+    """Reads a tensor that keeps one number."""
+    cdef int64_t i
+    if not is_plain(x) or not read_tensor(x, out) or out.dtype == OTHER_DTYPE:
+        return False
+    for i in range(out.ndim):
+        if out.shape[i] != 1:
+            return False
+    return out.data != NULL
+
+
+# ---- an optimizer's step ----
+
+cdef struct slot:
+    # One parameter of an optimizer, in the order of its groups. TensorEngine.slot_objects keeps the objects alive.
+    PyObject *param
+    PyObject *local  # the tensor that is updated: the parameter itself, or the local part of a distributed one
+    PyObject *states[MAX_STATES]  # in the rule's order; NULL for one that is not in use
+    PyObject *counter  # keeps the count of steps; NULL if the rule does not count
+    PyObject *scalar  # keeps the rule's scalar, or NULL
+    tensor count, number  # the last two, as they were read for this step
+    PyObject *grad  # during a step, which owns it
+    size_t gap  # between which written buffers the last gradient lay: see is_apart
+    uint32_t group
+    uint32_t entry  # in the plan, or NO_ENTRY
+    bint is_foreign  # PyTorch updates it
+    bint is_nested  # the memory belongs to another tensor than the parameter
+
+
+cdef inline bint is_apart(const plan *plan, slot *slot, const void *start, size_t bytes) noexcept:
+    """Whether a gradient shares no memory with what a step writes. It mostly lies in the same gap as the last one."""
+    cdef uintptr_t first = <uintptr_t>start, last = first + bytes
+    cdef size_t gap = slot.gap, low = 0, high = plan.written_count, middle
+    if (gap <= high and (gap == 0 or plan.written[gap - 1].end <= first)
+            and (gap == high or last <= plan.written[gap].start)):
+        return True
+    while low < high:  # the spans before `low` end at or before `first`; those from `high` on do not
+        middle = low + (high - low) // 2
+        if plan.written[middle].end <= first:
+            low = middle + 1
+        else:
+            high = middle
+    slot.gap = low
+    return bytes == 0 or low == plan.written_count or last <= plan.written[low].start
+
+
+cdef class TensorEngine:
+    """A plan for the tensors of one optimizer of ``gdm.torch``, as long as its groups and states stay the same.
+
+    The optimizer provides ``_describe(group)``, which returns what ``groups`` below has for a group;
+    ``_usable_grad(param, local, grad)``, which returns the gradient as a tensor like ``local``, or None if PyTorch must
+    make the step; and ``_step_by_torch(indices)``, which lets PyTorch update the parameters with these indices.
+    """
+
+    cdef plan *plan
+    cdef slot *slots
+    cdef size_t slot_count
+    # What the optimizer held when the engine was made.
+    cdef list groups, group_dicts, param_lists, group_values  # the values of each group are in the order of `keys`
+    cdef object state
+    cdef list state_keys, state_values, inner_values
+    cdef list slot_objects
+    cdef tuple keys  # the options; the first is the learning rate
+    cdef list plan_groups  # for each group its index in the plan and its rule, or None
+    cdef list live  # for each group whether options are tensors, whose values may change
+    cdef list versioned  # for each slot the tensors whose versions a step increments
+    cdef list all_versioned, foreign, left  # slots that PyTorch updates: always, and in this step
+    cdef size_t present  # parameters that this step updates
+    cdef bint must_arrange  # buffers of the plan have moved
+    cdef unsigned busy  # see OptimizerCore
+    cdef readonly bint has_run
+
+    def __cinit__(self, optimizer, list groups, list slots, tuple keys):
+        """Makes the plan.
+
+        ``groups`` has for each group its rule, its options, and whether some of these are tensors; or None if PyTorch
+        updates it. ``slots`` has a tuple for each parameter: the index of its group; the parameter; the tensor that has
+        its memory, or None if PyTorch updates it; its states in the rule's order, or None if it has had no gradient
+        yet; the tensors that keep its count and its scalar, or None; whether its states have begun; and the tensors
+        whose versions a step increments.
+        """
+        cdef any_args args
+        cdef size_t index = 0, i
+        cdef int status = gdm_plan_create(&self.plan)
+        if status != OK:
+            refuse(status)
+        self.keys, self.slot_objects = keys, slots
+        self.plan_groups, self.live, self.versioned, self.all_versioned, self.foreign = [], [], [], [], []
+        for described in groups:
+            if described is None:
+                self.plan_groups.append(None)
+                self.live.append(False)
+                continue
+            rule, options, live = described
+            fill(&args, rule_numbers[rule], options, options["lr"])
+            status = gdm_plan_add_group(self.plan, <rule_t><int>rule_numbers[rule], &args, &index)
+            if status != OK:
+                refuse(status)
+            self.plan_groups.append((index, rule))
+            self.live.append(live)
+        self.watch_groups(optimizer.param_groups)
+        self.watch_state(optimizer.state)
+        self.slots = <slot *>PyMem_Calloc(<size_t>len(slots) + 1, sizeof(slot))
+        if self.slots == NULL:
+            raise MemoryError
+        self.slot_count = <size_t>len(slots)
+        for i in range(self.slot_count):
+            self.fill_slot(i, <tuple>slots[i])
+        status = gdm_plan_arrange(self.plan)
+        if status != OK:
+            refuse(status)
+
+    def __dealloc__(self):
+        gdm_plan_destroy(self.plan)
+        PyMem_Free(self.slots)
+
+    # ---- making it ----
+
+    cdef int watch_groups(self, list groups) except -1:
+        self.groups, self.group_dicts, self.param_lists, self.group_values = groups, list(groups), [], []
+        for group in self.group_dicts:
+            self.param_lists.append(group["params"])
+            self.group_values.append(self.values_of(group))
+        return 0
+
+    cdef list values_of(self, group):
+        cdef list values = []
+        for key in self.keys:
+            values.append(group.get(key, required))
+        return values
+
+    cdef int watch_state(self, state) except -1:
+        self.state, self.state_keys, self.state_values, self.inner_values = state, list(state), list(state.values()), []
+        for inner in self.state_values:
+            self.inner_values.append(list((<dict>inner).values()) if type(inner) is dict else None)
+        return 0
+
+    cdef int fill_slot(self, size_t i, tuple given) except -1:
+        cdef slot *s = &self.slots[i]
+        cdef entry_args e
+        cdef buffer states[MAX_STATES]
+        cdef tensor x
+        cdef size_t k, index
+        cdef int status
+        group, param, local, its_states, counter, scalar, begun, versioned = given
+        s.group, s.param, s.entry = group, <PyObject *>param, NO_ENTRY
+        self.versioned.append(versioned)
+        if local is None:
+            s.is_foreign = True
+            self.foreign.append(i)
+            return 0
+        s.local, s.is_nested = <PyObject *>local, local is not param
+        if its_states is None:
+            return 0
+        memset(&e, 0, sizeof(e))
+        memset(states, 0, sizeof(states))
+        e.size, e.group, e.lr_factor = sizeof(e), (<tuple>self.plan_groups[s.group])[0], 1.0
+        if not read_tensor(s.local, &x) or not fills_memory(&x, &e.n):
+            raise RuntimeError("a parameter has not been checked")
+        e.param.data, e.param.dtype = x.data, <dtype_t>x.dtype
+        for k in range(<size_t>len(<tuple>its_states)):
+            state = (<tuple>its_states)[k]
+            if state is None:
+                continue
+            s.states[k] = <PyObject *>state
+            if not read_tensor(s.states[k], &x):
+                raise RuntimeError("a state has not been checked")
+            states[k].data, states[k].dtype = x.data, <dtype_t>x.dtype
+        e.states, e.state_count = states, <size_t>len(<tuple>its_states)
+        status = gdm_plan_add(self.plan, &e, &index)
+        if status != OK:
+            refuse(status)
+        s.entry = <uint32_t>index
+        if counter is not None:
+            s.counter = <PyObject *>counter
+        if scalar is not None:
+            s.scalar = <PyObject *>scalar
+        if not self.read_progress(s, begun):
+            raise RuntimeError("a count of steps has not been checked")
+        self.all_versioned.extend(versioned)
+        return 0
+
+    cdef bint read_progress(self, slot *s, uint64_t steps) noexcept:
+        """Sets how far the plan is with a parameter, if its tensors say something else; False if they make no sense.
+
+        ``steps`` holds for a rule that does not count."""
+        cdef uint64_t planned = 0
+        cdef double scalars[MAX_SCALARS]
+        cdef double count
+        cdef bint as_planned = s.counter != NULL or s.scalar != NULL
+        gdm_plan_get_progress(self.plan, s.entry, &planned, scalars)
+        if s.counter != NULL:
+            if not read_number(s.counter, &s.count):
+                return False
+            if not is_rounded(<double>planned, &s.count):
+                count = get_number_of(&s.count)
+                if not 0 <= count <= 2.0**53 or <double><uint64_t>count != count:
+                    return False
+                as_planned, planned = False, <uint64_t>count
+        else:
+            as_planned, planned = planned == steps, steps
+        if s.scalar != NULL:
+            if not read_number(s.scalar, &s.number):
+                return False
+            if not is_rounded(scalars[0], &s.number):
+                as_planned, scalars[0] = False, get_number_of(&s.number)
+        return as_planned or gdm_plan_set_progress(self.plan, s.entry, planned, scalars) == OK
+
+    # ---- has the optimizer changed? ----
+
+    cdef bint same_groups(self, optimizer) except -1:
+        """Whether the groups have the same parameters as before; takes over changed options."""
+        cdef PyObject *dict_
+        cdef PyObject *params
+        cdef PyObject *value
+        cdef PyObject **items
+        cdef PyObject **before
+        cdef Py_ssize_t g, k, n
+        cdef size_t i = 0
+        cdef list groups
+        cdef int changed  # how many options, and whether the first one
+        cdef bint first_changed
+        found = optimizer.param_groups
+        if found is not self.groups or len(self.groups) != len(self.group_dicts):
+            return False
+        groups = found
+        for g in range(len(groups)):
+            dict_ = items_of(<PyObject *>groups)[g]
+            if dict_ != items_of(<PyObject *>self.group_dicts)[g]:
+                return False
+            params = PyDict_GetItemWithError(dict_, <PyObject *>PARAMS)
+            if params != items_of(<PyObject *>self.param_lists)[g]:
+                return False
+            n, items = PyList_GET_SIZE(params), items_of(params)
+            if i + <size_t>n > self.slot_count:
+                return False
+            for k in range(n):
+                if items[k] != self.slots[i].param or self.slots[i].group != g:
+                    return False
+                i += 1
+            before = items_of(items_of(<PyObject *>self.group_values)[g])
+            changed, first_changed = 0, False
+            for k in range(len(self.keys)):
+                value = PyDict_GetItemWithError(dict_, PyTuple_GET_ITEM(<PyObject *>self.keys, k))
+                if (value if value != NULL else <PyObject *>required) != before[k]:
+                    changed += 1
+                    first_changed = first_changed or k == 0
+            if changed == 1 and first_changed and self.take_lr(g, groups[g]):
+                continue
+            if (changed or self.live[g]) and not self.take_options(optimizer, g, groups[g]):
+                return False
+        return i == self.slot_count
+
+    cdef bint take_lr(self, Py_ssize_t g, group) except -1:
+        """Takes over a learning rate that is a plain float; False if there is more to it."""
+        lr = group[self.keys[0]]
+        if self.live[g] or self.plan_groups[g] is None or not PyFloat_CheckExact(lr):
+            return False
+        if gdm_plan_set_lr(self.plan, (<tuple>self.plan_groups[g])[0], lr) != OK:
+            return False
+        (<list>self.group_values[g])[0] = lr
+        return True
+
+    cdef bint take_options(self, optimizer, Py_ssize_t g, group) except -1:
+        """Takes over the options of a group; False if they need another plan."""
+        cdef any_args args
+        values = self.values_of(group)
+        described = optimizer._describe(group)
+        planned = self.plan_groups[g]
+        if described is None or planned is None:
+            if described is not planned:
+                return False
+            self.group_values[g] = values
+            return True
+        index, rule = <tuple>planned
+        its_rule, options, live = described
+        if its_rule != rule:
+            return False
+        fill(&args, rule_numbers[rule], options, options["lr"])
+        if gdm_plan_set_args(self.plan, index, &args) != OK:
+            return False
+        self.group_values[g], self.live[g] = values, live
+        return True
+
+    cdef bint same_state(self, optimizer) except -1:
+        """Whether the optimizer's states are the same objects as before."""
+        cdef PyObject *key
+        cdef PyObject *value
+        cdef PyObject *inner
+        cdef PyObject *content
+        cdef Py_ssize_t i = 0, k, position = 0, inside
+        state = optimizer.state
+        if state is not self.state or PyDict_Size(<PyObject *>state) != len(self.state_keys):
+            return False
+        while PyDict_Next(<PyObject *>state, &position, &key, &value):
+            if key != items_of(<PyObject *>self.state_keys)[i] or value != items_of(<PyObject *>self.state_values)[i]:
+                return False
+            inner = items_of(<PyObject *>self.inner_values)[i]
+            i += 1
+            if inner == <PyObject *>None:
+                continue
+            if PyDict_Size(value) != PyList_GET_SIZE(inner):
+                return False
+            k = inside = 0
+            while PyDict_Next(value, &inside, &key, &content):
+                if content != items_of(inner)[k]:
+                    return False
+                k += 1
+        return True
+
+    # ---- the step ----
+
+    cdef bint gather(self, optimizer) except -1:
+        """Reads all addresses, and checks everything; False if the plan no longer fits the optimizer."""
+        cdef slot *s
+        cdef size_t i
+        cdef int status
+        self.left, self.present = None, 0
+        if not self.same_groups(optimizer) or not self.same_state(optimizer):
+            return False
+        for i in range(self.slot_count):
+            s = &self.slots[i]
+            if not s.is_foreign and not self.gather_slot(optimizer, i, s):
+                return False
+        if self.must_arrange:
+            status = gdm_plan_arrange(self.plan)
+            if status != OK:
+                return False
+            self.must_arrange = False
+            for i in range(self.slot_count):
+                s = &self.slots[i]
+                if s.grad != NULL and not is_apart(self.plan, s, self.plan.entries[s.entry].data[GRAD],
+                                                   self.bytes_of_entry(s.entry)):
+                    self.leave(i)
+        return True
+
+    cdef inline size_t bytes_of_entry(self, size_t i) noexcept:
+        return self.plan.entries[i].n * <size_t>(4 if self.plan.entries[i].dtype == F32 else 8)
+
+    cdef int leave(self, size_t i) except -1:
+        """Leaves the parameter of a slot to PyTorch in this step."""
+        cdef slot *s = &self.slots[i]
+        self.present -= s.grad != NULL
+        Py_CLEAR(s.grad)
+        self.plan.entries[s.entry].data[GRAD] = NULL
+        if self.left is None:
+            self.left = []
+        self.left.append(i)
+        return 0
+
+    cdef bint gather_slot(self, optimizer, size_t i, slot *s) except -1:
+        cdef tensor p, g, x
+        cdef entry *e
+        cdef size_t n, k
+        cdef PyObject *grad = PyObject_GetAttr(s.param, <PyObject *>GRAD_NAME)
+        if grad == <PyObject *>None:
+            release(grad)
+            if s.entry != NO_ENTRY:
+                self.plan.entries[s.entry].data[GRAD] = NULL
+            return True
+        s.grad = grad
+        if s.entry == NO_ENTRY:
+            return False
+        e = &self.plan.entries[s.entry]
+        if s.is_nested and optimizer._local_of(<object>s.param) is not <object>s.local:
+            return False
+        if not read_tensor(s.local, &p) or p.dtype != e.dtype or not fills_memory(&p, &n) or n != e.n:
+            return False
+        if s.is_nested or not is_plain(grad) or not read_tensor(grad, &g) or not is_readable(&p, &g, n, grad):
+            usable = optimizer._usable_grad(<object>s.param, <object>s.local, <object>grad)
+            if usable is None:
+                return self.leave(i) == 0
+            Py_INCREF(usable)
+            release(grad)
+            grad = s.grad = <PyObject *>usable
+            if not read_tensor(grad, &g) or not is_readable(&p, &g, n, grad):
+                raise RuntimeError("a gradient has not been checked")
+        self.present += 1
+        for k in range(MAX_STATES):
+            if s.states[k] != NULL:
+                if not read_tensor(s.states[k], &x) or x.dtype != p.dtype or not same_layout(&p, &x):
+                    return False
+                self.move(&e.data[STATE + k], x.data)
+        self.move(&e.data[PARAM], p.data)
+        if n == 0:
+            e.data[GRAD] = &e.data[GRAD]  # not NULL: PyTorch counts the steps of a parameter without elements
+        elif g.data != e.data[GRAD] or self.must_arrange:
+            e.data[GRAD] = g.data
+            if not self.must_arrange and not is_apart(self.plan, s, g.data, self.bytes_of_entry(s.entry)):
+                return self.leave(i) == 0
+        return s.counter == NULL and s.scalar == NULL or self.read_progress(s, 0)
+
+    cdef inline void move(self, void **place, void *data) noexcept:
+        if place[0] != data:
+            place[0] = data
+            self.must_arrange = True
+
+    cdef int mark_changed(self) except -1:
+        """Tells autograd which tensors change."""
+        cdef list changed
+        if self.present == self.plan.count:
+            increment_version(self.all_versioned)
+        elif self.present:
+            changed = []
+            for i in range(self.slot_count):
+                if self.slots[i].grad != NULL:
+                    changed.extend(self.versioned[i])
+            increment_version(changed)
+        return 0
+
+    cdef void release_grads(self) noexcept:
+        cdef size_t i
+        for i in range(self.slot_count):
+            Py_CLEAR(self.slots[i].grad)
+
+    cdef void write_progress(self) noexcept:
+        """Writes the new counts of steps and scalars into their tensors."""
+        cdef uint64_t steps
+        cdef double scalars[MAX_SCALARS]
+        cdef slot *s
+        cdef size_t i
+        for i in range(self.slot_count):
+            s = &self.slots[i]
+            if s.grad == NULL or s.counter == NULL and s.scalar == NULL:
+                continue
+            gdm_plan_get_progress(self.plan, s.entry, &steps, scalars)
+            if s.counter != NULL:
+                set_number_of(&s.count, <double>steps)
+            if s.scalar != NULL:
+                set_number_of(&s.number, scalars[0])
+
+    def step(self, optimizer, unsigned threads):
+        """Makes a step, with at most so many threads; 0: as many as PyTorch uses.
+
+        Returns False, and has changed nothing, if the plan no longer fits the optimizer."""
+        cdef int status
+        if self.busy == 1 + gdm_generation():
+            raise RuntimeError("this optimizer is already in the middle of a step")
+        self.busy = 1 + gdm_generation()
+        try:
+            if not self.gather(optimizer):
+                return False
+            if self.foreign or self.left is not None:
+                self.release_grads()
+                optimizer._step_by_torch(self.foreign + (self.left or []))
+                # PyTorch may have made states for these parameters. A subclass of a tensor may run any code.
+                self.watch_state(optimizer.state)
+                left = self.left
+                if not self.gather(optimizer) or self.left != left:
+                    raise RuntimeError("the optimizer changed while PyTorch updated some of its parameters")
+            self.mark_changed()
+            use_threads(self.plan, threads)
+            if self.plan.elements < GIL_THRESHOLD:
+                status = gdm_plan_run(self.plan)
+            else:
+                with nogil:
+                    status = gdm_plan_run(self.plan)
+            if status != OK:
+                refuse(status)
+            self.write_progress()
+            self.has_run = True
+            return True
+        finally:
+            self.release_grads()
+            self.busy = 0
+
+
+cdef inline bint is_readable(const tensor *p, const tensor *g, size_t n, PyObject *grad) except -1:
+    """Whether a kernel can read this gradient as it lies in memory."""
+    if g.dtype != p.dtype or not same_layout(p, g) or n and g.data == NULL:
+        return False
+    if <uintptr_t>g.data % (4 if g.dtype == F32 else 8):
+        return False
+    return not g.may_be_negated or not (<object>grad).is_neg()
+
+
+cdef str PARAMS = "params"
+cdef str GRAD_NAME = "grad"

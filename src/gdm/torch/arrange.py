@@ -1,0 +1,226 @@
+"""Arranges a step: which parameters of an optimizer gdm updates, with which tensors, and the states they lack."""
+
+from __future__ import annotations
+
+import itertools
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+
+from .. import _checks
+from .._checks import FLOAT32_OVERFLOW, NOT_NEGATIVE, REALS, Options
+from ..errors import OverlapError
+from ..optimizer.options import option_names
+from ..optimizer.state import block, places, scalar_names, states_for
+from .tensors import is_native, is_number, like, local_of, part_like, same_layout, zeros_like
+
+if TYPE_CHECKING:
+    from .optimizers import NativeStep
+
+KEYS = {"velocity": "momentum_buffer", "state_sum": "sum"}  # states that have another name in PyTorch
+# From so many bytes on, the states of a parameter have a block of memory of their own, which is freed with them.
+OWN_BLOCK = 1 << 20
+
+
+class Described(NamedTuple):
+    """How gdm updates the parameters of a group."""
+
+    rule: str
+    options: Options
+    live: bool  # some options are tensors, whose values may change
+
+
+class Slot(NamedTuple):
+    """One parameter. Without ``local`` PyTorch updates it; without ``states`` it has had no gradient yet."""
+
+    group: int
+    param: Any
+    local: Any = None  # the tensor that has its memory
+    states: tuple[Any, ...] | None = None  # in the rule's order; None for one that is not in use
+    counter: Any = None  # the tensor that keeps the count of steps
+    scalar: Any = None  # the tensor that keeps the rule's scalar
+    begun: bool = False  # the states have been through a step
+    versioned: tuple[Any, ...] = ()  # the tensors whose versions a step increments
+
+
+def describe(rule: str, group: Options, fixed: Options) -> Described | None:
+    """How gdm updates a group of PyTorch's with this rule; None if the options are outside of gdm's ranges.
+
+    ``fixed`` are options that the class of the optimizer sets.
+    """
+    if group.get("capturable") or group.get("differentiable"):
+        return None
+    given = {**group, **fixed}
+    names = [name for name in option_names(rule) if name not in _NO_OPTIONS]
+    try:
+        checked = _checks.options({name: _plain(given[name]) for name in names})
+    except (KeyError, TypeError, ValueError, RuntimeError):
+        return None
+    if any(value >= FLOAT32_OVERFLOW for name, value in checked.items() if REALS.get(name) is NOT_NEGATIVE):
+        return None
+    return Described(rule, checked, any(_has_tensor(given[name]) for name in names))
+
+
+_NO_OPTIONS = ("step", *_checks.OPTIONAL_STATES, *_checks.SCALARS)
+
+
+def _has_tensor(value: Any) -> bool:
+    return any(isinstance(x, torch.Tensor) for x in (value if isinstance(value, (tuple, list)) else (value,)))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, (tuple, list)):
+        return tuple(_plain(x) for x in value)
+    return value.item() if isinstance(value, torch.Tensor) else value
+
+
+class Draft(NamedTuple):
+    """A parameter that gdm updates, before it has all its states."""
+
+    group: int
+    param: Any
+    local: Any
+    keys: tuple[str | None, ...]  # of its states, in the rule's order
+    numbers: tuple[str, ...]  # the keys of its count and its scalar
+    tensors: dict[str, Any]  # by key, as the optimizer's state has them
+    new: dict[str, Any]  # those that the state must still get
+
+    def slot(self) -> Slot:
+        """The slot, when there are all tensors."""
+        tensors = {**self.tensors, **self.new}
+        states = (None if key is None else part_like(self.param, self.local, tensors[key]) for key in self.keys)
+        scalars = [tensors[key] for key in self.numbers if key != "step"]
+        versioned = (self.param,) if self.local is self.param else (self.param, self.local)
+        return Slot(
+            self.group,
+            self.param,
+            self.local,
+            tuple(states),
+            tensors["step"] if "step" in self.numbers else None,
+            scalars[0] if scalars else None,
+            all(key is None or key in self.tensors for key in self.keys),
+            () if self.param.is_inference() else versioned,
+        )
+
+
+class Arrangement:
+    """What a step works on. Making one changes nothing; ``begin`` puts new states into the optimizer."""
+
+    def __init__(self, optimizer: NativeStep) -> None:
+        self._optimizer = optimizer
+        self.groups = [optimizer._describe(group) for group in optimizer.param_groups]
+        drafts = [
+            self._draft(g, described, param)
+            for g, (group, described) in enumerate(zip(optimizer.param_groups, self.groups, strict=True))
+            for param in group["params"]
+        ]
+        self._drafts = [x for x in drafts if isinstance(x, Draft)]
+        self._make_states()
+        self.slots = [x.slot() if isinstance(x, Draft) else x for x in drafts]
+        self._require_disjoint()
+        self._before: list[tuple[Any, Options | None]] = []
+
+    def _draft(self, g: int, described: Described | None, param: Any) -> Draft | Slot:
+        local = None if described is None else local_of(param)
+        if described is None or local is None or not is_native(local):
+            return Slot(g, param)
+        optimizer = self._optimizer
+        keys = tuple(None if x is None else KEYS.get(x, x) for x in states_for(described.rule, described.options))
+        numbers = (("step",) if optimizer._counts else ()) + scalar_names(described.rule)
+        state = optimizer.state.get(param) or {}
+        found = {key: state[key] for key in (*keys, *numbers) if key is not None and state.get(key) is not None}
+        draft = Draft(g, param, local, keys, numbers, found, {})
+        for key, x in found.items():
+            if key in numbers:
+                if not is_number(x):
+                    return Slot(g, param)
+                continue
+            part = part_like(param, local, x)
+            if part is None:
+                return Slot(g, param)
+            if not same_layout(part, local):
+                with torch.no_grad():
+                    draft.new[key] = like(param, local, torch.empty_like(local).copy_(part))
+        if len(found) < sum(key is not None for key in (*keys, *numbers)) and param.grad is None:
+            return Slot(g, param, local)
+        return draft
+
+    def _make_states(self) -> None:
+        """Makes the states that are lacking."""
+        lacking = [
+            (draft, [key for key in draft.keys if key is not None and key not in draft.tensors])
+            for draft in self._drafts
+        ]
+        small: list[tuple[Draft, str]] = []
+        for draft, keys in lacking:
+            if draft.local.nbytes * len(keys) >= OWN_BLOCK:
+                self._allocate([(draft, key) for key in keys])
+            else:
+                small += [(draft, key) for key in keys]
+        self._allocate(small)
+        for draft, keys in lacking:
+            group = self._optimizer.param_groups[draft.group]
+            for key in (*keys, *(x for x in draft.numbers if x not in draft.tensors)):
+                value = self._optimizer._initial(key)
+                if key in draft.numbers:
+                    wide = torch.get_default_dtype() == torch.float64 and not group.get("fused")
+                    draft.new[key] = torch.tensor(value, dtype=torch.float64 if wide else torch.float32)
+                elif value:
+                    part_like(draft.param, draft.local, draft.new[key]).fill_(value)
+
+    def _allocate(self, wanted: list[tuple[Draft, str]]) -> None:
+        """Makes states of zeros, in one block of memory."""
+        if not wanted:
+            return
+        extents = [(draft.local.data_ptr(), draft.local.nbytes) for draft, _ in wanted]
+        first = {id(draft): i for i, (draft, _) in reversed(list(enumerate(wanted)))}
+        starts, end, alignment = places(extents, [first[id(draft)] for draft, _ in wanted])
+        memory, offset = block(end, alignment)
+        for (draft, key), start in zip(wanted, starts, strict=True):
+            local = draft.local
+            draft.new[key] = like(draft.param, local, zeros_like(local, memory, offset + start))
+
+    def _require_disjoint(self) -> None:
+        """Requires that no two of the tensors that are written share memory."""
+        spans = []
+        for i, slot in enumerate(self.slots):
+            tensors = [] if slot.local is None else [slot.local, *(slot.states or ())]
+            spans += [(x.data_ptr(), x.data_ptr() + x.nbytes, i) for x in tensors if x is not None and x.nbytes]
+        spans.sort()
+        for (_, end, i), (start, _, k) in itertools.pairwise(spans):
+            if start < end:
+                what = f"{self._label(i)} and {self._label(k)}" if i != k else f"{self._label(i)} and its states"
+                raise OverlapError(f"{what} share memory; an update in place needs separate tensors")
+
+    def _label(self, i: int) -> str:
+        """The place of a parameter in the optimizer, and its name if it has one."""
+        g = self.slots[i].group
+        k = i - sum(slot.group < g for slot in self.slots)
+        return label(self._optimizer.param_groups[g], g, k)
+
+    # ---- states ----
+
+    def begin(self) -> None:
+        """Puts the new states into the optimizer."""
+        state = self._optimizer.state
+        for draft in self._drafts:
+            if draft.new:
+                self._before.append((draft.param, dict(state[draft.param]) if draft.param in state else None))
+                ordered = (*draft.numbers, *draft.keys)  # as PyTorch does
+                state[draft.param].update({key: draft.new[key] for key in ordered if key in draft.new})
+
+    def undo(self) -> None:
+        """Takes them out again."""
+        state = self._optimizer.state
+        for param, before in self._before:
+            if before is None:
+                state.pop(param, None)
+            else:
+                state[param].clear()
+                state[param].update(before)
+
+
+def label(group: Options, g: int, k: int) -> str:
+    """The name of a parameter in messages: its place in the optimizer, and its own name if it has one."""
+    names = group.get("param_names")
+    return f"param_groups[{g}]['params'][{k}]" + (f" ({names[k]!r})" if names and k < len(names) else "")

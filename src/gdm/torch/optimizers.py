@@ -1,0 +1,316 @@
+"""The optimizers: subclasses of those in ``torch.optim`` whose steps run on gdm's kernels."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch.optim import optimizer as torchs
+
+from .. import _backend, _checks, reference
+from .._checks import Options
+from ..optimizer.state import scalar_names, state_names
+from . import methods
+from .arrange import Arrangement, Described, describe, label
+from .tensors import connect, flat, local_of, usable_grad
+
+__all__ = ["SGD", "Adagrad", "Adam", "AdamW", "Lion", "NAdam", "RMSprop", "Signum"]
+
+SCALING = ("grad_scale", "found_inf")  # the attributes that a GradScaler sets for a step
+
+connect()
+
+
+class NativeStep(torch.optim.Optimizer):
+    """The step on gdm's kernels, for subclasses of an optimizer in ``torch.optim``, which comes next in their bases.
+
+    ``_engine`` holds what the last step worked on. The next step compares it with the optimizer, which anyone may have
+    changed in between, and makes a new one if they differ. Parameters that gdm cannot update are left to PyTorch.
+    """
+
+    _rule: ClassVar[str]
+    _counts: ClassVar[bool] = True  # whether the state has a "step"
+    _fixed: ClassVar[Options] = {}  # options of the rule that the class sets
+    # GradScaler then calls step() itself, and says in two attributes what the scale is and whether a gradient is not
+    # finite.
+    _step_supports_amp_scaling = True
+    _torchs: ClassVar[type[torch.optim.Optimizer]]  # the class whose step updates what gdm cannot
+    _watched: ClassVar[tuple[str, ...]]  # the options of a group that a step depends on
+    param_groups: list[dict[str, Any]]
+    _engine: Any = None
+    _threads: int | None = None
+
+    def __init_subclass__(cls, **keywords: Any) -> None:
+        super().__init_subclass__(**keywords)
+        if NativeStep not in cls.__bases__:
+            return  # a subclass of the user's
+        cls._torchs = cls.__mro__[cls.__mro__.index(NativeStep) + 1]
+        parameters = list(inspect.signature(cls._torchs.__init__).parameters.values())
+        threads = inspect.Parameter("threads", inspect.Parameter.KEYWORD_ONLY, default=None, annotation="int | None")
+        cls.__signature__ = inspect.Signature([*parameters[1:], threads])
+        names = [x.name for x in parameters[2:] if x.name not in ("lr", "foreach", "fused")]
+        cls._watched = ("lr", *dict.fromkeys([*names, "decoupled_weight_decay"]))
+
+    def __init__(self, *args: Any, threads: int | None = None, **options: Any) -> None:
+        self.threads = threads
+        super().__init__(*args, **options)
+
+    @property
+    def threads(self) -> int | None:
+        """How many threads a step may use; None for as many as ``torch.get_num_threads()`` says."""
+        return self._threads
+
+    @threads.setter
+    def threads(self, n: int | None) -> None:
+        self._threads = None if n is None else _checks.thread_count("threads", n)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "_threads": self._threads}
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Adds a group of parameters; see :meth:`torch.optim.Optimizer.add_param_group`.
+
+        Raises
+        ------
+        ValueError
+            Also for a parameter on the device ``meta``, which has no memory.
+        """
+        super().add_param_group(param_group)
+        group = self.param_groups[-1]
+        for k, param in enumerate(group["params"]):
+            if param.is_meta:
+                self.param_groups.pop()
+                name = label(group, len(self.param_groups), k)
+                raise ValueError(
+                    f"{name} is on the device 'meta', where it has no memory; make the optimizer when the model has "
+                    "its memory (after Module.to_empty)"
+                )
+
+    # ---- the step ----
+
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Updates every parameter that has a gradient.
+
+        Parameters
+        ----------
+        closure : callable, optional
+            Computes the loss and its gradients once more, before the update.
+
+        Returns
+        -------
+        What ``closure`` returned, or None.
+
+        Raises
+        ------
+        gdm.OverlapError
+            If two parameters share memory.
+        RuntimeError
+            If another thread is in the middle of a step, or what PyTorch's optimizer raises for parameters and
+            gradients that gdm leaves to it.
+        """
+        if (
+            self._optimizer_step_pre_hooks
+            or self._optimizer_step_post_hooks
+            or torchs._global_optimizer_pre_hooks
+            or torchs._global_optimizer_post_hooks
+            or torch.autograd._profiler_enabled()
+        ):
+            return _step_with_hooks(self, closure)
+        return self._step(closure)
+
+    # PyTorch's base class would put its own wrapper for hooks around the step, which takes 7 us.
+    step.hooked = True  # type: ignore[attr-defined]
+
+    def _step(self, closure: Callable[[], Any] | None = None) -> Any:
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        attributes = self.__dict__
+        if ("found_inf" in attributes or "grad_scale" in attributes) and not self._unscale_grads():
+            return loss
+        engine = self._engine
+        if engine is None or not engine.step(self, self._threads or 0):
+            self._step_anew()
+        return loss
+
+    def _step_anew(self) -> None:
+        """Makes a step, and what the next ones need."""
+        with torch.no_grad():
+            arrangement = Arrangement(self)
+            if _backend.native is None or _backend.backend() == "reference":
+                self._engine = None
+                step_by_reference(self, arrangement)
+                return
+            engine = None
+            try:
+                arrangement.begin()
+                engine = _backend.native.TensorEngine(self, arrangement.groups, arrangement.slots, self._watched)
+                if not engine.step(self, self._threads or 0):
+                    raise RuntimeError("the optimizer changed during its step")
+            except BaseException:
+                if engine is None or not engine.has_run:
+                    arrangement.undo()
+                raise
+            self._engine = engine
+
+    def _unscale_grads(self) -> bool:
+        """Divides the gradients by the scale of a GradScaler; False if one is not finite, so that there is no step."""
+        found, scale = getattr(self, "found_inf", None), getattr(self, "grad_scale", None)
+        if found is not None and float(found):
+            return False
+        if scale is not None:
+            with torch.no_grad():
+                for group in self.param_groups:
+                    for param in group["params"]:
+                        if param.grad is not None:
+                            grad = local_of(param.grad)
+                            (param.grad if grad is None else grad).div_(scale)
+        return True
+
+    # ---- what the engine asks for ----
+
+    def _describe(self, group: Options) -> Described | None:
+        """How gdm updates a group; None if PyTorch must."""
+        return describe(self._rule, group, self._fixed)
+
+    def _initial(self, key: str) -> float:
+        """What a state begins with."""
+        scalar = _checks.SCALARS.get(key)
+        return 0.0 if scalar is None else scalar.initial
+
+    _local_of = staticmethod(local_of)
+    _usable_grad = staticmethod(usable_grad)
+
+    def _step_by_torch(self, indices: list[int]) -> None:
+        """Lets PyTorch's own code update the parameters with these indices, those on the CPU with its for-loop."""
+        chosen, whole, groups, i = set(indices), self.param_groups, [], 0
+        for group in whole:
+            kept = [param for k, param in enumerate(group["params"], i) if k in chosen]
+            i += len(group["params"])
+            on_cpu = [param for param in kept if param.device.type == "cpu"]
+            elsewhere = [param for param in kept if param.device.type != "cpu"]
+            if on_cpu:
+                groups.append({**group, "params": on_cpu, "foreach": False, "fused": False})
+            if elsewhere:
+                groups.append({**group, "params": elsewhere})
+        step = self._torchs.step
+        if getattr(step, "hooked", False):
+            step = inspect.unwrap(step, stop=lambda f: not getattr(f, "hooked", False))
+        scaling = {name: self.__dict__.pop(name) for name in SCALING if name in self.__dict__}
+        self.param_groups = groups
+        try:
+            step(self)
+        finally:
+            self.param_groups = whole
+            for name, value in scaling.items():
+                setattr(self, name, value)
+
+
+_step_with_hooks = torch.optim.Optimizer.profile_hook_step(NativeStep._step)
+
+
+def step_by_reference(optimizer: NativeStep, arrangement: Arrangement) -> None:
+    """A step on the rules in NumPy: it computes everything first."""
+    writes, counted, left = [], [], []
+    for i, slot in enumerate(arrangement.slots):
+        grad = (
+            None
+            if slot.param.grad is None or slot.states is None
+            else optimizer._usable_grad(slot.param, slot.local, slot.param.grad)
+        )
+        if slot.param.grad is None:
+            continue
+        if grad is None:
+            left.append(i)
+            continue
+        rule, options, _ = arrangement.groups[slot.group] or Described("", {}, False)
+        named = zip(state_names(rule), slot.states or (), strict=True)
+        buffers = {name: flat(x) for name, x in named if x is not None}
+        buffers = {"param": flat(slot.local), "grad": flat(grad), **buffers}
+        scalars = {name: np.array(slot.scalar.item()) for name in scalar_names(rule)}
+        count = 0 if slot.counter is None else int(slot.counter.item())
+        given = {**options, "step": count + 1, "lr_scale": None, **buffers, **scalars}
+        new = reference.update(rule, given, first=not slot.begun)
+        counted.append((slot, count + 1, [float(new.pop(name)) for name in scalars]))
+        writes += [(buffers[name], x) for name, x in new.items()]
+    arrangement.begin()
+    try:
+        if left:
+            optimizer._step_by_torch(left)
+    except BaseException:
+        arrangement.undo()
+        raise
+    for target, value in writes:
+        target[...] = value
+    for slot, count, scalars_after in counted:
+        if slot.counter is not None:
+            slot.counter.fill_(count)
+        if slot.scalar is not None:
+            slot.scalar.fill_(scalars_after[0])
+        if slot.versioned:
+            torch.autograd.graph.increment_version(slot.versioned)
+
+
+# ---- the classes -----------------------------------------------------------------------------------------------------
+
+
+class SGD(NativeStep, torch.optim.SGD):
+    """``torch.optim.SGD`` on gdm's kernels."""
+
+    _counts = False
+    _rule = "momentum"
+
+    def _describe(self, group: Options) -> Described | None:
+        fixed = {"decoupled_weight_decay": False, "form": "torch"}
+        return describe("momentum" if group["momentum"] else "sgd", group, fixed)
+
+
+class Adagrad(NativeStep, torch.optim.Adagrad):
+    """``torch.optim.Adagrad`` on gdm's kernels."""
+
+    _rule = "adagrad"
+
+    def _initial(self, key: str) -> float:
+        return self.defaults["initial_accumulator_value"] if key == "sum" else super()._initial(key)
+
+
+class RMSprop(NativeStep, torch.optim.RMSprop):
+    """``torch.optim.RMSprop`` on gdm's kernels."""
+
+    _rule = "rmsprop"
+
+
+class Adam(NativeStep, torch.optim.Adam):
+    """``torch.optim.Adam`` on gdm's kernels."""
+
+    _rule = "adam"
+
+
+class AdamW(NativeStep, torch.optim.AdamW):
+    """``torch.optim.AdamW`` on gdm's kernels."""
+
+    _rule = "adam"
+
+
+class NAdam(NativeStep, torch.optim.NAdam):
+    """``torch.optim.NAdam`` on gdm's kernels."""
+
+    _rule = "nadam"
+
+
+class Lion(NativeStep, methods.Lion):
+    """Lion: the sign of an average of the gradients."""
+
+    _counts = False
+    _rule = "lion"
+
+
+class Signum(NativeStep, methods.Signum):
+    """Signum: signSGD with momentum."""
+
+    _counts = False
+    _rule = "signum"
