@@ -61,3 +61,15 @@ class TensorEngine:
     def has_run(self) -> bool: ...
     def __new__(cls, optimizer: Any, groups: list[Any], slots: list[Any], keys: tuple[str, ...]) -> Self: ...
     def step(self, optimizer: Any, threads: int) -> bool: ...
+
+def update_tensors(
+    rule: str,
+    options: dict[str, Any],
+    params: list[Any],
+    grads: list[Any],
+    states: list[list[Any] | None],
+    steps: list[Any] | None,
+    scalars: list[Any] | None,
+    begun: bool,
+    threads: int,
+) -> int: ...

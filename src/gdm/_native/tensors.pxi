@@ -266,7 +266,19 @@ cdef inline bint read_number(PyObject *x, tensor *out) noexcept:
     return out.data != NULL
 
 
+cdef inline bint is_readable(const tensor *p, const tensor *g, size_t n, PyObject *grad) except -1:
+    """Whether a kernel can read this gradient as it lies in memory."""
+    if g.dtype != p.dtype or not same_layout(p, g) or n and g.data == NULL:
+        return False
+    if <uintptr_t>g.data % (4 if g.dtype == F32 else 8):
+        return False
+    return not g.may_be_negated or not (<object>grad).is_neg()
+
+
 # ---- an optimizer's step ----
+
+cdef str PARAMS = "params"
+cdef str GRAD_NAME = "grad"
 
 cdef struct slot:
     # One parameter of an optimizer, in the order of its groups. TensorEngine.slot_objects keeps the objects alive.
@@ -722,14 +734,129 @@ cdef class TensorEngine:
             self.busy = 0
 
 
-cdef inline bint is_readable(const tensor *p, const tensor *g, size_t n, PyObject *grad) except -1:
-    """Whether a kernel can read this gradient as it lies in memory."""
-    if g.dtype != p.dtype or not same_layout(p, g) or n and g.data == NULL:
-        return False
-    if <uintptr_t>g.data % (4 if g.dtype == F32 else 8):
-        return False
-    return not g.may_be_negated or not (<object>grad).is_neg()
+# ---- one update, without an optimizer ----
+
+def update_tensors(str rule, dict options, list params, list grads, list states, list steps, list scalars, bint begun,
+                   unsigned threads):
+    """Updates each parameter that has a gradient, in place. Changes nothing unless everything is in order.
+
+    ``states`` has a list for each state of the rule, or None; ``steps`` the number of this step for each parameter, or a
+    tensor that keeps the count of steps, or None if the rule does not count; ``scalars`` a tensor for each parameter, or
+    None. Returns -1; or the index of a parameter that is not in order; or how many there are, if two share memory.
+    """
+    cdef plan *plan = NULL
+    cdef any_args args
+    cdef slot *slots = NULL
+    cdef slot *s
+    cdef size_t i, count = <size_t>len(params), index
+    cdef uint64_t done
+    cdef double number[MAX_SCALARS]
+    cdef list changed = []
+    cdef int status = gdm_plan_create(&plan)
+    try:
+        slots = <slot *>PyMem_Calloc(count + 1, sizeof(slot))
+        if status != OK or slots == NULL:
+            raise MemoryError
+        fill(&args, rule_numbers[rule], options, options["lr"])
+        status = gdm_plan_add_group(plan, <rule_t><int>rule_numbers[rule], &args, &index)
+        if status != OK:
+            refuse(status)
+        for i in range(count):
+            if grads[i] is None:
+                continue
+            status = add_update(plan, &slots[i], i, params, grads, states, steps, scalars, begun)
+            if status == ERR_MEMORY:
+                refuse(status)
+            if status != OK:
+                return i
+            changed.append(params[i])
+        status = gdm_plan_arrange(plan)
+        if status == ERR_MEMORY:
+            refuse(status)
+        if status != OK:
+            return count
+        for i in range(plan.count):
+            s = &slots[i]
+            if gdm_plan_overlaps(plan, plan.entries[i].data[GRAD],
+                                 plan.entries[i].n * <size_t>(4 if plan.entries[i].dtype == F32 else 8)):
+                return count
+        increment_version(changed)
+        use_threads(plan, threads)
+        if plan.elements < GIL_THRESHOLD:
+            status = gdm_plan_run(plan)
+        else:
+            with nogil:
+                status = gdm_plan_run(plan)
+        if status != OK:
+            refuse(status)
+        for i in range(count):
+            s = &slots[i]
+            if grads[i] is None or s.counter == NULL and s.scalar == NULL:
+                continue
+            gdm_plan_get_progress(plan, s.entry, &done, number)
+            if s.counter != NULL:
+                set_number_of(&s.count, <double>done)
+            if s.scalar != NULL:
+                set_number_of(&s.number, number[0])
+        return -1
+    finally:
+        gdm_plan_destroy(plan)
+        PyMem_Free(slots)
 
 
-cdef str PARAMS = "params"
-cdef str GRAD_NAME = "grad"
+cdef int add_update(plan *plan, slot *s, size_t i, list params, list grads, list states, list steps, list scalars,
+                    bint begun) except -2:
+    """Adds one parameter to the plan of an update. Returns GDM_OK, REFUSED, or why the plan refuses it."""
+    cdef entry_args e
+    cdef buffer buffers[MAX_STATES]
+    cdef double number[MAX_SCALARS]
+    cdef tensor p, x
+    cdef uint64_t done = 1 if begun else 0
+    cdef size_t k, index
+    cdef double count
+    cdef int status
+    cdef PyObject *param = items_of(<PyObject *>params)[i]
+    cdef PyObject *grad = items_of(<PyObject *>grads)[i]
+    cdef PyObject *item
+    memset(&e, 0, sizeof(e))
+    memset(buffers, 0, sizeof(buffers))
+    e.size, e.lr_factor, e.states, e.state_count = sizeof(e), 1.0, buffers, <size_t>len(states)
+    if not is_plain(param) or not read_tensor(param, &p) or not fills_memory(&p, &e.n):
+        return REFUSED
+    if p.dtype == OTHER_DTYPE or p.may_be_negated and (<object>param).is_neg():
+        return REFUSED
+    if not is_plain(grad) or not read_tensor(grad, &x) or not is_readable(&p, &x, e.n, grad):
+        return REFUSED
+    e.param.data, e.param.dtype, e.grad.data, e.grad.dtype = p.data, <dtype_t>p.dtype, x.data, <dtype_t>x.dtype
+    for k in range(e.state_count):
+        if states[k] is None:
+            continue
+        item = items_of(<PyObject *>(<list>states[k]))[i]
+        if not is_plain(item) or not read_tensor(item, &x) or not is_readable(&p, &x, e.n, item):
+            return REFUSED
+        buffers[k].data, buffers[k].dtype = x.data, <dtype_t>x.dtype
+    status = gdm_plan_add(plan, &e, &index)
+    if status != OK:
+        return status
+    s.entry = <uint32_t>index
+    if e.n == 0:
+        plan.entries[index].data[GRAD] = &plan.entries[index].n  # not NULL: the step counts
+    gdm_plan_get_progress(plan, index, &done, number)
+    done = 1 if begun else 0
+    if steps is not None:
+        item = items_of(<PyObject *>steps)[i]
+        if PyLong_CheckExact(item):
+            done = <uint64_t><object>item - 1
+        else:
+            if not read_number(item, &s.count):
+                return REFUSED
+            s.counter, count = item, get_number_of(&s.count)
+            if not 0 <= count <= 2.0**53 or <double><uint64_t>count != count:
+                return REFUSED
+            done = <uint64_t>count
+    if scalars is not None:
+        item = items_of(<PyObject *>scalars)[i]
+        if not read_number(item, &s.number):
+            return REFUSED
+        s.scalar, number[0] = item, get_number_of(&s.number)
+    return gdm_plan_set_progress(plan, index, done, number)

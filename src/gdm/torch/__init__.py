@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from .state_dict import load_state_dict, to_state_dict
 
 if TYPE_CHECKING:
+    from . import functional as functional
     from .optimizers import SGD, Adagrad, Adam, AdamW, Lion, NAdam, RMSprop, Signum
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "NAdam",
     "RMSprop",
     "Signum",
+    "functional",
     "load_state_dict",
     "to_state_dict",
 ]
@@ -31,6 +33,8 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     from importlib import import_module
 
+    if name in ("functional", "optimizers"):
+        return import_module(f".{name}", __name__)
     if name in __all__:
         return getattr(import_module(".optimizers", __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
