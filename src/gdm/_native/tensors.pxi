@@ -83,8 +83,7 @@ cdef struct tensor_library:
     get_number *storage_offset
     get_code *dtype
     get_code *device
-    get_code *layout
-    int32_t float32, float64, cpu, strided
+    int32_t float32, float64, cpu
     dlpack *exchange
     # Threads: NULL if PyTorch's cannot be used.
     void *parallel_for
@@ -129,11 +128,9 @@ def set_tensor_library(dict addresses, size_t offset, exchange, types, increment
         own.storage_offset = <get_number *><size_t>addresses["aoti_torch_get_storage_offset"]
         own.dtype = <get_code *><size_t>addresses["aoti_torch_get_dtype"]
         own.device = <get_code *><size_t>addresses["aoti_torch_get_device_type"]
-        own.layout = <get_code *><size_t>addresses["aoti_torch_get_layout"]
         own.float32 = (<int32_t (*)() noexcept><size_t>addresses["aoti_torch_dtype_float32"])()
         own.float64 = (<int32_t (*)() noexcept><size_t>addresses["aoti_torch_dtype_float64"])()
         own.cpu = (<int32_t (*)() noexcept><size_t>addresses["aoti_torch_device_type_cpu"])()
-        own.strided = (<int32_t (*)() noexcept><size_t>addresses["aoti_torch_layout_strided"])()
         address = addresses["torch_parallel_for"]
         own.parallel_for = <void *>address
         own.num_threads = <get_count *><size_t>addresses["torch_get_num_threads"]
@@ -147,9 +144,7 @@ cdef inline bint read_by_libtorch(PyObject *x, tensor *out) noexcept:
     cdef void *handle = <char *>x + own.offset
     cdef int32_t code = 0
     cdef int64_t first = 0
-    if own.layout(handle, &code) or code != own.strided or own.device(handle, &code) or code != own.cpu:
-        return False
-    if own.dtype(handle, &code):
+    if own.device(handle, &code) or code != own.cpu or own.dtype(handle, &code):
         return False
     out.dtype = F32 if code == own.float32 else F64 if code == own.float64 else OTHER_DTYPE
     # Only a view of the imaginary parts of conjugated numbers is negated when it is read. It begins behind the first
@@ -157,8 +152,18 @@ cdef inline bint read_by_libtorch(PyObject *x, tensor *out) noexcept:
     if own.storage_offset(handle, &first):
         return False
     out.may_be_negated = first != 0
-    return not (own.data(handle, &out.data) or own.ndim(handle, &out.ndim)
-                or own.shape(handle, <int64_t **>&out.shape) or own.strides(handle, <int64_t **>&out.strides))
+    # Tensors with another layout than a strided one have no strides.
+    return not (own.strides(handle, <int64_t **>&out.strides) or own.shape(handle, <int64_t **>&out.shape)
+                or own.ndim(handle, &out.ndim) or own.data(handle, &out.data))
+
+
+cdef inline bint is_where(PyObject *x, const void *data) noexcept:
+    """Whether a tensor that has been read before still has its memory there. Then nothing else of it has changed."""
+    cdef void *now
+    cdef tensor read
+    if torch_library.offset:
+        return not torch_library.data(<char *>x + torch_library.offset, &now) and now == data
+    return read_by_dlpack(x, &read) and read.data == data
 
 
 cdef bint read_by_dlpack(PyObject *x, tensor *out) noexcept:
@@ -461,7 +466,7 @@ cdef class TensorEngine:
         cdef bint as_planned = s.counter != NULL or s.scalar != NULL
         gdm_plan_get_progress(self.plan, s.entry, &planned, scalars)
         if s.counter != NULL:
-            if not read_number(s.counter, &s.count):
+            if not is_where(s.counter, s.count.data) and not read_number(s.counter, &s.count):
                 return False
             if not is_rounded(<double>planned, &s.count):
                 count = get_number_of(&s.count)
@@ -471,7 +476,7 @@ cdef class TensorEngine:
         else:
             as_planned, planned = planned == steps, steps
         if s.scalar != NULL:
-            if not read_number(s.scalar, &s.number):
+            if not is_where(s.scalar, s.number.data) and not read_number(s.scalar, &s.number):
                 return False
             if not is_rounded(scalars[0], &s.number):
                 as_planned, scalars[0] = False, get_number_of(&s.number)
@@ -650,7 +655,7 @@ cdef class TensorEngine:
                 raise RuntimeError("a gradient has not been checked")
         self.present += 1
         for k in range(MAX_STATES):
-            if s.states[k] != NULL:
+            if s.states[k] != NULL and not is_where(s.states[k], e.data[STATE + k]):
                 if not read_tensor(s.states[k], &x) or x.dtype != p.dtype or not same_layout(&p, &x):
                     return False
                 self.move(&e.data[STATE + k], x.data)

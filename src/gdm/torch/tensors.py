@@ -32,11 +32,9 @@ FUNCTIONS = (
     "aoti_torch_get_storage_offset",
     "aoti_torch_get_dtype",
     "aoti_torch_get_device_type",
-    "aoti_torch_get_layout",
     "aoti_torch_dtype_float32",
     "aoti_torch_dtype_float64",
     "aoti_torch_device_type_cpu",
-    "aoti_torch_layout_strided",
     "torch_parallel_for",
     "torch_get_num_threads",
 )
