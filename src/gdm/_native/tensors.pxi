@@ -97,6 +97,7 @@ cdef object increment_version = None  # marks tensors as changed in place, for a
 cdef enum:
     OTHER_DTYPE = -1
     NO_ENTRY = 0xFFFFFFFF
+    GIL_THRESHOLD_OF_TENSORS = 131072  # more than GIL_THRESHOLD: releasing the GIL means holding all gradients
 
 
 cdef struct tensor:
@@ -291,10 +292,11 @@ cdef struct slot:
     PyObject *counter  # keeps the count of steps; NULL if the rule does not count
     PyObject *scalar  # keeps the rule's scalar, or NULL
     tensor count, number  # the last two, as they were read for this step
-    PyObject *grad  # during a step, which owns it
+    PyObject *grad  # during a step that holds it
     size_t gap  # between which written buffers the last gradient lay: see is_apart
     uint32_t group
     uint32_t entry  # in the plan, or NO_ENTRY
+    bint is_present  # this step updates it
     bint is_foreign  # PyTorch updates it
     bint is_nested  # the memory belongs to another tensor than the parameter
 
@@ -337,7 +339,8 @@ cdef class TensorEngine:
     cdef list live  # for each group whether options are tensors, whose values may change
     cdef list versioned  # for each slot the tensors whose versions a step increments
     cdef list all_versioned, foreign, left  # slots that PyTorch updates: always, and in this step
-    cdef size_t present  # parameters that this step updates
+    cdef size_t present  # how many parameters this step updates
+    cdef bint hold  # steps must hold references to the gradients: other code may run during a step
     cdef bint must_arrange  # buffers of the plan have moved
     cdef unsigned busy  # see OptimizerCore
     cdef readonly bint has_run
@@ -383,6 +386,7 @@ cdef class TensorEngine:
         status = gdm_plan_arrange(self.plan)
         if status != OK:
             refuse(status)
+        self.hold = self.hold or bool(self.foreign) or self.plan.elements >= GIL_THRESHOLD_OF_TENSORS
 
     def __dealloc__(self):
         gdm_plan_destroy(self.plan)
@@ -454,6 +458,7 @@ cdef class TensorEngine:
         if not self.read_progress(s, begun):
             raise RuntimeError("a count of steps has not been checked")
         self.all_versioned.extend(versioned)
+        self.hold = self.hold or s.is_nested
         return 0
 
     cdef bint read_progress(self, slot *s, uint64_t steps) noexcept:
@@ -589,7 +594,12 @@ cdef class TensorEngine:
     # ---- the step ----
 
     cdef bint gather(self, optimizer) except -1:
-        """Reads all addresses, and checks everything; False if the plan no longer fits the optimizer."""
+        """Reads all addresses, and checks everything; False if the plan no longer fits the optimizer.
+
+        Without ``hold`` no other code can run until the end of the step, so nobody can free a gradient. If other code
+        must run after all, ``hold`` is set and nothing is left to update: gather once more.
+        """
+        cdef bint held = self.hold
         cdef slot *s
         cdef size_t i
         cdef int status
@@ -598,8 +608,15 @@ cdef class TensorEngine:
             return False
         for i in range(self.slot_count):
             s = &self.slots[i]
-            if not s.is_foreign and not self.gather_slot(optimizer, i, s):
+            s.is_present = False
+            if s.is_foreign:
+                continue
+            if not self.gather_slot(optimizer, i, s):
                 return False
+            if self.hold != held:
+                return True
+            if not held:
+                Py_CLEAR(s.grad)
         if self.must_arrange:
             status = gdm_plan_arrange(self.plan)
             if status != OK:
@@ -607,7 +624,7 @@ cdef class TensorEngine:
             self.must_arrange = False
             for i in range(self.slot_count):
                 s = &self.slots[i]
-                if s.grad != NULL and not is_apart(self.plan, s, self.plan.entries[s.entry].data[GRAD],
+                if s.is_present and not is_apart(self.plan, s, self.plan.entries[s.entry].data[GRAD],
                                                    self.bytes_of_entry(s.entry)):
                     self.leave(i)
         return True
@@ -618,7 +635,8 @@ cdef class TensorEngine:
     cdef int leave(self, size_t i) except -1:
         """Leaves the parameter of a slot to PyTorch in this step."""
         cdef slot *s = &self.slots[i]
-        self.present -= s.grad != NULL
+        self.present -= s.is_present
+        s.is_present = False
         Py_CLEAR(s.grad)
         self.plan.entries[s.entry].data[GRAD] = NULL
         if self.left is None:
@@ -645,6 +663,9 @@ cdef class TensorEngine:
         if not read_tensor(s.local, &p) or p.dtype != e.dtype or not fills_memory(&p, &n) or n != e.n:
             return False
         if s.is_nested or not is_plain(grad) or not read_tensor(grad, &g) or not is_readable(&p, &g, n, grad):
+            if not self.hold:
+                self.hold = True
+                return True
             usable = optimizer._usable_grad(<object>s.param, <object>s.local, <object>grad)
             if usable is None:
                 return self.leave(i) == 0
@@ -654,6 +675,7 @@ cdef class TensorEngine:
             if not read_tensor(grad, &g) or not is_readable(&p, &g, n, grad):
                 raise RuntimeError("a gradient has not been checked")
         self.present += 1
+        s.is_present = True
         for k in range(MAX_STATES):
             if s.states[k] != NULL and not is_where(s.states[k], e.data[STATE + k]):
                 if not read_tensor(s.states[k], &x) or x.dtype != p.dtype or not same_layout(&p, &x):
@@ -681,7 +703,7 @@ cdef class TensorEngine:
         elif self.present:
             changed = []
             for i in range(self.slot_count):
-                if self.slots[i].grad != NULL:
+                if self.slots[i].is_present:
                     changed.extend(self.versioned[i])
             increment_version(changed)
         return 0
@@ -699,7 +721,7 @@ cdef class TensorEngine:
         cdef size_t i
         for i in range(self.slot_count):
             s = &self.slots[i]
-            if s.grad == NULL or s.counter == NULL and s.scalar == NULL:
+            if not s.is_present or s.counter == NULL and s.scalar == NULL:
                 continue
             gdm_plan_get_progress(self.plan, s.entry, &steps, scalars)
             if s.counter != NULL:
@@ -712,12 +734,18 @@ cdef class TensorEngine:
 
         Returns False, and has changed nothing, if the plan no longer fits the optimizer."""
         cdef int status
+        cdef bint held
         if self.busy == 1 + gdm_generation():
             raise RuntimeError("this optimizer is already in the middle of a step")
         self.busy = 1 + gdm_generation()
         try:
+            held = self.hold
             if not self.gather(optimizer):
                 return False
+            if self.hold != held:
+                self.release_grads()
+                if not self.gather(optimizer):
+                    return False
             if self.foreign or self.left is not None:
                 self.release_grads()
                 optimizer._step_by_torch(self.foreign + (self.left or []))
@@ -728,7 +756,7 @@ cdef class TensorEngine:
                     raise RuntimeError("the optimizer changed while PyTorch updated some of its parameters")
             self.mark_changed()
             use_threads(self.plan, threads)
-            if self.plan.elements < GIL_THRESHOLD:
+            if not self.hold:
                 status = gdm_plan_run(self.plan)
             else:
                 with nogil:
