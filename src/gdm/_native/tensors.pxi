@@ -660,7 +660,7 @@ cdef class TensorEngine:
         e = &self.plan.entries[s.entry]
         if s.is_nested and optimizer._local_of(<object>s.param) is not <object>s.local:
             return False
-        if not read_tensor(s.local, &p) or p.dtype != e.dtype or not fills_memory(&p, &n) or n != e.n:
+        if not read_tensor(s.local, &p) or not fills_memory(&p, &n) or n != e.n or n and p.dtype != e.dtype:
             return False
         if s.is_nested or not is_plain(grad) or not read_tensor(grad, &g) or not is_readable(&p, &g, n, grad):
             if not self.hold:
