@@ -1,5 +1,7 @@
 # Tensors of PyTorch: one step over tensors whose addresses are read anew each time. gdm/torch decides what is stepped.
 
+from types import GetSetDescriptorType
+
 cdef extern from "Python.h":
     PyObject *PyDict_GetItemWithError(PyObject *dict, PyObject *key) except? NULL
     bint PyDict_Next(PyObject *dict, Py_ssize_t *position, PyObject **key, PyObject **value)
@@ -39,6 +41,12 @@ cdef extern from *:
                                        void (*run)(int64_t, int64_t, void *), void *context);
     typedef int gdm_torch_get_count(uint32_t *out);
 
+    /* The attribute of a C class, without the search for it: `descriptor` is the class's own entry. */
+    static inline PyObject *gdm_get_by(PyObject *descriptor, PyObject *x) {
+        const PyGetSetDef *found = ((PyGetSetDescrObject *)descriptor)->d_getset;
+        return found->get(x, found->closure);
+    }
+
     struct gdm_spread {
         gdm_task *task;
         void *context;
@@ -68,6 +76,7 @@ cdef extern from *:
     ctypedef int get_numbers "gdm_get_numbers"(void *handle, int64_t **out) noexcept
     ctypedef int get_code "gdm_get_code"(void *handle, int32_t *out) noexcept
     ctypedef int get_count "gdm_torch_get_count"(uint32_t *out) noexcept
+    PyObject *get_by "gdm_get_by"(PyObject *descriptor, PyObject *x) except NULL
     void spread_by_torch "gdm_spread_by_torch"(void *host, size_t count, task *task, void *context) noexcept nogil
 
 
@@ -83,8 +92,7 @@ cdef struct tensor_library:
     get_number *storage_offset
     get_code *dtype
     get_code *device
-    get_code *layout
-    int32_t float32, float64, cpu, strided
+    int32_t float32, float64, cpu
     dlpack *exchange
     # Threads: NULL if PyTorch's cannot be used.
     void *parallel_for
@@ -93,11 +101,13 @@ cdef struct tensor_library:
 cdef tensor_library torch_library
 cdef PyObject *tensor_type = NULL  # torch.Tensor and torch.nn.Parameter: kept alive by gdm.torch
 cdef PyObject *parameter_type = NULL
+cdef PyObject *grad_descriptor = NULL  # torch.Tensor.grad, if it is an attribute of a C class
 cdef object increment_version = None  # marks tensors as changed in place, for autograd
 
 cdef enum:
     OTHER_DTYPE = -1
     NO_ENTRY = 0xFFFFFFFF
+    GIL_THRESHOLD_OF_TENSORS = 131072  # more than GIL_THRESHOLD: releasing the GIL means holding all gradients
 
 
 cdef struct tensor:
@@ -115,7 +125,7 @@ def set_tensor_library(dict addresses, size_t offset, exchange, types, increment
     ``offset`` is where a Python tensor has its C++ tensor; ``exchange`` the address of DLPack's table of functions;
     ``types`` are torch.Tensor and torch.nn.Parameter; ``increment`` is called with the tensors that a step changes.
     """
-    global tensor_type, parameter_type, increment_version
+    global tensor_type, parameter_type, increment_version, grad_descriptor
     cdef tensor_library *own = &torch_library
     cdef size_t address
     own.offset = 0
@@ -129,17 +139,16 @@ def set_tensor_library(dict addresses, size_t offset, exchange, types, increment
         own.storage_offset = <get_number *><size_t>addresses["aoti_torch_get_storage_offset"]
         own.dtype = <get_code *><size_t>addresses["aoti_torch_get_dtype"]
         own.device = <get_code *><size_t>addresses["aoti_torch_get_device_type"]
-        own.layout = <get_code *><size_t>addresses["aoti_torch_get_layout"]
         own.float32 = (<int32_t (*)() noexcept><size_t>addresses["aoti_torch_dtype_float32"])()
         own.float64 = (<int32_t (*)() noexcept><size_t>addresses["aoti_torch_dtype_float64"])()
         own.cpu = (<int32_t (*)() noexcept><size_t>addresses["aoti_torch_device_type_cpu"])()
-        own.strided = (<int32_t (*)() noexcept><size_t>addresses["aoti_torch_layout_strided"])()
         address = addresses["torch_parallel_for"]
         own.parallel_for = <void *>address
         own.num_threads = <get_count *><size_t>addresses["torch_get_num_threads"]
         own.offset = offset
     tensor_type, parameter_type = <PyObject *>types[0], <PyObject *>types[1]
     increment_version = increment
+    grad_descriptor = <PyObject *>types[0].grad if type(types[0].grad) is GetSetDescriptorType else NULL
 
 
 cdef inline bint read_by_libtorch(PyObject *x, tensor *out) noexcept:
@@ -147,9 +156,7 @@ cdef inline bint read_by_libtorch(PyObject *x, tensor *out) noexcept:
     cdef void *handle = <char *>x + own.offset
     cdef int32_t code = 0
     cdef int64_t first = 0
-    if own.layout(handle, &code) or code != own.strided or own.device(handle, &code) or code != own.cpu:
-        return False
-    if own.dtype(handle, &code):
+    if own.device(handle, &code) or code != own.cpu or own.dtype(handle, &code):
         return False
     out.dtype = F32 if code == own.float32 else F64 if code == own.float64 else OTHER_DTYPE
     # Only a view of the imaginary parts of conjugated numbers is negated when it is read. It begins behind the first
@@ -157,8 +164,33 @@ cdef inline bint read_by_libtorch(PyObject *x, tensor *out) noexcept:
     if own.storage_offset(handle, &first):
         return False
     out.may_be_negated = first != 0
-    return not (own.data(handle, &out.data) or own.ndim(handle, &out.ndim)
-                or own.shape(handle, <int64_t **>&out.shape) or own.strides(handle, <int64_t **>&out.strides))
+    return read_shape(handle, out) and not own.data(handle, &out.data)
+
+
+cdef inline bint read_shape(void *handle, tensor *out) noexcept:
+    """Reads shape and strides; False if the tensor has another layout than a strided one, and so no strides."""
+    cdef tensor_library *own = &torch_library
+    return not (own.strides(handle, <int64_t **>&out.strides) or own.shape(handle, <int64_t **>&out.shape)
+                or own.ndim(handle, &out.ndim))
+
+
+cdef inline bint is_where(PyObject *x, const void *data) noexcept:
+    """Whether a tensor that has been read before still has its memory there. Then nothing else of it has changed."""
+    cdef void *now
+    cdef tensor read
+    if torch_library.offset:
+        return not torch_library.data(<char *>x + torch_library.offset, &now) and now == data
+    return read_by_dlpack(x, &read) and read.data == data
+
+
+cdef inline bint read_again(PyObject *x, tensor *out, void *data, int dtype) noexcept:
+    """Reads a tensor that had this address and dtype before. If it has the address still, its dtype has not changed."""
+    cdef void *now
+    cdef void *handle = <char *>x + torch_library.offset
+    if not torch_library.offset or data == NULL or torch_library.data(handle, &now) or now != data:
+        return read_tensor(x, out)
+    out.data, out.dtype, out.may_be_negated = data, dtype, False
+    return read_shape(handle, out)
 
 
 cdef bint read_by_dlpack(PyObject *x, tensor *out) noexcept:
@@ -237,30 +269,38 @@ cdef inline void use_threads(plan *plan, unsigned threads) noexcept:
 
 # ---- numbers that are kept in tensors of one element: counts of steps, scalars ----
 
-cdef inline double get_number_of(const tensor *x) noexcept:
+cdef struct number:
+    # Where a number is kept, as float32 or float64.
+    void *data
+    int dtype
+
+
+cdef inline double get_number_of(const number *x) noexcept:
     return (<float *>x.data)[0] if x.dtype == F32 else (<double *>x.data)[0]
 
 
-cdef inline void set_number_of(const tensor *x, double value) noexcept:
+cdef inline void set_number_of(const number *x, double value) noexcept:
     if x.dtype == F32:
         (<float *>x.data)[0] = <float>value
     else:
         (<double *>x.data)[0] = value
 
 
-cdef inline bint is_rounded(double value, const tensor *x) noexcept:
+cdef inline bint is_rounded(double value, const number *x) noexcept:
     """Whether the tensor's number is this value, rounded to the tensor's dtype."""
     return get_number_of(x) == (<double><float>value if x.dtype == F32 else value)
 
 
-cdef inline bint read_number(PyObject *x, tensor *out) noexcept:
+cdef inline bint read_number(PyObject *x, number *out) noexcept:
     """Reads a tensor that keeps one number."""
+    cdef tensor read
     cdef int64_t i
-    if not is_plain(x) or not read_tensor(x, out) or out.dtype == OTHER_DTYPE:
+    if not is_plain(x) or not read_tensor(x, &read) or read.dtype == OTHER_DTYPE:
         return False
-    for i in range(out.ndim):
-        if out.shape[i] != 1:
+    for i in range(read.ndim):
+        if read.shape[i] != 1:
             return False
+    out.data, out.dtype = read.data, read.dtype
     return out.data != NULL
 
 
@@ -285,11 +325,12 @@ cdef struct slot:
     PyObject *states[MAX_STATES]  # in the rule's order; NULL for one that is not in use
     PyObject *counter  # keeps the count of steps; NULL if the rule does not count
     PyObject *scalar  # keeps the rule's scalar, or NULL
-    tensor count, number  # the last two, as they were read for this step
-    PyObject *grad  # during a step, which owns it
+    number count, kept  # where the last two keep their numbers
+    PyObject *grad  # during a step that holds it
     size_t gap  # between which written buffers the last gradient lay: see is_apart
     uint32_t group
     uint32_t entry  # in the plan, or NO_ENTRY
+    bint is_present  # this step updates it
     bint is_foreign  # PyTorch updates it
     bint is_nested  # the memory belongs to another tensor than the parameter
 
@@ -332,7 +373,8 @@ cdef class TensorEngine:
     cdef list live  # for each group whether options are tensors, whose values may change
     cdef list versioned  # for each slot the tensors whose versions a step increments
     cdef list all_versioned, foreign, left  # slots that PyTorch updates: always, and in this step
-    cdef size_t present  # parameters that this step updates
+    cdef size_t present  # how many parameters this step updates
+    cdef bint hold  # steps must hold references to the gradients: other code may run during a step
     cdef bint must_arrange  # buffers of the plan have moved
     cdef unsigned busy  # see OptimizerCore
     cdef readonly bint has_run
@@ -378,6 +420,7 @@ cdef class TensorEngine:
         status = gdm_plan_arrange(self.plan)
         if status != OK:
             refuse(status)
+        self.hold = self.hold or bool(self.foreign) or self.plan.elements >= GIL_THRESHOLD_OF_TENSORS
 
     def __dealloc__(self):
         gdm_plan_destroy(self.plan)
@@ -449,6 +492,7 @@ cdef class TensorEngine:
         if not self.read_progress(s, begun):
             raise RuntimeError("a count of steps has not been checked")
         self.all_versioned.extend(versioned)
+        self.hold = self.hold or s.is_nested
         return 0
 
     cdef bint read_progress(self, slot *s, uint64_t steps) noexcept:
@@ -461,7 +505,7 @@ cdef class TensorEngine:
         cdef bint as_planned = s.counter != NULL or s.scalar != NULL
         gdm_plan_get_progress(self.plan, s.entry, &planned, scalars)
         if s.counter != NULL:
-            if not read_number(s.counter, &s.count):
+            if not is_where(s.counter, s.count.data) and not read_number(s.counter, &s.count):
                 return False
             if not is_rounded(<double>planned, &s.count):
                 count = get_number_of(&s.count)
@@ -471,10 +515,10 @@ cdef class TensorEngine:
         else:
             as_planned, planned = planned == steps, steps
         if s.scalar != NULL:
-            if not read_number(s.scalar, &s.number):
+            if not is_where(s.scalar, s.kept.data) and not read_number(s.scalar, &s.kept):
                 return False
-            if not is_rounded(scalars[0], &s.number):
-                as_planned, scalars[0] = False, get_number_of(&s.number)
+            if not is_rounded(scalars[0], &s.kept):
+                as_planned, scalars[0] = False, get_number_of(&s.kept)
         return as_planned or gdm_plan_set_progress(self.plan, s.entry, planned, scalars) == OK
 
     # ---- has the optimizer changed? ----
@@ -584,7 +628,12 @@ cdef class TensorEngine:
     # ---- the step ----
 
     cdef bint gather(self, optimizer) except -1:
-        """Reads all addresses, and checks everything; False if the plan no longer fits the optimizer."""
+        """Reads all addresses, and checks everything; False if the plan no longer fits the optimizer.
+
+        Without ``hold`` no other code can run until the end of the step, so nobody can free a gradient. If other code
+        must run after all, ``hold`` is set and nothing is left to update: gather once more.
+        """
+        cdef bint held = self.hold
         cdef slot *s
         cdef size_t i
         cdef int status
@@ -593,8 +642,15 @@ cdef class TensorEngine:
             return False
         for i in range(self.slot_count):
             s = &self.slots[i]
-            if not s.is_foreign and not self.gather_slot(optimizer, i, s):
+            s.is_present = False
+            if s.is_foreign:
+                continue
+            if not self.gather_slot(optimizer, i, s):
                 return False
+            if self.hold != held:
+                return True
+            if not held:
+                Py_CLEAR(s.grad)
         if self.must_arrange:
             status = gdm_plan_arrange(self.plan)
             if status != OK:
@@ -602,7 +658,7 @@ cdef class TensorEngine:
             self.must_arrange = False
             for i in range(self.slot_count):
                 s = &self.slots[i]
-                if s.grad != NULL and not is_apart(self.plan, s, self.plan.entries[s.entry].data[GRAD],
+                if s.is_present and not is_apart(self.plan, s, self.plan.entries[s.entry].data[GRAD],
                                                    self.bytes_of_entry(s.entry)):
                     self.leave(i)
         return True
@@ -613,7 +669,8 @@ cdef class TensorEngine:
     cdef int leave(self, size_t i) except -1:
         """Leaves the parameter of a slot to PyTorch in this step."""
         cdef slot *s = &self.slots[i]
-        self.present -= s.grad != NULL
+        self.present -= s.is_present
+        s.is_present = False
         Py_CLEAR(s.grad)
         self.plan.entries[s.entry].data[GRAD] = NULL
         if self.left is None:
@@ -625,7 +682,11 @@ cdef class TensorEngine:
         cdef tensor p, g, x
         cdef entry *e
         cdef size_t n, k
-        cdef PyObject *grad = PyObject_GetAttr(s.param, <PyObject *>GRAD_NAME)
+        cdef PyObject *grad
+        if grad_descriptor != NULL and is_plain(s.param):
+            grad = get_by(grad_descriptor, s.param)
+        else:
+            grad = PyObject_GetAttr(s.param, <PyObject *>GRAD_NAME)
         if grad == <PyObject *>None:
             release(grad)
             if s.entry != NO_ENTRY:
@@ -637,9 +698,12 @@ cdef class TensorEngine:
         e = &self.plan.entries[s.entry]
         if s.is_nested and optimizer._local_of(<object>s.param) is not <object>s.local:
             return False
-        if not read_tensor(s.local, &p) or p.dtype != e.dtype or not fills_memory(&p, &n) or n != e.n:
+        if not read_again(s.local, &p, e.data[PARAM], e.dtype) or not fills_memory(&p, &n) or n != e.n or n and p.dtype != e.dtype:
             return False
         if s.is_nested or not is_plain(grad) or not read_tensor(grad, &g) or not is_readable(&p, &g, n, grad):
+            if not self.hold:
+                self.hold = True
+                return True
             usable = optimizer._usable_grad(<object>s.param, <object>s.local, <object>grad)
             if usable is None:
                 return self.leave(i) == 0
@@ -649,8 +713,9 @@ cdef class TensorEngine:
             if not read_tensor(grad, &g) or not is_readable(&p, &g, n, grad):
                 raise RuntimeError("a gradient has not been checked")
         self.present += 1
+        s.is_present = True
         for k in range(MAX_STATES):
-            if s.states[k] != NULL:
+            if s.states[k] != NULL and not is_where(s.states[k], e.data[STATE + k]):
                 if not read_tensor(s.states[k], &x) or x.dtype != p.dtype or not same_layout(&p, &x):
                     return False
                 self.move(&e.data[STATE + k], x.data)
@@ -676,7 +741,7 @@ cdef class TensorEngine:
         elif self.present:
             changed = []
             for i in range(self.slot_count):
-                if self.slots[i].grad != NULL:
+                if self.slots[i].is_present:
                     changed.extend(self.versioned[i])
             increment_version(changed)
         return 0
@@ -694,25 +759,31 @@ cdef class TensorEngine:
         cdef size_t i
         for i in range(self.slot_count):
             s = &self.slots[i]
-            if s.grad == NULL or s.counter == NULL and s.scalar == NULL:
+            if not s.is_present or s.counter == NULL and s.scalar == NULL:
                 continue
             gdm_plan_get_progress(self.plan, s.entry, &steps, scalars)
             if s.counter != NULL:
                 set_number_of(&s.count, <double>steps)
             if s.scalar != NULL:
-                set_number_of(&s.number, scalars[0])
+                set_number_of(&s.kept, scalars[0])
 
     def step(self, optimizer, unsigned threads):
         """Makes a step, with at most so many threads; 0: as many as PyTorch uses.
 
         Returns False, and has changed nothing, if the plan no longer fits the optimizer."""
         cdef int status
+        cdef bint held
         if self.busy == 1 + gdm_generation():
             raise RuntimeError("this optimizer is already in the middle of a step")
         self.busy = 1 + gdm_generation()
         try:
+            held = self.hold
             if not self.gather(optimizer):
                 return False
+            if self.hold != held:
+                self.release_grads()
+                if not self.gather(optimizer):
+                    return False
             if self.foreign or self.left is not None:
                 self.release_grads()
                 optimizer._step_by_torch(self.foreign + (self.left or []))
@@ -723,7 +794,7 @@ cdef class TensorEngine:
                     raise RuntimeError("the optimizer changed while PyTorch updated some of its parameters")
             self.mark_changed()
             use_threads(self.plan, threads)
-            if self.plan.elements < GIL_THRESHOLD:
+            if not self.hold:
                 status = gdm_plan_run(self.plan)
             else:
                 with nogil:
@@ -801,7 +872,7 @@ def update_tensors(str rule, dict options, list params, list grads, list states,
             if s.counter != NULL:
                 set_number_of(&s.count, <double>done)
             if s.scalar != NULL:
-                set_number_of(&s.number, number[0])
+                set_number_of(&s.kept, number[0])
         return -1
     finally:
         gdm_plan_destroy(plan)
@@ -860,7 +931,7 @@ cdef int add_update(plan *plan, slot *s, size_t i, list params, list grads, list
             done = <uint64_t>count
     if scalars is not None:
         item = items_of(<PyObject *>scalars)[i]
-        if not read_number(item, &s.number):
+        if not read_number(item, &s.kept):
             return REFUSED
-        s.scalar, number[0] = item, get_number_of(&s.number)
+        s.scalar, number[0] = item, get_number_of(&s.kept)
     return gdm_plan_set_progress(plan, index, done, number)
