@@ -178,7 +178,9 @@ def test_the_gradient_of_a_sum_is_expanded(name, dtype):
 
 
 @every_dtype
-@pytest.mark.parametrize("options", [{}, {"dampening": 0.5}, {"nesterov": True}], ids=["plain", "dampening", "nesterov"])
+@pytest.mark.parametrize(
+    "options", [{}, {"dampening": 0.5}, {"nesterov": True}], ids=["plain", "dampening", "nesterov"]
+)
 def test_fused_sgd_fails_where_a_first_gradient_arrives_late(options, dtype):
     """It knows one flag for all parameters: that this is the first step of all of them."""
 

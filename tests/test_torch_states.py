@@ -61,7 +61,15 @@ def structure(x):
     if isinstance(x, (list, tuple)):
         return type(x), [structure(value) for value in x]
     if isinstance(x, torch.Tensor):
-        return type(x), x.dtype, tuple(x.shape), x.stride(), x.device, x.requires_grad, x.item() if x.dim() == 0 else None
+        return (
+            type(x),
+            x.dtype,
+            tuple(x.shape),
+            x.stride(),
+            x.device,
+            x.requires_grad,
+            x.item() if x.dim() == 0 else None,
+        )
     return type(x), x
 
 
