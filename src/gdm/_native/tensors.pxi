@@ -89,10 +89,11 @@ cdef struct tensor_library:
     get_number *ndim
     get_numbers *shape
     get_numbers *strides
-    get_number *storage_offset
     get_code *dtype
     get_code *device
     int32_t float32, float64, cpu
+    size_t negated_word  # the word of the C++ tensor, and in it the bit, that says that its elements are negated
+    uint64_t negated_bit  # 0: not known
     dlpack *exchange
     # Threads: NULL if PyTorch's cannot be used.
     void *parallel_for
@@ -119,11 +120,12 @@ cdef struct tensor:
     bint may_be_negated  # the elements may have to be negated when they are read
 
 
-def set_tensor_library(dict addresses, size_t offset, exchange, types, increment):
+def set_tensor_library(dict addresses, size_t offset, tuple negated, exchange, types, increment):
     """Sets how tensors are read. ``addresses`` are those of functions of libtorch, by name; empty: DLPack is used.
 
-    ``offset`` is where a Python tensor has its C++ tensor; ``exchange`` the address of DLPack's table of functions;
-    ``types`` are torch.Tensor and torch.nn.Parameter; ``increment`` is called with the tensors that a step changes.
+    ``offset`` is where a Python tensor has its C++ tensor; ``negated`` the word and the bit of that which say that the
+    elements are negated, or a bit of 0; ``exchange`` the address of DLPack's table of functions; ``types`` are
+    torch.Tensor and torch.nn.Parameter; ``increment`` is called with the tensors that a step changes.
     """
     global tensor_type, parameter_type, increment_version, grad_descriptor
     cdef tensor_library *own = &torch_library
@@ -136,7 +138,6 @@ def set_tensor_library(dict addresses, size_t offset, exchange, types, increment
         own.ndim = <get_number *><size_t>addresses["aoti_torch_get_dim"]
         own.shape = <get_numbers *><size_t>addresses["aoti_torch_get_sizes"]
         own.strides = <get_numbers *><size_t>addresses["aoti_torch_get_strides"]
-        own.storage_offset = <get_number *><size_t>addresses["aoti_torch_get_storage_offset"]
         own.dtype = <get_code *><size_t>addresses["aoti_torch_get_dtype"]
         own.device = <get_code *><size_t>addresses["aoti_torch_get_device_type"]
         own.float32 = (<int32_t (*)() noexcept><size_t>addresses["aoti_torch_dtype_float32"])()
@@ -145,6 +146,7 @@ def set_tensor_library(dict addresses, size_t offset, exchange, types, increment
         address = addresses["torch_parallel_for"]
         own.parallel_for = <void *>address
         own.num_threads = <get_count *><size_t>addresses["torch_get_num_threads"]
+        own.negated_word, own.negated_bit = negated
         own.offset = offset
     tensor_type, parameter_type = <PyObject *>types[0], <PyObject *>types[1]
     increment_version = increment
@@ -155,15 +157,10 @@ cdef inline bint read_by_libtorch(PyObject *x, tensor *out) noexcept:
     cdef tensor_library *own = &torch_library
     cdef void *handle = <char *>x + own.offset
     cdef int32_t code = 0
-    cdef int64_t first = 0
     if own.device(handle, &code) or code != own.cpu or own.dtype(handle, &code):
         return False
     out.dtype = F32 if code == own.float32 else F64 if code == own.float64 else OTHER_DTYPE
-    # Only a view of the imaginary parts of conjugated numbers is negated when it is read. It begins behind the first
-    # real part.
-    if own.storage_offset(handle, &first):
-        return False
-    out.may_be_negated = first != 0
+    out.may_be_negated = not own.negated_bit or (<uint64_t **>handle)[0][own.negated_word] & own.negated_bit
     return read_shape(handle, out) and not own.data(handle, &out.data)
 
 
@@ -218,16 +215,17 @@ cdef inline bint is_plain(PyObject *x) noexcept:
     return Py_TYPE(x) == tensor_type or Py_TYPE(x) == parameter_type
 
 
-cdef inline bint fills_memory(const tensor *x, size_t *n) noexcept:
-    """Whether the elements fill a piece of memory, each once, in any order of the axes; and how many there are."""
+cdef inline bint fills_memory(const tensor *x, size_t *n, bint *in_order) noexcept:
+    """Whether the elements fill a piece of memory, each once, in any order of the axes; how many there are; and whether
+    they are in C order."""
     cdef int64_t i, k, expected = 1, count = 1
-    cdef bint in_order = True
+    in_order[0] = True
     for i in range(x.ndim - 1, -1, -1):
         if x.shape[i] != 1 and x.strides[i] != count:
-            in_order = False
+            in_order[0] = False
         count *= x.shape[i]
     n[0] = <size_t>count
-    if in_order or count == 0:
+    if in_order[0] or count == 0:
         return True
     while expected < count:  # finds the axis whose stride is the size of all axes found so far
         k = -1
@@ -246,9 +244,20 @@ cdef inline bint same_layout(const tensor *x, const tensor *y) noexcept:
     if x.ndim != y.ndim:
         return False
     for i in range(x.ndim):
-        if x.shape[i] != y.shape[i] or x.strides[i] != y.strides[i] and x.shape[i] != 1:
+        if x.shape[i] != y.shape[i]:
             return False
+    for i in range(x.ndim):
+        if x.strides[i] != y.strides[i] and x.shape[i] != 1:
+            return is_empty(x)
     return True
+
+
+cdef inline bint is_empty(const tensor *x) noexcept:
+    cdef int64_t i
+    for i in range(x.ndim):
+        if x.shape[i] == 0:
+            return True
+    return False
 
 
 cdef inline unsigned threads_of_torch() noexcept:
@@ -332,6 +341,7 @@ cdef struct slot:
     uint32_t entry  # in the plan, or NO_ENTRY
     bint is_present  # this step updates it
     bint is_foreign  # PyTorch updates it
+    bint in_order  # the parameter and its states were in C order when they were compared last
     bint is_nested  # the memory belongs to another tensor than the parameter
 
 
@@ -469,7 +479,7 @@ cdef class TensorEngine:
         memset(&e, 0, sizeof(e))
         memset(states, 0, sizeof(states))
         e.size, e.group, e.lr_factor = sizeof(e), (<tuple>self.plan_groups[s.group])[0], 1.0
-        if not read_tensor(s.local, &x) or not fills_memory(&x, &e.n):
+        if not read_tensor(s.local, &x) or not fills_memory(&x, &e.n, &s.in_order):
             raise RuntimeError("a parameter has not been checked")
         e.param.data, e.param.dtype = x.data, <dtype_t>x.dtype
         for k in range(<size_t>len(<tuple>its_states)):
@@ -681,6 +691,7 @@ cdef class TensorEngine:
     cdef bint gather_slot(self, optimizer, size_t i, slot *s) except -1:
         cdef tensor p, g, x
         cdef entry *e
+        cdef bint in_order, as_before
         cdef size_t n, k
         cdef PyObject *grad
         if grad_descriptor != NULL and is_plain(s.param):
@@ -698,7 +709,9 @@ cdef class TensorEngine:
         e = &self.plan.entries[s.entry]
         if s.is_nested and optimizer._local_of(<object>s.param) is not <object>s.local:
             return False
-        if not read_again(s.local, &p, e.data[PARAM], e.dtype) or not fills_memory(&p, &n) or n != e.n or n and p.dtype != e.dtype:
+        if not read_again(s.local, &p, e.data[PARAM], e.dtype) or not fills_memory(&p, &n, &in_order):
+            return False
+        if n != e.n or n and p.dtype != e.dtype:
             return False
         if s.is_nested or not is_plain(grad) or not read_tensor(grad, &g) or not is_readable(&p, &g, n, grad):
             if not self.hold:
@@ -714,11 +727,13 @@ cdef class TensorEngine:
                 raise RuntimeError("a gradient has not been checked")
         self.present += 1
         s.is_present = True
+        as_before = in_order and s.in_order
         for k in range(MAX_STATES):
-            if s.states[k] != NULL and not is_where(s.states[k], e.data[STATE + k]):
+            if s.states[k] != NULL and not (as_before and is_where(s.states[k], e.data[STATE + k])):
                 if not read_tensor(s.states[k], &x) or x.dtype != p.dtype or not same_layout(&p, &x):
                     return False
                 self.move(&e.data[STATE + k], x.data)
+        s.in_order = in_order
         self.move(&e.data[PARAM], p.data)
         if n == 0:
             e.data[GRAD] = &e.data[GRAD]  # not NULL: PyTorch counts the steps of a parameter without elements
@@ -888,6 +903,7 @@ cdef int add_update(plan *plan, slot *s, size_t i, list params, list grads, list
     cdef tensor p, x
     cdef uint64_t done = 1 if begun else 0
     cdef size_t k, index
+    cdef bint in_order
     cdef double count
     cdef int status
     cdef PyObject *param = items_of(<PyObject *>params)[i]
@@ -896,7 +912,7 @@ cdef int add_update(plan *plan, slot *s, size_t i, list params, list grads, list
     memset(&e, 0, sizeof(e))
     memset(buffers, 0, sizeof(buffers))
     e.size, e.lr_factor, e.states, e.state_count = sizeof(e), 1.0, buffers, <size_t>len(states)
-    if not is_plain(param) or not read_tensor(param, &p) or not fills_memory(&p, &e.n):
+    if not is_plain(param) or not read_tensor(param, &p) or not fills_memory(&p, &e.n, &in_order):
         return REFUSED
     if p.dtype == OTHER_DTYPE or p.may_be_negated and (<object>param).is_neg():
         return REFUSED

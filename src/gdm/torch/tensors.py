@@ -29,7 +29,6 @@ FUNCTIONS = (
     "aoti_torch_get_dim",
     "aoti_torch_get_sizes",
     "aoti_torch_get_strides",
-    "aoti_torch_get_storage_offset",
     "aoti_torch_get_dtype",
     "aoti_torch_get_device_type",
     "aoti_torch_dtype_float32",
@@ -52,13 +51,14 @@ def connect(*, use_libtorch: bool = True) -> str:
     addresses, offset = (_addresses(), _offset()) if use_libtorch else ({}, 0)
     if not offset:
         addresses = {}
+    negated = _negated(offset) if addresses else (0, 0)
     get_pointer = ctypes.pythonapi.PyCapsule_GetPointer
     get_pointer.restype, get_pointer.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
     exchange = get_pointer(torch.Tensor.__dlpack_c_exchange_api__, b"dlpack_exchange_api")
     types = torch.Tensor, torch.nn.Parameter
     # Not torch.autograd.graph.increment_version, which calls this one: while Python code runs, other threads may run.
     increment = torch._C._increment_version
-    _backend.native.set_tensor_library(addresses, offset, exchange, types, increment)
+    _backend.native.set_tensor_library(addresses, offset, negated, exchange, types, increment)
     return "libtorch" if addresses else "dlpack"
 
 
@@ -82,6 +82,28 @@ def _offset() -> int:
         if all(ctypes.c_void_p.from_address(id(x) + offset).value == x._cdata for x in examples):
             return offset
     return 0
+
+
+def _negated(offset: int) -> tuple[int, int]:
+    """The word of a C++ tensor, and the bit in it, that say that the elements are negated when they are read.
+
+    They are found by comparing tensors with and without it. The bit is 0 if that is not clear; each gradient is then
+    asked in Python.
+    """
+    words = 23  # a C++ tensor has at least as many, in all versions that this reads
+    shapes = [(), (1,), (3,), (2, 0), (2, 3), (4, 3, 2), (1, 2, 3, 4), (2, 1, 2, 1, 2, 3)]
+    plain = [torch.empty(shape, dtype=dtype) for shape in shapes for dtype in FLOATS]
+    plain += [torch.nn.Parameter(x.detach()) for x in plain] + [x[..., 0] for x in plain if x.numel() and x.ndim]
+    negated = [torch._neg_view(x.detach()) for x in plain]
+    telling = [(1 << 64) - 1] * words
+    for x in (*plain, *negated):
+        tensor = ctypes.c_void_p.from_address(id(x) + offset).value or 0
+        found = (ctypes.c_uint64 * words).from_address(tensor)
+        for i, word in enumerate(found):
+            telling[i] &= word if x.is_neg() else ~word
+    candidates = [(i, word) for i, word in enumerate(telling) if word]
+    [(i, bit)] = candidates if len(candidates) == 1 else [(0, 0)]
+    return (i, bit) if bit.bit_count() == 1 else (0, 0)
 
 
 # ---- which tensors ----
@@ -194,6 +216,32 @@ def _same_parts(param: Any, grad: Any) -> bool:
     if type(grad) is not type(param) or any(placement.is_partial() for placement in grad.placements):
         return False
     return bool(grad.placements == param.placements and grad.device_mesh == param.device_mesh)
+
+
+def is_in_memory(x: Any) -> bool:
+    """Whether this is a strided tensor on the CPU that has elements."""
+    return bool(x.layout is torch.strided and x.device.type == "cpu" and x.numel())
+
+
+def extent(x: Any) -> tuple[int, int]:
+    """Where the memory of a strided tensor begins and ends; it may have gaps."""
+    last = sum(stride * (size - 1) for stride, size in zip(x.stride(), x.shape, strict=True))
+    return x.data_ptr(), x.data_ptr() + (last + 1) * x.element_size()
+
+
+def share_memory(x: Any, y: Any) -> bool:
+    """Whether two strided tensors on the CPU share memory; False if that is too hard to find out."""
+    try:
+        return np.shares_memory(_elements(x), _elements(y), max_work=100_000)  # type: ignore[arg-type]
+    except np.exceptions.TooHardError:
+        return False
+
+
+def _elements(x: Any) -> Array:
+    """An array that lies where the elements of a tensor lie, for a tensor of any dtype."""
+    x = x.detach().resolve_neg().resolve_conj() if x.is_neg() or x.is_conj() else x.detach()
+    unsigned = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}.get(x.element_size())
+    return np.asarray((x if unsigned is None else x.view(unsigned)).numpy())
 
 
 def flat(x: Any) -> Array:
