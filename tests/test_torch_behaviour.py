@@ -1,4 +1,4 @@
-"""gdm.torch's optimizers where torch's users take hold of them: groups, schedules, hooks, scalers, autograd, threads."""
+"""gdm.torch's optimizers in use: groups, schedules, hooks, closures, gradient scalers, autograd, threads, failures."""
 
 from __future__ import annotations
 
@@ -197,7 +197,11 @@ def test_a_parameter_without_a_gradient_has_no_state(name):
 @every_class
 def test_groups_have_options_of_their_own(name, dtype):
     def groups(params):
-        return [{"params": params[0]}, {"params": params[1:3], "lr": 0.002, "weight_decay": 0.3}, {"params": params[3:]}]
+        return [
+            {"params": params[0]},
+            {"params": params[1:3], "lr": 0.002, "weight_decay": 0.3},
+            {"params": params[3:]},
+        ]
 
     twins = Twins(name, parameters(dtype), FULL[name], make=groups)
     twins.steps(range(6), absent=come_and_go)

@@ -178,13 +178,15 @@ def test_the_gradient_of_a_sum_is_expanded(name, dtype):
 
 
 @every_dtype
-@pytest.mark.parametrize("options", [{}, {"dampening": 0.5}, {"nesterov": True}], ids=["plain", "dampening", "nesterov"])
+@pytest.mark.parametrize(
+    "options", [{}, {"dampening": 0.5}, {"nesterov": True}], ids=["plain", "dampening", "nesterov"]
+)
 def test_fused_sgd_fails_where_a_first_gradient_arrives_late(options, dtype):
     """It knows one flag for all parameters: that this is the first step of all of them."""
 
     def steps(library, **flags):
         params = [torch.ones(3, dtype=dtype) for _ in range(3)]
-        optimizer = getattr(library, "SGD")(params, lr=0.25, momentum=0.5, **options, **flags)
+        optimizer = library.SGD(params, lr=0.25, momentum=0.5, **options, **flags)
         for step in range(4):
             give_gradients(step, params, absent=lambda step, i: i == 1 and step < 2)
             optimizer.step()

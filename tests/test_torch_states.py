@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+import itertools
 import multiprocessing
 import pickle
 
@@ -61,7 +62,15 @@ def structure(x):
     if isinstance(x, (list, tuple)):
         return type(x), [structure(value) for value in x]
     if isinstance(x, torch.Tensor):
-        return type(x), x.dtype, tuple(x.shape), x.stride(), x.device, x.requires_grad, x.item() if x.dim() == 0 else None
+        return (
+            type(x),
+            x.dtype,
+            tuple(x.shape),
+            x.stride(),
+            x.device,
+            x.requires_grad,
+            x.item() if x.dim() == 0 else None,
+        )
     return type(x), x
 
 
@@ -166,7 +175,7 @@ def test_states_do_not_share_memory():
     give_gradients(0, params)
     optimizer.step()
     spans = sorted((x.data_ptr(), x.data_ptr() + x.nbytes) for x in [*params, *flat_state(optimizer)])
-    for (_, end), (start, _) in zip(spans, spans[1:], strict=False):
+    for (_, end), (start, _) in itertools.pairwise(spans):
         assert end <= start
 
 
