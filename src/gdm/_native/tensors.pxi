@@ -517,7 +517,7 @@ cdef class TensorEngine:
         if s.scalar != NULL:
             if not is_where(s.scalar, s.kept.data) and not read_number(s.scalar, &s.kept):
                 return False
-            if not is_rounded(scalars[0], &s.kept):
+            if scalars[0] != get_number_of(&s.kept):  # a float32 tensor has rounded it
                 as_planned, scalars[0] = False, get_number_of(&s.kept)
         return as_planned or gdm_plan_set_progress(self.plan, s.entry, planned, scalars) == OK
 

@@ -134,7 +134,7 @@ class Arrangement:
         draft = Draft(g, param, local, keys, numbers, found, {})
         for key, x in found.items():
             if key in numbers:
-                if not is_number(x):
+                if not is_number(x) or (key == "step" and not x.item().is_integer()):
                     return Slot(g, param)
                 continue
             part = part_like(param, local, x)

@@ -91,7 +91,7 @@ class NativeStep(torch.optim.Optimizer):
 
     # ---- the step ----
 
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+    def step(self, *args: Any, **options: Any) -> Any:
         """Updates every parameter that has a gradient.
 
         Parameters
@@ -112,14 +112,18 @@ class NativeStep(torch.optim.Optimizer):
             gradients that gdm leaves to it.
         """
         if (
+            torch.compiler.is_dynamo_compiling()
+        ):  # true where a function that calls this one is compiled, and only there
+            return _step_uncompiled(self, *args, **options)
+        if (
             self._optimizer_step_pre_hooks
             or self._optimizer_step_post_hooks
             or torchs._global_optimizer_pre_hooks
             or torchs._global_optimizer_post_hooks
             or torch.autograd._profiler_enabled()
         ):
-            return _step_with_hooks(self, closure)
-        return self._step(closure)
+            return _step_with_hooks(self, *args, **options)
+        return self._step(*args, **options)
 
     # PyTorch's base class would put its own wrapper for hooks around the step, which takes 7 us.
     step.hooked = True  # type: ignore[attr-defined]
@@ -203,17 +207,24 @@ class NativeStep(torch.optim.Optimizer):
         step = self._torchs.step
         if getattr(step, "hooked", False):
             step = inspect.unwrap(step, stop=lambda f: not getattr(f, "hooked", False))
+        without_state = [param for group in groups for param in group["params"] if param not in self.state]
         scaling = {name: self.__dict__.pop(name) for name in SCALING if name in self.__dict__}
         self.param_groups = groups
         try:
             step(self)
+        except BaseException:
+            for param in without_state:
+                self.state.pop(param, None)
+            raise
         finally:
             self.param_groups = whole
             for name, value in scaling.items():
                 setattr(self, name, value)
 
 
+NativeStep.step.__signature__ = inspect.signature(NativeStep._step)  # type: ignore[attr-defined]
 _step_with_hooks = torch.optim.Optimizer.profile_hook_step(NativeStep._step)
+_step_uncompiled = torch.compiler.disable(NativeStep.step)
 
 
 def step_by_reference(optimizer: NativeStep, arrangement: Arrangement) -> None:
