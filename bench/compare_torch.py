@@ -22,8 +22,9 @@ from statistics import median
 from time import perf_counter, sleep
 from typing import Any
 
-import gdm
 import torch
+
+import gdm
 from gdm.bench.report import heading
 from gdm.bench.workloads import MODELS, Shapes, elements, resnet18
 

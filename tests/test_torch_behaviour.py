@@ -1,4 +1,4 @@
-"""gdm.torch's optimizers where torch's users take hold of them: groups, schedules, hooks, scalers, autograd, threads."""
+"""gdm.torch's optimizers in use: groups, schedules, hooks, closures, gradient scalers, autograd, threads, failures."""
 
 from __future__ import annotations
 
@@ -101,6 +101,20 @@ def test_arguments_are_torchs_in_torchs_order_and_threads(name):
     assert [(x.name, x.kind, x.default) for x in ours.values()] == [
         (x.name, x.kind, x.default) for x in wanted.values()
     ]
+
+
+@every_class
+def test_a_subclass_has_arguments_of_its_own(name):
+    class Mine(getattr(gdm.torch, name)):
+        def __init__(self, params, fast):
+            super().__init__(params, lr=0.1 if fast else 0.01)
+
+    class Same(getattr(gdm.torch, name)):
+        pass
+
+    assert list(inspect.signature(Mine).parameters) == ["params", "fast"]
+    assert inspect.signature(Same) == inspect.signature(getattr(gdm.torch, name))
+    assert Mine(parameters(), True).param_groups[0]["lr"] == 0.1
 
 
 @pytest.mark.parametrize(
@@ -260,6 +274,20 @@ def replace_group(opt, params) -> None:
     opt.param_groups[0] = {**opt.param_groups[0], "lr": 0.03}
 
 
+class Groups(list):
+    pass
+
+
+class Group(dict):
+    pass
+
+
+def make_them_subclasses(opt, params) -> None:
+    """Of list and dict, as libraries do that watch their groups."""
+    opt.param_groups = Groups(Group({**group, "params": Groups(group["params"])}) for group in opt.param_groups)
+    opt.param_groups[0]["lr"] = 0.03
+
+
 def no_group(opt, params) -> None:
     opt.param_groups.clear()
 
@@ -274,6 +302,7 @@ CHANGES = [
     replace_groups,
     remove_group,
     replace_group,
+    make_them_subclasses,
     no_group,
 ]
 

@@ -186,7 +186,7 @@ def test_fused_sgd_fails_where_a_first_gradient_arrives_late(options, dtype):
 
     def steps(library, **flags):
         params = [torch.ones(3, dtype=dtype) for _ in range(3)]
-        optimizer = getattr(library, "SGD")(params, lr=0.25, momentum=0.5, **options, **flags)
+        optimizer = library.SGD(params, lr=0.25, momentum=0.5, **options, **flags)
         for step in range(4):
             give_gradients(step, params, absent=lambda step, i: i == 1 and step < 2)
             optimizer.step()

@@ -25,7 +25,7 @@ from torch_cases import (
 )
 
 pytest.importorskip("expecttest", reason="NOT TESTED: torch's list of optimizers; its module needs expecttest")
-from torch.testing._internal import common_optimizers  # noqa: E402
+from torch.testing._internal import common_optimizers
 
 schedulers = torch.optim.lr_scheduler
 STEPS = 12

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+import itertools
 import multiprocessing
 import pickle
 
@@ -174,7 +175,7 @@ def test_states_do_not_share_memory():
     give_gradients(0, params)
     optimizer.step()
     spans = sorted((x.data_ptr(), x.data_ptr() + x.nbytes) for x in [*params, *flat_state(optimizer)])
-    for (_, end), (start, _) in zip(spans, spans[1:], strict=False):
+    for (_, end), (start, _) in itertools.pairwise(spans):
         assert end <= start
 
 

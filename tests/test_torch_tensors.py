@@ -1,4 +1,4 @@
-"""The tensors that gdm.torch's optimizers take: layouts, dtypes, shared memory, sparse and negated gradients, devices."""
+"""The tensors that gdm.torch's optimizers take: layouts, dtypes, shared memory, sparse and negated gradients."""
 
 from __future__ import annotations
 
@@ -303,6 +303,43 @@ def test_parameters_change_their_layout_between_steps(name):
             params[0].data = params[0].detach().to(memory_format=form)
 
 
+@every_class
+def test_memory_is_read_in_another_order_between_steps(name):
+    """The tensors lie where they lay: a parameter, its gradient, its states are transposed one after the other."""
+    twins = Twins(name, parameters(shapes=[(4, 4), (6,)]), FULL[name])
+    key = {"SGD": "momentum_buffer", "Adagrad": "sum", "RMSprop": "square_avg"}.get(name, "exp_avg")
+    twins.steps(range(2))
+    for _, params in twins.both():
+        params[0].data = params[0].data.t()
+    twins.steps(range(2, 4))
+    for opt, params in twins.both():
+        opt.state[params[0]][key].t_()
+    twins.steps(range(4, 6))
+    for _, params in twins.both():
+        params[0].grad.t_()
+    for opt, _ in twins.both():
+        opt.step()
+    twins.assert_close("after the gradient was transposed")
+    for _, params in twins.both():
+        params[0].data.t_()
+    twins.steps(range(6, 8))
+
+
+@every_class
+def test_a_parameter_becomes_a_part_of_itself(name):
+    """In the same place: half of it, every other row."""
+    for part in (lambda x: x[:3], lambda x: x[::2]):
+        twins = Twins(name, parameters(shapes=[(6, 2), (6,)]), FULL[name])
+        twins.steps(range(2))
+        for opt, params in twins.both():
+            p = params[0]
+            p.grad, p.data = None, part(p.data)
+            for key, x in opt.state[p].items():
+                if x.dim():
+                    opt.state[p][key] = part(x)
+        twins.steps(range(2, 4))
+
+
 @every_class_of_torchs
 def test_a_model_is_converted_between_steps(name):
     """To float32, after which torch goes on where states of another dtype do not matter, or fails; gdm does alike."""
@@ -449,6 +486,21 @@ def test_a_gradient_with_the_neg_bit(name, dtype):
         twins.ours.step()
         twins.theirs.step()
         twins.assert_close(f"after step {step}")
+
+
+@every_class
+def test_neg_bits_come_later(name):
+    """Of tensors that lie where they lay."""
+    twins = Twins(name, parameters(shapes=[(7,), (3, 4)]), FULL[name])
+    twins.steps(range(2))
+    for _, params in twins.both():
+        params[0].grad = torch._neg_view(params[0].grad)
+    for opt, _ in twins.both():
+        opt.step()
+    twins.assert_close("after the gradient was negated")
+    for _, params in twins.both():
+        params[1].data = torch._neg_view(params[1].data)
+    twins.steps(range(2, 4))
 
 
 @every_class
@@ -601,7 +653,7 @@ def test_parameters_without_memory_are_refused(name):
 def test_a_model_that_gets_its_memory_later():
     with torch.device("meta"):
         net = torch.nn.Linear(3, 2)
-    with pytest.raises(ValueError, match="after Module.to_empty"):
+    with pytest.raises(ValueError, match=r"after Module\.to_empty"):
         gdm.torch.AdamW(net.parameters())
     net.to_empty(device="cpu")
     net.reset_parameters()

@@ -15,13 +15,13 @@ from pathlib import Path
 from statistics import median
 from time import perf_counter
 
+import torch
 from matplotlib.figure import Figure
 from sklearn.datasets import load_digits
+from torch import nn
 from torch.nn import functional
 
 import gdm
-import torch
-from torch import nn
 
 BATCH = 32
 TEST_IMAGES = 450

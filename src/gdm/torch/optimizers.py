@@ -7,9 +7,8 @@ from collections.abc import Callable
 from typing import Any, ClassVar
 
 import numpy as np
-from torch.optim import optimizer as torchs
-
 import torch
+from torch.optim import optimizer as torchs
 
 from .. import _backend, _checks, reference
 from .._checks import Options
