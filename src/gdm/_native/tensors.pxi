@@ -89,7 +89,6 @@ cdef struct tensor_library:
     # Threads: NULL if PyTorch's cannot be used.
     void *parallel_for
     get_count *num_threads
-    unsigned generation  # of the process that started PyTorch's threads: a forked child has none of them
 
 cdef tensor_library torch_library
 cdef PyObject *tensor_type = NULL  # torch.Tensor and torch.nn.Parameter: kept alive by gdm.torch
@@ -138,7 +137,6 @@ def set_tensor_library(dict addresses, size_t offset, exchange, types, increment
         address = addresses["torch_parallel_for"]
         own.parallel_for = <void *>address
         own.num_threads = <get_count *><size_t>addresses["torch_get_num_threads"]
-        own.generation = gdm_generation()
         own.offset = offset
     tensor_type, parameter_type = <PyObject *>types[0], <PyObject *>types[1]
     increment_version = increment
@@ -233,7 +231,7 @@ cdef inline void use_threads(plan *plan, unsigned threads) noexcept:
     cdef unsigned torchs = threads_of_torch()
     plan.threads = threads if threads else torchs
     plan.spread = NULL
-    if plan.threads <= torchs and torch_library.generation == gdm_generation():
+    if 0 < plan.threads <= torchs and gdm_generation() == 0:  # a forked child has no threads of PyTorch's
         plan.spread, plan.host = spread_by_torch, torch_library.parallel_for
 
 
@@ -353,6 +351,8 @@ cdef class TensorEngine:
         cdef int status = gdm_plan_create(&self.plan)
         if status != OK:
             refuse(status)
+        if not isinstance(optimizer.state, dict):
+            raise TypeError(f"the optimizer's state must be a dict, not {type(optimizer.state).__name__}")
         self.keys, self.slot_objects = keys, slots
         self.plan_groups, self.live, self.versioned, self.all_versioned, self.foreign = [], [], [], [], []
         for described in groups:
@@ -388,6 +388,8 @@ cdef class TensorEngine:
     cdef int watch_groups(self, list groups) except -1:
         self.groups, self.group_dicts, self.param_lists, self.group_values = groups, list(groups), [], []
         for group in self.group_dicts:
+            if not isinstance(group, dict) or not isinstance(group["params"], list):
+                raise TypeError("the optimizer's groups must be dicts with a list of params")
             self.param_lists.append(group["params"])
             self.group_values.append(self.values_of(group))
         return 0
@@ -401,7 +403,7 @@ cdef class TensorEngine:
     cdef int watch_state(self, state) except -1:
         self.state, self.state_keys, self.state_values, self.inner_values = state, list(state), list(state.values()), []
         for inner in self.state_values:
-            self.inner_values.append(list((<dict>inner).values()) if type(inner) is dict else None)
+            self.inner_values.append(list(inner.values()) if isinstance(inner, dict) else None)
         return 0
 
     cdef int fill_slot(self, size_t i, tuple given) except -1:
@@ -493,13 +495,15 @@ cdef class TensorEngine:
         if found is not self.groups or len(self.groups) != len(self.group_dicts):
             return False
         groups = found
-        for g in range(len(groups)):
+        for g in range(len(self.group_dicts)):
+            if g >= len(groups):  # _describe may have run other code
+                return False
             dict_ = items_of(<PyObject *>groups)[g]
             if dict_ != items_of(<PyObject *>self.group_dicts)[g]:
                 return False
             params = PyDict_GetItemWithError(dict_, <PyObject *>PARAMS)
             if params != items_of(<PyObject *>self.param_lists)[g]:
-                return False
+                return False  # also if there are none
             n, items = PyList_GET_SIZE(params), items_of(params)
             if i + <size_t>n > self.slot_count:
                 return False

@@ -13,19 +13,33 @@ def mlp() -> Shapes:
     return shapes
 
 
+def _convolution(outputs: int, inputs: int, size: int) -> Shapes:
+    """A convolution, with the weight and bias of its batch norm."""
+    return [(outputs, inputs, size, size), (outputs,), (outputs,)]
+
+
+def resnet18() -> Shapes:
+    """ResNet-18 (K. He et al., 2015), torchvision's layout: 62 tensors, 11.7 M elements."""
+    shapes = _convolution(64, 3, 7)
+    inputs = 64
+    for width in (64, 128, 256, 512):
+        for _ in range(2):
+            shapes += _convolution(width, inputs, 3) + _convolution(width, width, 3)
+            if inputs != width:
+                shapes += _convolution(width, inputs, 1)
+            inputs = width
+    return [*shapes, (1000, 512), (1000,)]
+
+
 def resnet50() -> Shapes:
     """ResNet-50 (K. He et al., 2015), torchvision's layout: 161 tensors, 25.6 M elements."""
-
-    def convolution(outputs: int, inputs: int, size: int) -> Shapes:
-        return [(outputs, inputs, size, size), (outputs,), (outputs,)]  # with its batch norm's weight and bias
-
-    shapes = convolution(64, 3, 7)
+    shapes = _convolution(64, 3, 7)
     inputs = 64
     for width, blocks in ((64, 3), (128, 4), (256, 6), (512, 3)):
         for block in range(blocks):
-            shapes += convolution(width, inputs, 1) + convolution(width, width, 3) + convolution(4 * width, width, 1)
+            shapes += _convolution(width, inputs, 1) + _convolution(width, width, 3) + _convolution(4 * width, width, 1)
             if block == 0:
-                shapes += convolution(4 * width, inputs, 1)
+                shapes += _convolution(4 * width, inputs, 1)
             inputs = 4 * width
     return [*shapes, (1000, 2048), (1000,)]
 

@@ -127,7 +127,9 @@ class Arrangement:
         optimizer = self._optimizer
         keys = tuple(None if x is None else KEYS.get(x, x) for x in states_for(described.rule, described.options))
         numbers = (("step",) if optimizer._counts else ()) + scalar_names(described.rule)
-        state = optimizer.state.get(param) or {}
+        state = optimizer.state.get(param, {})
+        if not isinstance(state, dict):
+            return Slot(g, param)
         found = {key: state[key] for key in (*keys, *numbers) if key is not None and state.get(key) is not None}
         draft = Draft(g, param, local, keys, numbers, found, {})
         for key, x in found.items():

@@ -4,8 +4,8 @@ Each function takes lists of tensors, one item for each parameter, and updates t
 one call, which releases the GIL. A gradient that is None leaves its parameter out. For all functions:
 
 - The tensors are float32 or float64, on the CPU, and fill their memory: they are contiguous, ``channels_last``, a slice
-  of a flat buffer, or have another order of the axes. A parameter's gradient and states have its dtype, shape and order in memory.
-  Tensors without elements are fine.
+  of a flat buffer, or have another order of the axes. A parameter's gradient and states have its dtype, shape and order
+  in memory. Tensors without elements are fine.
 - ``steps`` is the number of this step, from 1: one int, or an int for each parameter. Or it has a tensor of one element
   for each parameter, which keeps the number of steps made before, as ``state["step"]`` of PyTorch's optimizers does; it
   is incremented.

@@ -139,6 +139,9 @@ class NativeStep(torch.optim.Optimizer):
 
     def _step_anew(self) -> None:
         """Makes a step, and what the next ones need."""
+        for group in self.param_groups:
+            if type(group["params"]) is not list:
+                group["params"] = list(group["params"])
         with torch.no_grad():
             arrangement = Arrangement(self)
             if _backend.native is None or _backend.backend() == "reference":
