@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 SOURCES := pyproject.toml CMakeLists.txt README.md $(shell find src csrc include cmake -type f -not -name '*.pyc' 2>/dev/null)
 C_FILES := $(shell find csrc include src tests bench -name '*.[ch]' -o -name '*.inc' -o -name '*.def')
 
-.PHONY: help generate demo test test-embed test-torch test-pythons lint format bench clean
+.PHONY: help generate demo test test-embed test-torch test-pythons lint format bench bench-torch bench-deepspeed clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,7 +26,7 @@ test-embed: $(VENV)/embed.installed .venvs/editable.installed  ## build and run 
 	PATH="$(CURDIR)/.venvs/editable/bin:$$PATH" .venvs/editable/bin/python -m pytest tests/test_embed.py
 
 test-torch: $(VENV)/test-torch.installed  ## run the tests against PyTorch's optimizers
-	$(BIN)/python -m pytest tests/test_torch.py
+	$(BIN)/python -m pytest tests/test_torch*.py tests/test_distributed_example.py tests/test_docs.py
 
 test-pythons:  ## run the tests on CPython 3.11, 3.12 and 3.13, if they are installed
 	.ci/test-pythons
@@ -46,6 +46,13 @@ format: $(VENV)/lint.installed  ## format everything
 bench: $(VENV)/bench.installed  ## measure gdm and every peer, on a quiet machine; write out/bench.*
 	@mkdir -p out
 	$(BIN)/python -m pytest bench --benchmark-only --benchmark-quiet --benchmark-json=out/pytest-benchmark.json
+
+bench-torch: $(VENV)/bench-torch.installed  ## measure gdm.torch against torch.optim; write out/bench-torch.json
+	$(BIN)/python bench/compare_torch.py --sweep
+
+# DeepSpeed compiles its optimizer when it is used first, for a minute. It needs ninja on the path.
+bench-deepspeed: $(VENV)/bench-deepspeed.installed  ## measure gdm.torch against DeepSpeedCPUAdam
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python bench/compare_torch.py --deepspeed --sweep --methods AdamW --threads 1
 
 clean:  ## remove everything that is generated
 	rm -rf $(VENV) .venvs build dist out

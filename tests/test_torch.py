@@ -717,8 +717,15 @@ def test_a_star_import_leaves_torch_alone():
 def test_docstring_examples_of_torch_run():
     torch.set_default_dtype(torch.float32)
     runner = doctest.DocTestRunner()
-    for function in (gdm.torch.to_state_dict, gdm.torch.load_state_dict):
-        for test in doctest.DocTestFinder().find(function, function.__name__):
+    documented = (
+        gdm.torch.to_state_dict,
+        gdm.torch.load_state_dict,
+        gdm.torch.functional,
+        gdm.torch.SGD,
+        gdm.torch.AdamW,
+    )
+    for x in documented:
+        for test in doctest.DocTestFinder().find(x, x.__name__):
             runner.run(test)
-    assert runner.summarize(verbose=False).attempted > 8
+    assert runner.summarize(verbose=False).attempted > 20
     assert runner.summarize(verbose=False).failed == 0

@@ -83,8 +83,7 @@ cdef struct tensor_library:
     get_number *storage_offset
     get_code *dtype
     get_code *device
-    get_code *layout
-    int32_t float32, float64, cpu, strided
+    int32_t float32, float64, cpu
     dlpack *exchange
     # Threads: NULL if PyTorch's cannot be used.
     void *parallel_for
@@ -98,6 +97,7 @@ cdef object increment_version = None  # marks tensors as changed in place, for a
 cdef enum:
     OTHER_DTYPE = -1
     NO_ENTRY = 0xFFFFFFFF
+    GIL_THRESHOLD_OF_TENSORS = 131072  # more than GIL_THRESHOLD: releasing the GIL means holding all gradients
 
 
 cdef struct tensor:
@@ -129,11 +129,9 @@ def set_tensor_library(dict addresses, size_t offset, exchange, types, increment
         own.storage_offset = <get_number *><size_t>addresses["aoti_torch_get_storage_offset"]
         own.dtype = <get_code *><size_t>addresses["aoti_torch_get_dtype"]
         own.device = <get_code *><size_t>addresses["aoti_torch_get_device_type"]
-        own.layout = <get_code *><size_t>addresses["aoti_torch_get_layout"]
         own.float32 = (<int32_t (*)() noexcept><size_t>addresses["aoti_torch_dtype_float32"])()
         own.float64 = (<int32_t (*)() noexcept><size_t>addresses["aoti_torch_dtype_float64"])()
         own.cpu = (<int32_t (*)() noexcept><size_t>addresses["aoti_torch_device_type_cpu"])()
-        own.strided = (<int32_t (*)() noexcept><size_t>addresses["aoti_torch_layout_strided"])()
         address = addresses["torch_parallel_for"]
         own.parallel_for = <void *>address
         own.num_threads = <get_count *><size_t>addresses["torch_get_num_threads"]
@@ -147,9 +145,7 @@ cdef inline bint read_by_libtorch(PyObject *x, tensor *out) noexcept:
     cdef void *handle = <char *>x + own.offset
     cdef int32_t code = 0
     cdef int64_t first = 0
-    if own.layout(handle, &code) or code != own.strided or own.device(handle, &code) or code != own.cpu:
-        return False
-    if own.dtype(handle, &code):
+    if own.device(handle, &code) or code != own.cpu or own.dtype(handle, &code):
         return False
     out.dtype = F32 if code == own.float32 else F64 if code == own.float64 else OTHER_DTYPE
     # Only a view of the imaginary parts of conjugated numbers is negated when it is read. It begins behind the first
@@ -157,8 +153,18 @@ cdef inline bint read_by_libtorch(PyObject *x, tensor *out) noexcept:
     if own.storage_offset(handle, &first):
         return False
     out.may_be_negated = first != 0
-    return not (own.data(handle, &out.data) or own.ndim(handle, &out.ndim)
-                or own.shape(handle, <int64_t **>&out.shape) or own.strides(handle, <int64_t **>&out.strides))
+    # Tensors with another layout than a strided one have no strides.
+    return not (own.strides(handle, <int64_t **>&out.strides) or own.shape(handle, <int64_t **>&out.shape)
+                or own.ndim(handle, &out.ndim) or own.data(handle, &out.data))
+
+
+cdef inline bint is_where(PyObject *x, const void *data) noexcept:
+    """Whether a tensor that has been read before still has its memory there. Then nothing else of it has changed."""
+    cdef void *now
+    cdef tensor read
+    if torch_library.offset:
+        return not torch_library.data(<char *>x + torch_library.offset, &now) and now == data
+    return read_by_dlpack(x, &read) and read.data == data
 
 
 cdef bint read_by_dlpack(PyObject *x, tensor *out) noexcept:
@@ -286,10 +292,11 @@ cdef struct slot:
     PyObject *counter  # keeps the count of steps; NULL if the rule does not count
     PyObject *scalar  # keeps the rule's scalar, or NULL
     tensor count, number  # the last two, as they were read for this step
-    PyObject *grad  # during a step, which owns it
+    PyObject *grad  # during a step that holds it
     size_t gap  # between which written buffers the last gradient lay: see is_apart
     uint32_t group
     uint32_t entry  # in the plan, or NO_ENTRY
+    bint is_present  # this step updates it
     bint is_foreign  # PyTorch updates it
     bint is_nested  # the memory belongs to another tensor than the parameter
 
@@ -332,7 +339,8 @@ cdef class TensorEngine:
     cdef list live  # for each group whether options are tensors, whose values may change
     cdef list versioned  # for each slot the tensors whose versions a step increments
     cdef list all_versioned, foreign, left  # slots that PyTorch updates: always, and in this step
-    cdef size_t present  # parameters that this step updates
+    cdef size_t present  # how many parameters this step updates
+    cdef bint hold  # steps must hold references to the gradients: other code may run during a step
     cdef bint must_arrange  # buffers of the plan have moved
     cdef unsigned busy  # see OptimizerCore
     cdef readonly bint has_run
@@ -378,6 +386,7 @@ cdef class TensorEngine:
         status = gdm_plan_arrange(self.plan)
         if status != OK:
             refuse(status)
+        self.hold = self.hold or bool(self.foreign) or self.plan.elements >= GIL_THRESHOLD_OF_TENSORS
 
     def __dealloc__(self):
         gdm_plan_destroy(self.plan)
@@ -449,6 +458,7 @@ cdef class TensorEngine:
         if not self.read_progress(s, begun):
             raise RuntimeError("a count of steps has not been checked")
         self.all_versioned.extend(versioned)
+        self.hold = self.hold or s.is_nested
         return 0
 
     cdef bint read_progress(self, slot *s, uint64_t steps) noexcept:
@@ -461,7 +471,7 @@ cdef class TensorEngine:
         cdef bint as_planned = s.counter != NULL or s.scalar != NULL
         gdm_plan_get_progress(self.plan, s.entry, &planned, scalars)
         if s.counter != NULL:
-            if not read_number(s.counter, &s.count):
+            if not is_where(s.counter, s.count.data) and not read_number(s.counter, &s.count):
                 return False
             if not is_rounded(<double>planned, &s.count):
                 count = get_number_of(&s.count)
@@ -471,7 +481,7 @@ cdef class TensorEngine:
         else:
             as_planned, planned = planned == steps, steps
         if s.scalar != NULL:
-            if not read_number(s.scalar, &s.number):
+            if not is_where(s.scalar, s.number.data) and not read_number(s.scalar, &s.number):
                 return False
             if not is_rounded(scalars[0], &s.number):
                 as_planned, scalars[0] = False, get_number_of(&s.number)
@@ -584,7 +594,12 @@ cdef class TensorEngine:
     # ---- the step ----
 
     cdef bint gather(self, optimizer) except -1:
-        """Reads all addresses, and checks everything; False if the plan no longer fits the optimizer."""
+        """Reads all addresses, and checks everything; False if the plan no longer fits the optimizer.
+
+        Without ``hold`` no other code can run until the end of the step, so nobody can free a gradient. If other code
+        must run after all, ``hold`` is set and nothing is left to update: gather once more.
+        """
+        cdef bint held = self.hold
         cdef slot *s
         cdef size_t i
         cdef int status
@@ -593,8 +608,15 @@ cdef class TensorEngine:
             return False
         for i in range(self.slot_count):
             s = &self.slots[i]
-            if not s.is_foreign and not self.gather_slot(optimizer, i, s):
+            s.is_present = False
+            if s.is_foreign:
+                continue
+            if not self.gather_slot(optimizer, i, s):
                 return False
+            if self.hold != held:
+                return True
+            if not held:
+                Py_CLEAR(s.grad)
         if self.must_arrange:
             status = gdm_plan_arrange(self.plan)
             if status != OK:
@@ -602,7 +624,7 @@ cdef class TensorEngine:
             self.must_arrange = False
             for i in range(self.slot_count):
                 s = &self.slots[i]
-                if s.grad != NULL and not is_apart(self.plan, s, self.plan.entries[s.entry].data[GRAD],
+                if s.is_present and not is_apart(self.plan, s, self.plan.entries[s.entry].data[GRAD],
                                                    self.bytes_of_entry(s.entry)):
                     self.leave(i)
         return True
@@ -613,7 +635,8 @@ cdef class TensorEngine:
     cdef int leave(self, size_t i) except -1:
         """Leaves the parameter of a slot to PyTorch in this step."""
         cdef slot *s = &self.slots[i]
-        self.present -= s.grad != NULL
+        self.present -= s.is_present
+        s.is_present = False
         Py_CLEAR(s.grad)
         self.plan.entries[s.entry].data[GRAD] = NULL
         if self.left is None:
@@ -637,9 +660,12 @@ cdef class TensorEngine:
         e = &self.plan.entries[s.entry]
         if s.is_nested and optimizer._local_of(<object>s.param) is not <object>s.local:
             return False
-        if not read_tensor(s.local, &p) or p.dtype != e.dtype or not fills_memory(&p, &n) or n != e.n:
+        if not read_tensor(s.local, &p) or not fills_memory(&p, &n) or n != e.n or n and p.dtype != e.dtype:
             return False
         if s.is_nested or not is_plain(grad) or not read_tensor(grad, &g) or not is_readable(&p, &g, n, grad):
+            if not self.hold:
+                self.hold = True
+                return True
             usable = optimizer._usable_grad(<object>s.param, <object>s.local, <object>grad)
             if usable is None:
                 return self.leave(i) == 0
@@ -649,8 +675,9 @@ cdef class TensorEngine:
             if not read_tensor(grad, &g) or not is_readable(&p, &g, n, grad):
                 raise RuntimeError("a gradient has not been checked")
         self.present += 1
+        s.is_present = True
         for k in range(MAX_STATES):
-            if s.states[k] != NULL:
+            if s.states[k] != NULL and not is_where(s.states[k], e.data[STATE + k]):
                 if not read_tensor(s.states[k], &x) or x.dtype != p.dtype or not same_layout(&p, &x):
                     return False
                 self.move(&e.data[STATE + k], x.data)
@@ -676,7 +703,7 @@ cdef class TensorEngine:
         elif self.present:
             changed = []
             for i in range(self.slot_count):
-                if self.slots[i].grad != NULL:
+                if self.slots[i].is_present:
                     changed.extend(self.versioned[i])
             increment_version(changed)
         return 0
@@ -694,7 +721,7 @@ cdef class TensorEngine:
         cdef size_t i
         for i in range(self.slot_count):
             s = &self.slots[i]
-            if s.grad == NULL or s.counter == NULL and s.scalar == NULL:
+            if not s.is_present or s.counter == NULL and s.scalar == NULL:
                 continue
             gdm_plan_get_progress(self.plan, s.entry, &steps, scalars)
             if s.counter != NULL:
@@ -707,12 +734,18 @@ cdef class TensorEngine:
 
         Returns False, and has changed nothing, if the plan no longer fits the optimizer."""
         cdef int status
+        cdef bint held
         if self.busy == 1 + gdm_generation():
             raise RuntimeError("this optimizer is already in the middle of a step")
         self.busy = 1 + gdm_generation()
         try:
+            held = self.hold
             if not self.gather(optimizer):
                 return False
+            if self.hold != held:
+                self.release_grads()
+                if not self.gather(optimizer):
+                    return False
             if self.foreign or self.left is not None:
                 self.release_grads()
                 optimizer._step_by_torch(self.foreign + (self.left or []))
@@ -723,7 +756,7 @@ cdef class TensorEngine:
                     raise RuntimeError("the optimizer changed while PyTorch updated some of its parameters")
             self.mark_changed()
             use_threads(self.plan, threads)
-            if self.plan.elements < GIL_THRESHOLD:
+            if not self.hold:
                 status = gdm_plan_run(self.plan)
             else:
                 with nogil:

@@ -7,8 +7,9 @@ from collections.abc import Callable
 from typing import Any, ClassVar
 
 import numpy as np
-import torch
 from torch.optim import optimizer as torchs
+
+import torch
 
 from .. import _backend, _checks, reference
 from .._checks import Options
@@ -262,7 +263,46 @@ def step_by_reference(optimizer: NativeStep, arrangement: Arrangement) -> None:
 
 
 class SGD(NativeStep, torch.optim.SGD):
-    """``torch.optim.SGD`` on gdm's kernels."""
+    """Gradient descent, with momentum and Nesterov's: ``torch.optim.SGD`` on gdm's kernels.
+
+    It is used as PyTorch's class, of which it is a subclass: groups, schedulers, hooks, ``state_dict`` and all else are
+    PyTorch's. The states have the same keys, so each class loads what the other saved.
+
+    Parameters
+    ----------
+    params, lr, momentum, dampening, weight_decay, nesterov, maximize, differentiable
+        As for ``torch.optim.SGD``.
+    foreach, fused
+        Are accepted and make no difference.
+    threads : int, optional
+        How many threads a step may use, from 1 to 256; by default as many as ``torch.get_num_threads()`` says. The
+        updated values do not depend on it.
+
+    Raises
+    ------
+    TypeError, ValueError, RuntimeError
+        As ``torch.optim.SGD`` does, in its words; and ValueError for a parameter on the device ``meta``.
+
+    Notes
+    -----
+    gdm updates float32 and float64 parameters on the CPU whose elements fill their memory, in any order of the axes;
+    of a distributed tensor the local part. PyTorch's own for-loop updates all others, such as bfloat16 or complex
+    parameters, and those with sparse gradients. The formulas are those of :func:`gdm.sgd` and :func:`gdm.momentum`, and
+    so are the bits.
+
+    Examples
+    --------
+    >>> import torch, gdm
+    >>> theta = torch.nn.Parameter(torch.tensor([1.0, -1.0]))
+    >>> opt = gdm.torch.SGD([theta], lr=0.25, momentum=0.5)
+    >>> for _ in range(3):
+    ...     opt.zero_grad()
+    ...     theta.square().sum().backward()
+    ...     opt.step()
+    >>> theta
+    Parameter containing:
+    tensor([-0.2500,  0.2500], requires_grad=True)
+    """
 
     _counts = False
     _rule = "momentum"
@@ -273,7 +313,15 @@ class SGD(NativeStep, torch.optim.SGD):
 
 
 class Adagrad(NativeStep, torch.optim.Adagrad):
-    """``torch.optim.Adagrad`` on gdm's kernels."""
+    """Adagrad: ``torch.optim.Adagrad`` on gdm's kernels.
+
+    Parameters
+    ----------
+    params, lr, lr_decay, weight_decay, initial_accumulator_value, eps, maximize, differentiable
+        As for ``torch.optim.Adagrad``.
+    foreach, fused, threads
+        As for :class:`gdm.torch.SGD`, as is everything else. The formula is that of :func:`gdm.adagrad`.
+    """
 
     _rule = "adagrad"
 
@@ -282,38 +330,116 @@ class Adagrad(NativeStep, torch.optim.Adagrad):
 
 
 class RMSprop(NativeStep, torch.optim.RMSprop):
-    """``torch.optim.RMSprop`` on gdm's kernels."""
+    """RMSprop, plain, centered, and with momentum: ``torch.optim.RMSprop`` on gdm's kernels.
+
+    Parameters
+    ----------
+    params, lr, alpha, eps, weight_decay, momentum, centered, capturable, maximize, differentiable
+        As for ``torch.optim.RMSprop``.
+    foreach, threads
+        As for :class:`gdm.torch.SGD`, as is everything else. The formula is that of :func:`gdm.rmsprop`.
+    """
 
     _rule = "rmsprop"
 
 
 class Adam(NativeStep, torch.optim.Adam):
-    """``torch.optim.Adam`` on gdm's kernels."""
+    """Adam, and AMSGrad: ``torch.optim.Adam`` on gdm's kernels.
+
+    Parameters
+    ----------
+    params, lr, betas, eps, weight_decay, amsgrad, maximize, capturable, differentiable, decoupled_weight_decay
+        As for ``torch.optim.Adam``.
+    foreach, fused, threads
+        As for :class:`gdm.torch.SGD`, as is everything else. The formula is that of :func:`gdm.adam`.
+    """
 
     _rule = "adam"
 
 
 class AdamW(NativeStep, torch.optim.AdamW):
-    """``torch.optim.AdamW`` on gdm's kernels."""
+    """AdamW: ``torch.optim.AdamW`` on gdm's kernels.
+
+    Parameters
+    ----------
+    params, lr, betas, eps, weight_decay, amsgrad, maximize, capturable, differentiable
+        As for ``torch.optim.AdamW``.
+    foreach, fused, threads
+        As for :class:`gdm.torch.SGD`, as is everything else. The formula is that of :func:`gdm.adam`.
+
+    Examples
+    --------
+    >>> import torch, gdm
+    >>> model = torch.nn.Linear(3, 2)
+    >>> opt = gdm.torch.AdamW(model.parameters(), lr=1e-3)
+    >>> model(torch.ones(3)).sum().backward()
+    >>> opt.step()
+    >>> sorted(opt.state[model.bias])
+    ['exp_avg', 'exp_avg_sq', 'step']
+    """
 
     _rule = "adam"
 
 
 class NAdam(NativeStep, torch.optim.NAdam):
-    """``torch.optim.NAdam`` on gdm's kernels."""
+    """NAdam: ``torch.optim.NAdam`` on gdm's kernels.
+
+    Parameters
+    ----------
+    params, lr, betas, eps, weight_decay, momentum_decay, decoupled_weight_decay, maximize, capturable, differentiable
+        As for ``torch.optim.NAdam``.
+    foreach, threads
+        As for :class:`gdm.torch.SGD`, as is everything else. The formula is that of :func:`gdm.nadam`.
+    """
 
     _rule = "nadam"
 
 
 class Lion(NativeStep, methods.Lion):
-    """Lion: the sign of an average of the gradients."""
+    """Lion, which PyTorch does not have, as one of its optimizers.
+
+    Parameters
+    ----------
+    params : iterable
+        Parameters or groups, as for all optimizers of PyTorch.
+    lr : float or tensor, default 1e-4
+        The learning rate, not negative.
+    betas : pair of float, default (0.9, 0.99)
+        How much of the average is kept for the direction, and for the next step; each in [0, 1).
+    weight_decay : float, default 0
+        The decoupled weight decay, not negative.
+    maximize : bool, default False
+        Walk up the gradient.
+    foreach, fused, threads, differentiable
+        As for :class:`gdm.torch.SGD`, as is everything else. The formula is that of :func:`gdm.lion` (X. Chen et al.,
+        "Symbolic discovery of optimization algorithms", 2023). The state is ``exp_avg``.
+    """
 
     _counts = False
     _rule = "lion"
 
 
 class Signum(NativeStep, methods.Signum):
-    """Signum: signSGD with momentum."""
+    """Signum, signSGD with momentum, which PyTorch does not have, as one of its optimizers.
+
+    Parameters
+    ----------
+    params : iterable
+        Parameters or groups, as for all optimizers of PyTorch.
+    lr : float or tensor, default 1e-3
+        The learning rate, not negative.
+    momentum : float, default 0.9
+        How much of the average is kept, in [0, 1).
+    weight_decay : float, default 0
+        The weight decay, not negative.
+    decoupled_weight_decay : bool, default False
+        Multiply the parameter by ``1 - lr * weight_decay``, and leave the gradient alone.
+    maximize : bool, default False
+        Walk up the gradient.
+    foreach, fused, threads, differentiable
+        As for :class:`gdm.torch.SGD`, as is everything else. The formula is that of :func:`gdm.signum` (J. Bernstein et
+        al., "signSGD: compressed optimisation for non-convex problems", 2018). The state is ``exp_avg``.
+    """
 
     _counts = False
     _rule = "signum"

@@ -32,11 +32,9 @@ FUNCTIONS = (
     "aoti_torch_get_storage_offset",
     "aoti_torch_get_dtype",
     "aoti_torch_get_device_type",
-    "aoti_torch_get_layout",
     "aoti_torch_dtype_float32",
     "aoti_torch_dtype_float64",
     "aoti_torch_device_type_cpu",
-    "aoti_torch_layout_strided",
     "torch_parallel_for",
     "torch_get_num_threads",
 )
@@ -58,7 +56,9 @@ def connect(*, use_libtorch: bool = True) -> str:
     get_pointer.restype, get_pointer.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
     exchange = get_pointer(torch.Tensor.__dlpack_c_exchange_api__, b"dlpack_exchange_api")
     types = torch.Tensor, torch.nn.Parameter
-    _backend.native.set_tensor_library(addresses, offset, exchange, types, torch.autograd.graph.increment_version)
+    # Not torch.autograd.graph.increment_version, which calls this one: while Python code runs, other threads may run.
+    increment = torch._C._increment_version
+    _backend.native.set_tensor_library(addresses, offset, exchange, types, increment)
     return "libtorch" if addresses else "dlpack"
 
 

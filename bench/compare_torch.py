@@ -3,9 +3,9 @@
 Every step gets fresh gradient tensors. The contestants take turns, each has its own parameters, and the medians of the
 rounds are compared. Before that, their parameters must agree after three steps.
 
-    python bench/torch/compare.py                       the main cases, some minutes
-    python bench/torch/compare.py --sweep               also 2**4 ... 2**26 elements in one tensor
-    python bench/torch/compare.py --deepspeed           also DeepSpeedCPUAdam, which is compiled first
+    python bench/compare_torch.py                       the main cases, some minutes
+    python bench/compare_torch.py --sweep               also 2**4 ... 2**26 elements in one tensor
+    python bench/compare_torch.py --deepspeed           also DeepSpeedCPUAdam, which is compiled first
 """
 
 from __future__ import annotations

@@ -1,0 +1,239 @@
+"""How gdm.torch reads tensors and runs steps: by libtorch or DLPack, on any number of threads, in forked processes."""
+
+from __future__ import annotations
+
+import copy
+import os
+import subprocess
+import sys
+import threading
+import time
+
+import numpy as np
+import pytest
+
+import gdm
+
+torch = pytest.importorskip("torch", reason="NOT TESTED: the engine of gdm.torch; there is no torch here")
+
+from gdm.torch import tensors  # noqa: E402
+
+CLASSES = ["SGD", "Adagrad", "RMSprop", "Adam", "AdamW", "NAdam", "Lion", "Signum"]
+SHAPES = [(3, 5), (), (0,), (70,), (2, 3, 4, 5)]
+
+
+def params_of(shapes, dtype=torch.float32, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.nn.Parameter(torch.randn(shape, generator=generator, dtype=dtype)) for shape in shapes]
+
+
+def walk(name, shapes, dtype=torch.float32, steps=4, threads=None, **options):
+    """The parameters and states after some steps."""
+    params = params_of(shapes, dtype)
+    optimizer = getattr(gdm.torch, name)(params, threads=threads, **options)
+    generator = torch.Generator().manual_seed(1)
+    for step in range(steps):
+        for i, param in enumerate(params):
+            grad = torch.randn(param.shape, generator=generator, dtype=dtype)
+            param.grad = None if (step + i) % 4 == 3 else grad
+        optimizer.step()
+    states = [optimizer.state[param] for param in params]
+    return [*params, *(state[key] for state in states for key in sorted(state))]
+
+
+def assert_same(ours, theirs):
+    assert len(ours) == len(theirs)
+    for a, b in zip(ours, theirs, strict=True):
+        np.testing.assert_array_equal(a.detach().numpy(), b.detach().numpy())
+
+
+@pytest.fixture
+def by_dlpack():
+    assert tensors.connect(use_libtorch=False) == "dlpack"
+    yield
+    tensors.connect()
+
+
+def test_tensors_are_read_by_libtorch():
+    """The fast way is found in this version of PyTorch; else all tests here would test DLPack only."""
+    assert tensors.connect() == "libtorch"
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["f32", "f64"])
+@pytest.mark.parametrize("name", CLASSES)
+def test_dlpack_gives_the_same_bits(name, dtype, request):
+    ours = walk(name, SHAPES, dtype)
+    request.getfixturevalue("by_dlpack")
+    assert_same(ours, walk(name, SHAPES, dtype))
+
+
+def test_dlpack_sees_changes(by_dlpack):
+    (param,) = params_of([(4,)])
+    optimizer = gdm.torch.SGD([param], lr=1.0, momentum=0.5)
+    param.grad = torch.ones(4)
+    optimizer.step()
+    param.data = torch.zeros(4)
+    param.grad = torch._neg_view(torch.ones(4))
+    optimizer.step()
+    np.testing.assert_array_equal(param.detach().numpy(), [0.5] * 4)
+    param.grad = torch.ones(4).to_sparse()
+    optimizer.step()
+    np.testing.assert_array_equal(param.detach().numpy(), [-0.25] * 4)
+
+
+@pytest.mark.parametrize("threads", [2, 3, 8])
+@pytest.mark.parametrize("torchs", [1, 2, 8])
+@pytest.mark.parametrize("name", ["SGD", "AdamW"])
+def test_threads_do_not_change_the_bits(name, torchs, threads):
+    """On PyTorch's threads and on gdm's, for sizes at which the work is cut in the middle of a tensor."""
+    shapes = [(300_001,), (64, 3), (4096 * 40,), (17,)]
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(torchs)
+        assert_same(walk(name, shapes, threads=threads), walk(name, shapes, threads=1))
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize(("threads", "started"), [("None", False), ("2", False), ("4", True)])
+def test_large_steps_use_the_threads_of_pytorch(threads, started):
+    """gdm's own threads, which have its name, are started only for more threads than PyTorch has."""
+    code = f"""
+import os, torch, gdm
+torch.set_num_threads(2)
+param = torch.nn.Parameter(torch.zeros(1 << 23))
+optimizer = gdm.torch.SGD([param], lr=1e-3, momentum=0.9, threads={threads})
+for _ in range(3):
+    param.grad = torch.ones_like(param)
+    optimizer.step()
+print(sum(open(f"/proc/self/task/{{task}}/comm").read() == "gdm\\n" for task in os.listdir("/proc/self/task")))
+"""
+    if not os.path.exists("/proc/self/task"):
+        pytest.skip("NOT TESTED: whose threads large steps use; there is no /proc")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert bool(int(done.stdout)) == started
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="NOT TESTED: forks; this system has none")
+def test_a_forked_child_steps_and_does_not_hang():
+    """OpenMP hangs in a child of a process that has used it. So the child's step must not use PyTorch's threads."""
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        (param,) = params_of([(1 << 21,)])
+        optimizer = gdm.torch.SGD([param], lr=1.0)
+        param.grad = torch.ones_like(param)
+        optimizer.step()
+        expected = (param.detach() - 1).sum().item()
+        child = os.fork()
+        if child == 0:
+            optimizer.step()
+            torch.set_num_threads(1)
+            os._exit(0 if float(np.sum(param.detach().numpy(), dtype=np.float64)) == pytest.approx(expected) else 1)
+        end = time.monotonic() + 30
+        while time.monotonic() < end:
+            done, status = os.waitpid(child, os.WNOHANG)
+            if done:
+                assert status == 0
+                return
+            time.sleep(0.01)
+        os.kill(child, 9)
+        os.waitpid(child, 0)
+        pytest.fail("the child hangs")
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_optimizers_step_in_many_threads_at_once():
+    """Each thread has an optimizer of its own, and all of them use the same pool."""
+    expected = walk("AdamW", [(200_000,), (5,)], steps=8)
+    found = [None] * 4
+
+    def run(i):
+        found[i] = walk("AdamW", [(200_000,), (5,)], steps=8)
+
+    threads = [threading.Thread(target=run, args=(i,)) for i in range(len(found))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for result in found:
+        assert_same(result, expected)
+
+
+def test_gradients_may_be_replaced_by_another_thread_during_steps():
+    """A step holds the gradients that it reads, so that nobody frees them meanwhile."""
+    params = params_of([(50_000,)] * 8)
+    optimizer = gdm.torch.SGD(params, lr=1e-3, momentum=0.9)
+    stop = threading.Event()
+
+    def replace():
+        while not stop.is_set():
+            for param in params:
+                param.grad = torch.ones_like(param)
+
+    thread = threading.Thread(target=replace)
+    thread.start()
+    try:
+        for _ in range(100):
+            optimizer.step()
+    finally:
+        stop.set()
+        thread.join()
+    assert all(torch.isfinite(param).all() for param in params)
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_a_step_that_fails_before_it_writes_takes_its_new_states_back(name, monkeypatch):
+    params = params_of([(4,), (3,)])
+    optimizer = getattr(gdm.torch, name)(params)
+    for param in params:
+        param.grad = torch.ones_like(param)
+    values, keys = copy.deepcopy([x.detach() for x in params]), [sorted(x) for x in optimizer.state.values()]
+
+    def fail(*args):
+        raise MemoryError("no memory for an engine")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(gdm._backend.native, "TensorEngine", fail)
+        with pytest.raises(MemoryError, match="no memory for an engine"):
+            optimizer.step()
+    assert_same(params, values)
+    assert [sorted(x) for x in optimizer.state.values()] == keys
+    optimizer.step()
+    assert not torch.equal(params[0], values[0])
+
+
+def test_large_states_have_memory_of_their_own():
+    """So that the state of one parameter can be freed, and is saved alone."""
+    large, small, other = params_of([(1 << 19,), (5,), (6,)])
+    optimizer = gdm.torch.Adam([large, small, other])
+    for param in (large, small, other):
+        param.grad = torch.ones_like(param)
+    optimizer.step()
+    for param in (large, small, other):
+        for key in ("exp_avg", "exp_avg_sq"):
+            assert optimizer.state[param][key].untyped_storage().nbytes() == param.nbytes
+
+
+def test_states_begin_at_a_distance_from_their_parameter():
+    """As for gdm's other optimizers: docs/decisions.md, "Where states lie"."""
+    (param,) = params_of([(1 << 20,)])
+    optimizer = gdm.torch.Adam([param])
+    param.grad = torch.ones_like(param)
+    optimizer.step()
+    distances = [
+        (optimizer.state[param][key].data_ptr() - param.data_ptr()) % (1 << 17) for key in ("exp_avg", "exp_avg_sq")
+    ]
+    assert distances == [17 << 10, 34 << 10]
+
+
+@pytest.mark.parametrize("n", [0, 257, "2"])
+def test_threads_are_checked(n):
+    with pytest.raises((TypeError, ValueError), match="threads"):
+        gdm.torch.SGD(params_of([(3,)]), threads=n)
+    optimizer = gdm.torch.SGD(params_of([(3,)]), threads=3)
+    with pytest.raises((TypeError, ValueError), match="threads"):
+        optimizer.threads = n
+    assert optimizer.threads == 3
+    assert copy.deepcopy(optimizer).threads == 3
