@@ -1,5 +1,7 @@
 # Tensors of PyTorch: one step over tensors whose addresses are read anew each time. gdm/torch decides what is stepped.
 
+from types import GetSetDescriptorType
+
 cdef extern from "Python.h":
     PyObject *PyDict_GetItemWithError(PyObject *dict, PyObject *key) except? NULL
     bint PyDict_Next(PyObject *dict, Py_ssize_t *position, PyObject **key, PyObject **value)
@@ -39,6 +41,12 @@ cdef extern from *:
                                        void (*run)(int64_t, int64_t, void *), void *context);
     typedef int gdm_torch_get_count(uint32_t *out);
 
+    /* The attribute of a C class, without the search for it: `descriptor` is the class's own entry. */
+    static inline PyObject *gdm_get_by(PyObject *descriptor, PyObject *x) {
+        const PyGetSetDef *found = ((PyGetSetDescrObject *)descriptor)->d_getset;
+        return found->get(x, found->closure);
+    }
+
     struct gdm_spread {
         gdm_task *task;
         void *context;
@@ -68,6 +76,7 @@ cdef extern from *:
     ctypedef int get_numbers "gdm_get_numbers"(void *handle, int64_t **out) noexcept
     ctypedef int get_code "gdm_get_code"(void *handle, int32_t *out) noexcept
     ctypedef int get_count "gdm_torch_get_count"(uint32_t *out) noexcept
+    PyObject *get_by "gdm_get_by"(PyObject *descriptor, PyObject *x) except NULL
     void spread_by_torch "gdm_spread_by_torch"(void *host, size_t count, task *task, void *context) noexcept nogil
 
 
@@ -92,6 +101,7 @@ cdef struct tensor_library:
 cdef tensor_library torch_library
 cdef PyObject *tensor_type = NULL  # torch.Tensor and torch.nn.Parameter: kept alive by gdm.torch
 cdef PyObject *parameter_type = NULL
+cdef PyObject *grad_descriptor = NULL  # torch.Tensor.grad, if it is an attribute of a C class
 cdef object increment_version = None  # marks tensors as changed in place, for autograd
 
 cdef enum:
@@ -115,7 +125,7 @@ def set_tensor_library(dict addresses, size_t offset, exchange, types, increment
     ``offset`` is where a Python tensor has its C++ tensor; ``exchange`` the address of DLPack's table of functions;
     ``types`` are torch.Tensor and torch.nn.Parameter; ``increment`` is called with the tensors that a step changes.
     """
-    global tensor_type, parameter_type, increment_version
+    global tensor_type, parameter_type, increment_version, grad_descriptor
     cdef tensor_library *own = &torch_library
     cdef size_t address
     own.offset = 0
@@ -138,6 +148,7 @@ def set_tensor_library(dict addresses, size_t offset, exchange, types, increment
         own.offset = offset
     tensor_type, parameter_type = <PyObject *>types[0], <PyObject *>types[1]
     increment_version = increment
+    grad_descriptor = <PyObject *>types[0].grad if type(types[0].grad) is GetSetDescriptorType else NULL
 
 
 cdef inline bint read_by_libtorch(PyObject *x, tensor *out) noexcept:
@@ -153,9 +164,14 @@ cdef inline bint read_by_libtorch(PyObject *x, tensor *out) noexcept:
     if own.storage_offset(handle, &first):
         return False
     out.may_be_negated = first != 0
-    # Tensors with another layout than a strided one have no strides.
+    return read_shape(handle, out) and not own.data(handle, &out.data)
+
+
+cdef inline bint read_shape(void *handle, tensor *out) noexcept:
+    """Reads shape and strides; False if the tensor has another layout than a strided one, and so no strides."""
+    cdef tensor_library *own = &torch_library
     return not (own.strides(handle, <int64_t **>&out.strides) or own.shape(handle, <int64_t **>&out.shape)
-                or own.ndim(handle, &out.ndim) or own.data(handle, &out.data))
+                or own.ndim(handle, &out.ndim))
 
 
 cdef inline bint is_where(PyObject *x, const void *data) noexcept:
@@ -165,6 +181,16 @@ cdef inline bint is_where(PyObject *x, const void *data) noexcept:
     if torch_library.offset:
         return not torch_library.data(<char *>x + torch_library.offset, &now) and now == data
     return read_by_dlpack(x, &read) and read.data == data
+
+
+cdef inline bint read_again(PyObject *x, tensor *out, void *data, int dtype) noexcept:
+    """Reads a tensor that had this address and dtype before. If it has the address still, its dtype has not changed."""
+    cdef void *now
+    cdef void *handle = <char *>x + torch_library.offset
+    if not torch_library.offset or data == NULL or torch_library.data(handle, &now) or now != data:
+        return read_tensor(x, out)
+    out.data, out.dtype, out.may_be_negated = data, dtype, False
+    return read_shape(handle, out)
 
 
 cdef bint read_by_dlpack(PyObject *x, tensor *out) noexcept:
@@ -243,30 +269,38 @@ cdef inline void use_threads(plan *plan, unsigned threads) noexcept:
 
 # ---- numbers that are kept in tensors of one element: counts of steps, scalars ----
 
-cdef inline double get_number_of(const tensor *x) noexcept:
+cdef struct number:
+    # Where a number is kept, as float32 or float64.
+    void *data
+    int dtype
+
+
+cdef inline double get_number_of(const number *x) noexcept:
     return (<float *>x.data)[0] if x.dtype == F32 else (<double *>x.data)[0]
 
 
-cdef inline void set_number_of(const tensor *x, double value) noexcept:
+cdef inline void set_number_of(const number *x, double value) noexcept:
     if x.dtype == F32:
         (<float *>x.data)[0] = <float>value
     else:
         (<double *>x.data)[0] = value
 
 
-cdef inline bint is_rounded(double value, const tensor *x) noexcept:
+cdef inline bint is_rounded(double value, const number *x) noexcept:
     """Whether the tensor's number is this value, rounded to the tensor's dtype."""
     return get_number_of(x) == (<double><float>value if x.dtype == F32 else value)
 
 
-cdef inline bint read_number(PyObject *x, tensor *out) noexcept:
+cdef inline bint read_number(PyObject *x, number *out) noexcept:
     """Reads a tensor that keeps one number."""
+    cdef tensor read
     cdef int64_t i
-    if not is_plain(x) or not read_tensor(x, out) or out.dtype == OTHER_DTYPE:
+    if not is_plain(x) or not read_tensor(x, &read) or read.dtype == OTHER_DTYPE:
         return False
-    for i in range(out.ndim):
-        if out.shape[i] != 1:
+    for i in range(read.ndim):
+        if read.shape[i] != 1:
             return False
+    out.data, out.dtype = read.data, read.dtype
     return out.data != NULL
 
 
@@ -291,7 +325,7 @@ cdef struct slot:
     PyObject *states[MAX_STATES]  # in the rule's order; NULL for one that is not in use
     PyObject *counter  # keeps the count of steps; NULL if the rule does not count
     PyObject *scalar  # keeps the rule's scalar, or NULL
-    tensor count, number  # the last two, as they were read for this step
+    number count, kept  # where the last two keep their numbers
     PyObject *grad  # during a step that holds it
     size_t gap  # between which written buffers the last gradient lay: see is_apart
     uint32_t group
@@ -481,10 +515,10 @@ cdef class TensorEngine:
         else:
             as_planned, planned = planned == steps, steps
         if s.scalar != NULL:
-            if not is_where(s.scalar, s.number.data) and not read_number(s.scalar, &s.number):
+            if not is_where(s.scalar, s.kept.data) and not read_number(s.scalar, &s.kept):
                 return False
-            if not is_rounded(scalars[0], &s.number):
-                as_planned, scalars[0] = False, get_number_of(&s.number)
+            if not is_rounded(scalars[0], &s.kept):
+                as_planned, scalars[0] = False, get_number_of(&s.kept)
         return as_planned or gdm_plan_set_progress(self.plan, s.entry, planned, scalars) == OK
 
     # ---- has the optimizer changed? ----
@@ -648,7 +682,11 @@ cdef class TensorEngine:
         cdef tensor p, g, x
         cdef entry *e
         cdef size_t n, k
-        cdef PyObject *grad = PyObject_GetAttr(s.param, <PyObject *>GRAD_NAME)
+        cdef PyObject *grad
+        if grad_descriptor != NULL and is_plain(s.param):
+            grad = get_by(grad_descriptor, s.param)
+        else:
+            grad = PyObject_GetAttr(s.param, <PyObject *>GRAD_NAME)
         if grad == <PyObject *>None:
             release(grad)
             if s.entry != NO_ENTRY:
@@ -660,7 +698,7 @@ cdef class TensorEngine:
         e = &self.plan.entries[s.entry]
         if s.is_nested and optimizer._local_of(<object>s.param) is not <object>s.local:
             return False
-        if not read_tensor(s.local, &p) or not fills_memory(&p, &n) or n != e.n or n and p.dtype != e.dtype:
+        if not read_again(s.local, &p, e.data[PARAM], e.dtype) or not fills_memory(&p, &n) or n != e.n or n and p.dtype != e.dtype:
             return False
         if s.is_nested or not is_plain(grad) or not read_tensor(grad, &g) or not is_readable(&p, &g, n, grad):
             if not self.hold:
@@ -727,7 +765,7 @@ cdef class TensorEngine:
             if s.counter != NULL:
                 set_number_of(&s.count, <double>steps)
             if s.scalar != NULL:
-                set_number_of(&s.number, scalars[0])
+                set_number_of(&s.kept, scalars[0])
 
     def step(self, optimizer, unsigned threads):
         """Makes a step, with at most so many threads; 0: as many as PyTorch uses.
@@ -834,7 +872,7 @@ def update_tensors(str rule, dict options, list params, list grads, list states,
             if s.counter != NULL:
                 set_number_of(&s.count, <double>done)
             if s.scalar != NULL:
-                set_number_of(&s.number, number[0])
+                set_number_of(&s.kept, number[0])
         return -1
     finally:
         gdm_plan_destroy(plan)
@@ -893,7 +931,7 @@ cdef int add_update(plan *plan, slot *s, size_t i, list params, list grads, list
             done = <uint64_t>count
     if scalars is not None:
         item = items_of(<PyObject *>scalars)[i]
-        if not read_number(item, &s.number):
+        if not read_number(item, &s.kept):
             return REFUSED
-        s.scalar, number[0] = item, get_number_of(&s.number)
+        s.scalar, number[0] = item, get_number_of(&s.kept)
     return gdm_plan_set_progress(plan, index, done, number)
