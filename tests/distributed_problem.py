@@ -1,15 +1,15 @@
 """A problem whose gradients are the same bits for any number of processes, and its training in one process.
 
-The batch of a step is six samples; each of one, two, three or six ranks takes its share. The gradient of a sample is 6·k/64,
-with an integer |k| <= 40. In float32 and float64 everything that is done with such gradients is exact, in any order:
+The batch of a step is six samples; each of one, two, three or six ranks takes its share. The gradient of a sample is
+6·k/64, with an integer |k| <= 40. In float32 and float64 all that is done with such gradients is exact, in any order:
 
 - A sum of such numbers is such a number. It has few bits, so nothing is rounded.
-- A mean divides by 2, 3 or 6, or multiplies by the rounded 1/2, 1/3 or 1/6. fl(1/3) differs from 1/3 by a factor of at most
-  1 + 2**-25 in float32 (1 + 2**-54 in float64). So 3·k·fl(1/3) lies within half a unit in the last place of k, which it is
-  rounded to.
+- A mean divides by 2, 3 or 6, or multiplies by the rounded 1/2, 1/3 or 1/6. The rounded 1/3 is 1/3 times 1 + 2**-25
+  in float32, and 1/3 times 1 - 2**-54 in float64. So 3·k times it differs from k by at most half a unit in the last
+  place, and is rounded to k. The rounded 1/6 is half of it.
 
-So the mean over ranks of their means is the mean of the batch, bit for bit. The gradients depend on the parameters: after a
-step that rounded something differently, they differ.
+So the mean over ranks of their means is the mean of the batch, bit for bit. The gradients depend on the parameters: if
+a step rounds something differently, the next gradients may differ too.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ import gdm
 
 SAMPLES, FEATURES = 6, 64
 STEPS = 20
-# Six large parameters of about the same size, which two or three ranks can share evenly, and small ones: of some of them a
-# rank has nothing when they are cut into as many parts as there are ranks.
+# Six large parameters of about the same size, which two or three ranks can share evenly, and small ones: when these are
+# cut into as many parts as there are ranks, some ranks have nothing of them.
 SHAPES = [
     [(40, 25), (125, 8), (1,), (4,)],
     [(50, 20), (250, 4), (2, 8)],

@@ -124,5 +124,5 @@ def outcome(function: Callable[..., Any], arguments: dict[str, Any]) -> tuple[st
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             return None, function(**arguments)
-    except Exception:
+    except BaseException:  # such as torch's CheckpointException
         return traceback.format_exc(), None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
@@ -16,13 +17,19 @@ from torch.distributed.checkpoint.state_dict import (
     set_state_dict,
 )
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, OffloadPolicy, fully_shard
+from torch.distributed.fsdp import (
+    CPUOffloadPolicy,
+    FullyShardedDataParallel,
+    MixedPrecisionPolicy,
+    OffloadPolicy,
+    fully_shard,
+)
 from torch.distributed.optim import ZeroRedundancyOptimizer
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 import gdm
-from distributed_problem import Course, Model, Result, Spec, names, state_arrays, train, whole
+from distributed_problem import Course, Model, Result, Spec, batch, names, state_arrays, train, whole
 
 
 def refuse(*_: Any) -> None:
@@ -35,6 +42,11 @@ gdm.torch.optimizers.NativeStep._step_by_torch = refuse
 FULL = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
 
+def stepped_by(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
+    """The optimizer of the class that is tested: within ZeRO the one that has this rank's part of the states."""
+    return optimizer.optim if isinstance(optimizer, ZeroRedundancyOptimizer) else optimizer
+
+
 def trained(model: nn.Module, optimizer: torch.optim.Optimizer, course: Course) -> Result:
     return train(model, optimizer, course, dist.get_rank(), dist.get_world_size())
 
@@ -42,7 +54,7 @@ def trained(model: nn.Module, optimizer: torch.optim.Optimizer, course: Course) 
 def finished(model: nn.Module, optimizer: torch.optim.Optimizer, course: Course) -> Result:
     """The result of a training on this rank, with the states and with the numbers of elements that lie here."""
     result = trained(model, optimizer, course)
-    stepped = optimizer.optim if isinstance(optimizer, ZeroRedundancyOptimizer) else optimizer
+    stepped = stepped_by(optimizer)
     result.extra["state"] = state_arrays(model, stepped)
     result.extra["local_params"] = local_elements(model.parameters())
     result.extra["local_states"] = sum(local_elements(state.values()) for state in stepped.state.values())
@@ -163,6 +175,33 @@ def fsdp(spec: Spec, course: Course, **options: Any) -> Result:
     return result
 
 
+def fsdp_in_backward(spec: Spec, course: Course) -> dict[str, Any]:
+    model = sharded()
+    optimizers = {param: spec.make([param]) for param in model.parameters()}
+
+    def step(param: torch.Tensor) -> None:
+        optimizers[param].step()
+        optimizers[param].zero_grad()
+
+    for param in model.parameters():
+        param.register_post_accumulate_grad_hook(step)
+    for i in course.steps:
+        model(batch(i, course.uses, course.dtype, dist.get_rank(), dist.get_world_size())).backward()
+    return {name: whole(param) for name, param in names(model).items()}
+
+
+def first_fsdp(spec: Spec, course: Course) -> dict[str, Any]:
+    model = FullyShardedDataParallel(Model(), use_orig_params=True, device_id=torch.device("cpu"))
+    optimizer = spec.make(model.parameters())
+    for i in course.steps:
+        optimizer.zero_grad()
+        model(batch(i, course.uses, course.dtype, dist.get_rank(), dist.get_world_size())).backward()
+        optimizer.step()
+    with FullyShardedDataParallel.summon_full_params(model):
+        # Copies: the memory of a tensor that NumPy has seen can no longer be freed.
+        return {name: param.detach().clone().numpy() for name, param in names(model.module).items()}
+
+
 def is_sharded_like(state: torch.Tensor, param: DTensor) -> bool:
     return (
         isinstance(state, DTensor)
@@ -174,28 +213,44 @@ def is_sharded_like(state: torch.Tensor, param: DTensor) -> bool:
 
 # ---- checkpoints ----
 
-ENGINES = {"ddp": lambda seed: DistributedDataParallel(Model(seed)), "fsdp": lambda seed: sharded(seed=seed)}
+# Names of parameters in place of numbers.
+BY_NAME = StateDictOptions(flatten_optimizer_state_dict=True)
 
 
-def save(engine: str, spec: Spec, course: Course, folder: str) -> dict[str, Any]:
-    """Trains, then saves; returns the whole state, which is on rank 0 only for FSDP."""
-    model = ENGINES[engine](seed=0)
-    optimizer = spec.make(model.parameters())
+def made(engine: str, spec: Spec, seed: int) -> tuple[nn.Module, torch.optim.Optimizer]:
+    model = sharded(seed=seed) if engine == "fsdp" else DistributedDataParallel(Model(seed))
+    if engine == "zero":
+        # ZeRO puts its own keywords into the groups, where other engines' checkpoints have no "threads".
+        cls = functools.partial(spec.cls(), threads=1)
+        return model, ZeroRedundancyOptimizer(model.parameters(), optimizer_class=cls, **spec.options)
+    return model, spec.make(model.parameters())
+
+
+def save(engine: str, spec: Spec, course: Course, folder: str, by_name: bool = False) -> dict[str, Any]:
+    """Trains, then saves; returns the whole state, which is on rank 0 only."""
+    model, optimizer = made(engine, spec, seed=0)
     result = trained(model, optimizer, course)
-    model_state, optimizer_state = get_state_dict(model, optimizer)
+    options = BY_NAME if by_name else None
+    model_state, optimizer_state = get_state_dict(model, stepped_by(optimizer), options=options)
     dcp.save({"model": model_state, "optimizer": optimizer_state}, checkpoint_id=folder)
-    full = get_optimizer_state_dict(model, optimizer, options=FULL)
+    full = {} if engine == "zero" else get_optimizer_state_dict(model, optimizer, options=FULL)
     return {"params": result.params, "optimizer": as_arrays(full)}
 
 
-def resume(engine: str, spec: Spec, course: Course, folder: str) -> Result:
+def resume(engine: str, spec: Spec, course: Course, folder: str, by_name: bool = False) -> Result:
     """Loads into another model, and goes on."""
-    model = ENGINES[engine](seed=100)
-    optimizer = spec.make(model.parameters())
-    model_state, optimizer_state = get_state_dict(model, optimizer)
+    model, optimizer = made(engine, spec, seed=100)
+    options = BY_NAME if by_name else None
+    model_state, optimizer_state = get_state_dict(model, stepped_by(optimizer), options=options)
     state = {"model": model_state, "optimizer": optimizer_state}
     dcp.load(state, checkpoint_id=folder)
-    set_state_dict(model, optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"])
+    set_state_dict(
+        model,
+        stepped_by(optimizer),
+        model_state_dict=state["model"],
+        optim_state_dict=state["optimizer"],
+        options=options,
+    )
     return finished(model, optimizer, course)
 
 

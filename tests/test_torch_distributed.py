@@ -1,9 +1,9 @@
 """gdm's optimizers for PyTorch in several processes: each rank ends with the bits of a training in one process.
 
-The promise is about the optimizer: the same gradients give the same bits, however parameters and states are distributed. In
-general an average over ranks rounds, in an order that depends on their number. The gradients of distributed_problem.py are
-such that nothing is rounded, so they are the same bits for any number of ranks as in one process. Each test compares the
-gradients of all steps first: if these differ, it is not the optimizer.
+The promise is about the optimizer: the same gradients give the same bits, however parameters and states are
+distributed. In general an average over ranks rounds, in an order that depends on their number. The gradients of
+distributed_problem.py are such that nothing is rounded, so they are the same bits for any number of ranks as in one
+process. Each test compares the gradients of all steps first: if these differ, it is not the optimizer.
 """
 
 from __future__ import annotations
@@ -39,8 +39,11 @@ def ranks(request, groups):
     return groups[request.param]
 
 
+WHOLE = Course()
+
+
 @functools.cache
-def reference(name: str, course: Course = Course()):
+def reference(name: str, course: Course = WHOLE):
     return alone(SPECS[name], course)
 
 
@@ -67,7 +70,7 @@ def assert_same_states(actual, wanted) -> None:
 
 
 def assert_same_training(results, wanted) -> None:
-    """On each rank the gradients and the parameters are these; and the states of those parameters that it has states of."""
+    """On each rank the gradients and the parameters are these; and the states, of the parameters that it steps."""
     for rank, result in enumerate(results):
         grads = wanted.grads[-len(result.grads) :]  # a resumed training has made the last steps only
         for step, (actual, expected) in enumerate(zip(result.grads, grads, strict=True)):
@@ -215,7 +218,7 @@ FSDP_CASES = [(name, False) for name in SPECS] + [(name, True) for name in ("Ada
 
 @pytest.mark.parametrize(("name", "cpu_offload"), FSDP_CASES)
 def test_fsdp(ranks, name, cpu_offload):
-    """Parameters, gradients and states are DTensors, cut in the same way; of small parameters some ranks have nothing."""
+    """Parameters, gradients and states are DTensors, cut alike; of small parameters some ranks have nothing."""
     results = ranks("fsdp", spec=SPECS[name], course=Course(), cpu_offload=cpu_offload)
     assert_same_training(results, reference(name))
     assert results[-1].extra["empty"]
@@ -252,7 +255,7 @@ def test_fsdp_without_resharding_after_forward(ranks):
 
 @pytest.mark.parametrize("name", ["AdamW", "SGD-momentum"])
 def test_fsdp_with_clipped_gradients(ranks, name, cpu_offload):
-    """The Euclidean norm is rounded in an order that depends on the ranks: the clipped gradients are steps of their own."""
+    """The norm is rounded in an order that depends on the ranks, so the clipped gradients differ in their last bits."""
     course = Course(clip="norm")
     results = ranks("fsdp", spec=SPECS[name], course=course, cpu_offload=cpu_offload)
     assert_same_training(results, replay(SPECS[name], results[0].grads))
@@ -271,6 +274,20 @@ def test_fsdp_with_mixed_precision(ranks):
     """The model computes in bfloat16; the optimizer has float32, of which the gradients are sums."""
     results = ranks("fsdp", spec=SPECS["AdamW"], course=Course(), mixed_precision=True)
     assert_same_training(results, replay(SPECS["AdamW"], results[0].grads))
+
+
+@pytest.mark.parametrize("name", ["AdamW", "SGD-momentum"])
+def test_fsdp_with_steps_during_the_backward_pass(ranks, name):
+    """An optimizer for each parameter, which steps when the gradient is there."""
+    for result in ranks("fsdp_in_backward", spec=SPECS[name], course=Course()):
+        assert_same_arrays(result, reference(name).params, "")
+
+
+@pytest.mark.parametrize("name", ["AdamW", "SGD-momentum"])
+def test_the_first_fsdp(ranks, name):
+    """FullyShardedDataParallel: a parameter is a part of a flat buffer, and has one axis."""
+    for result in ranks("first_fsdp", spec=SPECS[name], course=Course()):
+        assert_same_arrays(result, reference(name).params, "")
 
 
 # ---- checkpoints ----
@@ -295,11 +312,20 @@ def test_a_training_is_resumed_by_other_ranks(groups, engines, before, after, tm
     assert_same_training(results, reference("AdamW"))
 
 
+@pytest.mark.parametrize("engines", [("zero", "zero"), ("zero", "fsdp"), ("fsdp", "zero")], ids="-to-".join)
+@pytest.mark.parametrize(("before", "after"), [(2, 3), (3, 2)])
+def test_zero_saves_and_loads_without_consolidation(groups, before, after, engines, tmp_path):
+    """Each rank saves the states that it has, by the parameters' names, and loads those that it needs."""
+    arguments = {"spec": SPECS["AdamW"], "folder": str(tmp_path), "by_name": True}
+    groups[before]("save", engine=engines[0], course=FIRST, **arguments)
+    assert_same_training(groups[after]("resume", engine=engines[1], course=REST, **arguments), reference("AdamW"))
+
+
 @pytest.mark.parametrize(("engine", "name"), ENGINES)
 @pytest.mark.parametrize("libraries", [("torch", "gdm"), ("gdm", "torch")], ids="-to-".join)
 def test_a_checkpoint_is_loaded_by_the_other_library(groups, engine, libraries, name, tmp_path):
     """gdm.torch and torch.optim read each other's states, and go on as they do in one process."""
-    ranks = groups[3]
+    ranks = groups[2]
     before, after = (SPECS[name]._replace(library=library) for library in libraries)
     saved = ranks("save", engine=engine, spec=before, course=FIRST, folder=str(tmp_path))[0]
     results = ranks("resume", engine=engine, spec=after, course=REST, folder=str(tmp_path))
