@@ -38,11 +38,41 @@ static void count_and_nest(void *context, size_t i) {
         if (inner.done[k] != 1) fail("a task of a nested run");
 }
 
+/* Another pool: it starts a thread for each index but 0, which is the caller's. */
+struct started {
+    gdm_task *task;
+    void *context;
+    size_t i;
+};
+
+static void *run_started(void *started) {
+    const struct started *own = started;
+    own->task(own->context, own->i);
+    return NULL;
+}
+
+static void spread(void *host, size_t count, gdm_task *task, void *context) {
+    pthread_t threads[16];
+    struct started started[16];
+    if (host != &runs || count > 16) fail("the arguments of another pool");
+    for (size_t i = 1; i < count; i++) {
+        started[i] = (struct started){task, context, i};
+        pthread_create(&threads[i], NULL, run_started, &started[i]);
+    }
+    task(context, 0);
+    for (size_t i = 1; i < count; i++) pthread_join(threads[i], NULL);
+}
+
 static void one_run(unsigned *random) {
     struct counts counts = {{0}, 0};
     const size_t count = rand_r(random) % MOST;
-    const int nested = rand_r(random) % 8 == 0;
-    gdm_pool_run(1 + rand_r(random) % 9, count, nested ? count_and_nest : count_one, &counts);
+    const int nested = rand_r(random) % 8 == 0, elsewhere = rand_r(random) % 8 == 0;
+    const unsigned threads = 1 + rand_r(random) % 9;
+    gdm_task *task = nested ? count_and_nest : count_one;
+    if (elsewhere)
+        gdm_pool_run_on(spread, &runs, threads, count, task, &counts);
+    else
+        gdm_pool_run(threads, count, task, &counts);
     for (size_t i = 0; i < MOST; i++)
         if (counts.done[i] != (i < count)) fail("a task did not run exactly once");
     atomic_fetch_add(&runs, 1);
