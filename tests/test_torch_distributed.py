@@ -349,8 +349,11 @@ def test_the_whole_state_is_loaded_from_one_rank(ranks, name):
 # ---- the tests' own processes ----
 
 
-def test_a_failing_rank_is_named_and_nothing_stays_behind(tmp_path):
-    ranks = Ranks(2, tmp_path)
+def test_a_failing_rank_is_named_and_nothing_stays_behind(groups):
+    ranks = groups[2]
+    ranks("ddp", spec=SPECS["SGD"], course=Course(steps=range(1)))
+    processes = list(ranks.processes)
     with pytest.raises(RankError, match=r"rank 0: Traceback[\s\S]*NoSuch"):
         ranks("ddp", spec=Spec("NoSuch", {}), course=Course())
+    assert [process.exitcode is not None for process in processes] == [True, True]
     assert not ranks.processes
