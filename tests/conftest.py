@@ -53,6 +53,16 @@ def backend(request):
     return request.param
 
 
+@pytest.fixture
+def float64_by_default():
+    """Float64 as torch's default dtype, in which it keeps counts of steps, and NAdam's product of momenta."""
+    torch = pytest.importorskip("torch")
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(before)
+
+
 @pytest.fixture(scope="session")
 def compile_once(tmp_path_factory):
     """compiled() for a compiler, the first time it is asked for."""

@@ -1,0 +1,295 @@
+"""For tests of gdm.torch's optimizers: options to try each class with, gradients, and twins that step side by side."""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import pytest
+
+import gdm
+
+torch = pytest.importorskip("torch", reason="NOT TESTED: gdm.torch's optimizers; there is no torch here")
+
+torch.set_num_threads(1)  # its threads would only wait for each other, on tensors of this size
+
+# Those that torch.optim has, and those that it does not have.
+TORCHS = ["SGD", "Adagrad", "RMSprop", "Adam", "AdamW", "NAdam"]
+OWN = ["Lion", "Signum"]
+CLASSES = [*TORCHS, *OWN]
+FUSED = ["SGD", "Adagrad", "Adam", "AdamW"]
+COUNTS = ["Adagrad", "RMSprop", "Adam", "AdamW", "NAdam"]  # the classes whose state has a "step"
+# Options that switch each kernel and each state on and off.
+OPTIONS = {
+    "SGD": [
+        {},
+        {"momentum": 0.9, "dampening": 0.3, "weight_decay": 0.1},
+        {"momentum": 0.8, "nesterov": True, "maximize": True},
+        {"momentum": 0.9},
+    ],
+    "Adagrad": [
+        {},
+        {"lr_decay": 0.05, "weight_decay": 0.1, "maximize": True},
+        {"initial_accumulator_value": 0.25, "eps": 1e-4},
+    ],
+    "RMSprop": [
+        {},
+        {"centered": True, "weight_decay": 0.1},
+        {"momentum": 0.7, "alpha": 0.8, "maximize": True},
+        {"centered": True, "momentum": 0.5, "eps": 1e-3},
+    ],
+    "Adam": [
+        {},
+        {"amsgrad": True, "betas": (0.5, 0.9), "maximize": True},
+        {"weight_decay": 0.1, "eps": 1e-3},
+        {"weight_decay": 0.1, "decoupled_weight_decay": True},
+    ],
+    "AdamW": [{}, {"amsgrad": True, "weight_decay": 0.2, "maximize": True}],
+    "NAdam": [
+        {},
+        {"momentum_decay": 0.1, "decoupled_weight_decay": True, "weight_decay": 0.1},
+        {"betas": (0.5, 0.9), "weight_decay": 0.1, "maximize": True},
+    ],
+    "Lion": [{}, {"weight_decay": 0.1, "betas": (0.8, 0.9), "maximize": True}],
+    "Signum": [
+        {},
+        {"momentum": 0.5, "weight_decay": 0.1, "maximize": True},
+        {"momentum": 0.0, "weight_decay": 0.1},
+        {"weight_decay": 0.1, "decoupled_weight_decay": True},
+    ],
+}
+# One set of options for each class, in which every state is in use.
+FULL = {
+    "SGD": {"momentum": 0.9, "weight_decay": 0.1},
+    "Adagrad": {"lr_decay": 0.05, "weight_decay": 0.1},
+    "RMSprop": {"centered": True, "momentum": 0.5, "weight_decay": 0.1},
+    "Adam": {"amsgrad": True, "weight_decay": 0.1},
+    "AdamW": {"amsgrad": True},
+    "NAdam": {"weight_decay": 0.1},
+    "Lion": {"weight_decay": 0.1},
+    "Signum": {"weight_decay": 0.1},
+}
+AVERAGES = ["momentum_buffer", "exp_avg", "grad_avg"]  # states in which gradients may cancel each other
+SHAPES = [(7,), (3, 5), (), (40, 3)]
+DTYPES = {"f32": torch.float32, "f64": torch.float64}
+# How far two paths may be apart, compared with the largest element of the tensor.
+TOLERANCE = {
+    torch.float64: 1e-11,
+    torch.float32: 3e-5,
+    torch.bfloat16: 0.02,
+    torch.float16: 0.003,
+    torch.complex64: 3e-5,
+    torch.complex128: 1e-11,
+}
+
+every_class = pytest.mark.parametrize("name", CLASSES)
+every_class_of_torchs = pytest.mark.parametrize("name", TORCHS)
+every_dtype = pytest.mark.parametrize("dtype", DTYPES.values(), ids=list(DTYPES))
+every_case = pytest.mark.parametrize(
+    ("name", "options"), [pytest.param(n, o, id=f"{n}-{k}") for n in CLASSES for k, o in enumerate(OPTIONS[n])]
+)
+every_case_of_torchs = pytest.mark.parametrize(
+    ("name", "options"), [pytest.param(n, o, id=f"{n}-{k}") for n in TORCHS for k, o in enumerate(OPTIONS[n])]
+)
+
+
+# ---- what torch does not have, in torch's operations ----
+
+
+class _ByHand(torch.optim.Optimizer):
+    def __init__(self, params, lr, **options) -> None:
+        super().__init__(params, {"lr": lr, "weight_decay": 0.0, "maximize": False, **options})
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        loss = None if closure is None else torch.enable_grad()(closure)()
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is not None:
+                    m = self.state[p].setdefault("exp_avg", torch.zeros_like(p))
+                    self.update(p, -p.grad if group["maximize"] else p.grad, m, group)
+        return loss
+
+
+class LionByHand(_ByHand):
+    """Algorithm 2 of Chen et al., 2023."""
+
+    def __init__(self, params, lr=1e-4, betas=(0.9, 0.99), weight_decay=0.0, *, maximize=False) -> None:
+        super().__init__(params, lr, betas=betas, weight_decay=weight_decay, maximize=maximize)
+
+    @staticmethod
+    def update(p, g, m, group) -> None:
+        beta1, beta2 = group["betas"]
+        direction = (m * beta1 + g * (1 - beta1)).sign()
+        p.mul_(1 - group["lr"] * group["weight_decay"]).add_(direction, alpha=-group["lr"])
+        m.mul_(beta2).add_(g, alpha=1 - beta2)
+
+
+class SignumByHand(_ByHand):
+    """Algorithm 2 of Bernstein et al., 2018, with decay."""
+
+    def __init__(
+        self, params, lr=1e-3, momentum=0.9, weight_decay=0.0, *, decoupled_weight_decay=False, maximize=False
+    ) -> None:
+        super().__init__(
+            params,
+            lr,
+            momentum=momentum,
+            weight_decay=weight_decay,
+            decoupled_weight_decay=decoupled_weight_decay,
+            maximize=maximize,
+        )
+
+    @staticmethod
+    def update(p, g, m, group) -> None:
+        if group["decoupled_weight_decay"]:
+            p.mul_(1 - group["lr"] * group["weight_decay"])
+        else:
+            g = g + group["weight_decay"] * p
+        m.mul_(group["momentum"]).add_(g, alpha=1 - group["momentum"])
+        p.add_(m.sign(), alpha=-group["lr"])
+
+
+def torchs_class(name: str):
+    """The class to compare with."""
+    return {"Lion": LionByHand, "Signum": SignumByHand}.get(name) or getattr(torch.optim, name)
+
+
+# ---- problems ----
+
+
+def tensor(shape, seed: int, dtype=torch.float64):
+    """Random numbers, none of them near 0: there the first steps of some methods depend on the last bit."""
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    x = (x.sign() * (x.abs() + 0.1)).to(torch.float64)
+    if dtype.is_complex:
+        return torch.complex(x, tensor(shape, seed + 1000)).to(dtype)
+    return x.to(dtype)
+
+
+def parameters(dtype=torch.float64, shapes=SHAPES, seed: int = 0):
+    return [torch.nn.Parameter(tensor(shape, seed + k, dtype)) for k, shape in enumerate(shapes)]
+
+
+def clones(params):
+    """Parameters of the same values, dtypes and strides; tensors that are not parameters stay such."""
+    copies = []
+    for p in params:
+        x = p.detach().clone(memory_format=torch.preserve_format)
+        if x.stride() != p.stride():
+            memory = 1 + sum(s * (n - 1) for s, n in zip(p.stride(), p.shape, strict=True)) if p.numel() else 0
+            x = torch.zeros(memory, dtype=p.dtype).as_strided(p.shape, p.stride()).copy_(p.detach())
+        copies.append(torch.nn.Parameter(x) if isinstance(p, torch.nn.Parameter) else x.requires_grad_(p.requires_grad))
+    return copies
+
+
+def give_gradients(step: int, *lists, absent=lambda step, i: False, seed: int = 100) -> None:
+    """The same gradient for the parameters of all lists; ``absent`` says which are to have none."""
+    for params in lists:
+        for i, p in enumerate(params):
+            p.grad = None if absent(step, i) else tensor(p.shape, seed + 37 * step + i, p.dtype)
+
+
+def come_and_go(step: int, i: int) -> bool:
+    """Gradients that are missing in some steps for some parameters; one arrives for the first time in the fifth."""
+    return step < 4 if i == 2 else (step + i) % 4 == 3
+
+
+# ---- twins ----
+
+
+class Twins:
+    """gdm's optimizer and torch's, with parameters of the same values; torch's makes its steps by its for-loop.
+
+    ``make`` makes the first argument of the classes from a list of parameters: groups, names.
+    """
+
+    def __init__(self, name, params=None, options=None, *, make=lambda params: params, ours=None) -> None:
+        self.name = name
+        options = {"lr": 0.01, **(options or {})}
+        self.params = parameters() if params is None else params
+        self.other_params = clones(self.params)
+        for_loop = {} if name in OWN else {"foreach": False, **({"fused": False} if name in FUSED else {})}
+        our_options = {**copy.deepcopy(options), **({} if name in OWN else for_loop), **(ours or {})}
+        self.ours = getattr(gdm.torch, name)(make(self.params), **our_options)
+        self.theirs = torchs_class(name)(make(self.other_params), **{**copy.deepcopy(options), **for_loop})
+
+    def both(self):
+        return (self.ours, self.params), (self.theirs, self.other_params)
+
+    def steps(self, numbers, absent=lambda step, i: False) -> None:
+        """Steps of both, compared after each."""
+        for step in numbers:
+            give_gradients(step, self.params, self.other_params, absent=absent)
+            self.ours.step()
+            self.theirs.step()
+            self.assert_close(f"after step {step}")
+
+    def assert_close(self, where: str = "", *, tolerance: float | None = None) -> None:
+        for i, (p, q) in enumerate(zip(self.params, self.other_params, strict=True)):
+            assert_close(p, q, f"parameter {i} {where}", tolerance=tolerance, least=0.1)
+        assert_close_states(self.ours, self.theirs, where, tolerance=tolerance)
+
+
+def assert_close(x, y, what: str = "", *, tolerance: float | None = None, least: float = 0.0) -> None:
+    """Like shapes and dtypes, and elements that differ by no more than the tolerance times the largest.
+
+    ``least`` is a magnitude that what the elements are computed from has at least: a sum may be near 0.
+    """
+    assert (x.dtype, x.shape) == (y.dtype, y.shape), what
+    x, y = x.detach(), y.detach()
+    if not x.numel():
+        return
+    wide = torch.complex128 if x.is_complex() else torch.float64
+    difference = (x.to(wide) - y.to(wide)).abs().max().item()
+    scale = max(y.to(wide).abs().max().item(), least)
+    tolerance = TOLERANCE[x.dtype] if tolerance is None else tolerance
+    assert math.isfinite(scale), f"{what}: not a finite number"
+    assert difference <= tolerance * scale, f"{what}: {difference / scale if scale else difference:.2g} apart"
+
+
+def assert_close_states(ours, theirs, where: str = "", *, tolerance: float | None = None) -> None:
+    """State for state: the same keys, dtypes and shapes, the same counts, values that are close."""
+    listed = [[opt.state.get(p, {}) for group in opt.param_groups for p in group["params"]] for opt in (ours, theirs)]
+    for i, (mine, wanted) in enumerate(zip(*listed, strict=True)):
+        present, expected = ({k for k, x in state.items() if x is not None} for state in (mine, wanted))
+        assert present == expected, f"states of parameter {i} {where}"
+        for key in expected:
+            what = f"{key} of parameter {i} {where}"
+            if key == "step":
+                assert isinstance(mine[key], torch.Tensor), what
+                assert (mine[key].item(), mine[key].shape) == (wanted[key].item(), wanted[key].shape), what
+                continue
+            least = 0.1 if key in AVERAGES else 0.0
+            assert_close(mine[key], wanted[key], what, tolerance=tolerance, least=least)
+
+
+def assert_same_tensors(xs, ys, what: str = "") -> None:
+    """Equal to the bit, with NaN equal to NaN."""
+    for i, (x, y) in enumerate(zip(xs, ys, strict=True)):
+        if x is None or y is None:
+            assert x is y, f"{what} {i}"
+            continue
+        assert (x.dtype, x.shape) == (y.dtype, y.shape), f"{what} {i}"
+        x, y = x.detach().to_dense(), y.detach().to_dense()
+        if x.is_complex():
+            x, y = torch.view_as_real(x.resolve_conj()), torch.view_as_real(y.resolve_conj())
+        same = ((x == y) & (x.signbit() == y.signbit())) | (x.isnan() & y.isnan())
+        assert bool(same.all()), f"{what} {i}: {x} is not {y}"
+
+
+def flat_state(optimizer):
+    """Every tensor of an optimizer's state, in a fixed order."""
+    found = []
+    for group in optimizer.param_groups:
+        for p in group["params"]:
+            state = optimizer.state.get(p, {})
+            found += [state[key] for key in sorted(state)]
+    return found
+
+
+def everything(optimizer):
+    """A copy of all that a step may change: parameters, states, gradients."""
+    params = [p for group in optimizer.param_groups for p in group["params"]]
+    tensors = [*params, *flat_state(optimizer), *(p.grad for p in params)]
+    return [x.detach().clone() if isinstance(x, torch.Tensor) else x for x in tensors]
