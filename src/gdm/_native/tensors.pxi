@@ -160,8 +160,13 @@ cdef inline bint read_by_libtorch(PyObject *x, tensor *out) noexcept:
     if own.device(handle, &code) or code != own.cpu or own.dtype(handle, &code):
         return False
     out.dtype = F32 if code == own.float32 else F64 if code == own.float64 else OTHER_DTYPE
-    out.may_be_negated = not own.negated_bit or (<uint64_t **>handle)[0][own.negated_word] & own.negated_bit
+    out.may_be_negated = may_be_negated(handle)
     return read_shape(handle, out) and not own.data(handle, &out.data)
+
+
+cdef inline bint may_be_negated(void *handle) noexcept:
+    cdef tensor_library *own = &torch_library
+    return not own.negated_bit or (<uint64_t **>handle)[0][own.negated_word] & own.negated_bit
 
 
 cdef inline bint read_shape(void *handle, tensor *out) noexcept:
@@ -172,12 +177,13 @@ cdef inline bint read_shape(void *handle, tensor *out) noexcept:
 
 
 cdef inline bint is_where(PyObject *x, const void *data) noexcept:
-    """Whether a tensor that has been read before still has its memory there. Then nothing else of it has changed."""
+    """Whether a tensor that has been read before still has its memory there, and is not negated. Then nothing else of it
+    has changed but, perhaps, its shape."""
     cdef void *now
-    cdef tensor read
-    if torch_library.offset:
-        return not torch_library.data(<char *>x + torch_library.offset, &now) and now == data
-    return read_by_dlpack(x, &read) and read.data == data
+    cdef void *handle = <char *>x + torch_library.offset
+    if not torch_library.offset or may_be_negated(handle):
+        return False  # it must be read as a whole
+    return not torch_library.data(handle, &now) and now == data
 
 
 cdef inline bint read_again(PyObject *x, tensor *out, void *data, int dtype) noexcept:
@@ -186,7 +192,7 @@ cdef inline bint read_again(PyObject *x, tensor *out, void *data, int dtype) noe
     cdef void *handle = <char *>x + torch_library.offset
     if not torch_library.offset or data == NULL or torch_library.data(handle, &now) or now != data:
         return read_tensor(x, out)
-    out.data, out.dtype, out.may_be_negated = data, dtype, False
+    out.data, out.dtype, out.may_be_negated = data, dtype, may_be_negated(handle)
     return read_shape(handle, out)
 
 
@@ -374,8 +380,8 @@ cdef class TensorEngine:
     cdef slot *slots
     cdef size_t slot_count
     # What the optimizer held when the engine was made.
-    cdef list groups, group_dicts, param_lists, group_values  # the values of each group are in the order of `keys`
-    cdef object state
+    cdef object groups, state  # a list and a dict, or of subclasses
+    cdef list group_dicts, param_lists, group_values  # the values of each group are in the order of `keys`
     cdef list state_keys, state_values, inner_values
     cdef list slot_objects
     cdef tuple keys  # the options; the first is the learning rate
@@ -438,7 +444,9 @@ cdef class TensorEngine:
 
     # ---- making it ----
 
-    cdef int watch_groups(self, list groups) except -1:
+    cdef int watch_groups(self, groups) except -1:
+        if not isinstance(groups, list):
+            raise TypeError(f"the optimizer's param_groups must be a list, not {type(groups).__name__}")
         self.groups, self.group_dicts, self.param_lists, self.group_values = groups, list(groups), [], []
         for group in self.group_dicts:
             if not isinstance(group, dict) or not isinstance(group["params"], list):
@@ -542,17 +550,15 @@ cdef class TensorEngine:
         cdef PyObject **before
         cdef Py_ssize_t g, k, n
         cdef size_t i = 0
-        cdef list groups
+        cdef PyObject *groups = <PyObject *>self.groups
         cdef int changed  # how many options, and whether the first one
         cdef bint first_changed
-        found = optimizer.param_groups
-        if found is not self.groups or len(self.groups) != len(self.group_dicts):
+        if optimizer.param_groups is not self.groups or PyList_GET_SIZE(groups) != len(self.group_dicts):
             return False
-        groups = found
         for g in range(len(self.group_dicts)):
-            if g >= len(groups):  # _describe may have run other code
+            if g >= PyList_GET_SIZE(groups):  # _describe may have run other code
                 return False
-            dict_ = items_of(<PyObject *>groups)[g]
+            dict_ = items_of(groups)[g]
             if dict_ != items_of(<PyObject *>self.group_dicts)[g]:
                 return False
             params = PyDict_GetItemWithError(dict_, <PyObject *>PARAMS)
@@ -572,9 +578,9 @@ cdef class TensorEngine:
                 if (value if value != NULL else <PyObject *>required) != before[k]:
                     changed += 1
                     first_changed = first_changed or k == 0
-            if changed == 1 and first_changed and self.take_lr(g, groups[g]):
+            if changed == 1 and first_changed and self.take_lr(g, <object>dict_):
                 continue
-            if (changed or self.live[g]) and not self.take_options(optimizer, g, groups[g]):
+            if (changed or self.live[g]) and not self.take_options(optimizer, g, <object>dict_):
                 return False
         return i == self.slot_count
 
@@ -711,7 +717,7 @@ cdef class TensorEngine:
             return False
         if not read_again(s.local, &p, e.data[PARAM], e.dtype) or not fills_memory(&p, &n, &in_order):
             return False
-        if n != e.n or n and p.dtype != e.dtype:
+        if n != e.n or n and p.dtype != e.dtype or p.may_be_negated and (<object>s.local).is_neg():
             return False
         if s.is_nested or not is_plain(grad) or not read_tensor(grad, &g) or not is_readable(&p, &g, n, grad):
             if not self.hold:
@@ -731,6 +737,8 @@ cdef class TensorEngine:
         for k in range(MAX_STATES):
             if s.states[k] != NULL and not (as_before and is_where(s.states[k], e.data[STATE + k])):
                 if not read_tensor(s.states[k], &x) or x.dtype != p.dtype or not same_layout(&p, &x):
+                    return False
+                if x.may_be_negated and (<object>s.states[k]).is_neg():
                     return False
                 self.move(&e.data[STATE + k], x.data)
         s.in_order = in_order

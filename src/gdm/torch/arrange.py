@@ -13,6 +13,7 @@ from ..optimizer.options import option_names
 from ..optimizer.state import block, places, scalar_names, states_for
 from .tensors import (
     extent,
+    is_count,
     is_in_memory,
     is_native,
     is_number,
@@ -144,7 +145,7 @@ class Arrangement:
         draft = Draft(g, param, local, keys, numbers, found, {})
         for key, x in found.items():
             if key in numbers:
-                if not is_number(x) or (key == "step" and not x.item().is_integer()):
+                if not (is_count(x) if key == "step" else is_number(x, _checks.SCALARS[key].domain)):
                     return Slot(g, param)
                 continue
             part = part_like(param, local, x)

@@ -47,8 +47,10 @@ class NativeStep(torch.optim.Optimizer):
 
     def __init_subclass__(cls, **keywords: Any) -> None:
         super().__init_subclass__(**keywords)
-        if NativeStep not in cls.__bases__:
-            return  # a subclass of the user's
+        if NativeStep not in cls.__bases__:  # a subclass of the user's
+            if "__init__" in cls.__dict__:
+                cls.__signature__ = inspect.signature(cls.__init__.__get__(cls))
+            return
         cls._torchs = cls.__mro__[cls.__mro__.index(NativeStep) + 1]
         parameters = list(inspect.signature(cls._torchs.__init__).parameters.values())
         threads = inspect.Parameter("threads", inspect.Parameter.KEYWORD_ONLY, default=None, annotation="int | None")
@@ -146,7 +148,7 @@ class NativeStep(torch.optim.Optimizer):
     def _step_anew(self) -> None:
         """Makes a step, and what the next ones need."""
         for group in self.param_groups:
-            if type(group["params"]) is not list:
+            if not isinstance(group["params"], list):
                 group["params"] = list(group["params"])
         with torch.no_grad():
             arrangement = Arrangement(self)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from .. import _backend
-from .._checks import Array
+from .._checks import Array, Domain
 
 try:
     import torch
@@ -21,7 +21,7 @@ if not hasattr(torch.Tensor, "__dlpack_c_exchange_api__"):
     raise ImportError(f"gdm.torch needs PyTorch 2.10 or later; this is {torch.__version__}")
 
 FLOATS = (torch.float32, torch.float64)
-MAX_NUMBER = 2.0**53  # of steps: a float64 holds each whole number up to it
+COUNTS = Domain(2.0**53, True, "a count of steps")  # a float64 holds each whole number up to this one
 
 # Functions of libtorch's C interface. It stays the same from one version to the next.
 FUNCTIONS = (
@@ -181,11 +181,16 @@ def part_like(param: Any, local: Any, x: Any) -> Any:
     return part if is_native(part) else None
 
 
-def is_number(x: Any) -> bool:
-    """Whether a step can read a number from this tensor, and write one into it. It must not be negative."""
-    if not isinstance(x, torch.Tensor) or type(x) not in (torch.Tensor, torch.nn.Parameter) or not is_native(x):
+def is_number(x: Any, domain: Domain) -> bool:
+    """Whether this tensor keeps a number of the domain, and a step can change it."""
+    if type(x) not in (torch.Tensor, torch.nn.Parameter) or not is_native(x):
         return False
-    return bool(x.numel() == 1 and 0 <= x.item() <= MAX_NUMBER)
+    return x.numel() == 1 and x.item() in domain
+
+
+def is_count(x: Any) -> bool:
+    """Whether this tensor keeps a count of steps."""
+    return is_number(x, COUNTS) and float(x.item()).is_integer()
 
 
 def zeros_like(local: Any, memory: Array, start: int) -> Any:
