@@ -52,7 +52,13 @@ def build_info() -> dict[str, str]: ...
 def functions() -> dict[str, tuple[int, str]]: ...
 def rules() -> dict[str, dict[str, Any]]: ...
 def set_tensor_library(
-    addresses: dict[str, int], offset: int, exchange: int, types: tuple[type, type], increment: Callable[..., object]
+    addresses: dict[str, int],
+    offset: int,
+    keys: tuple[int, int, int],
+    grads: tuple[int, int, int],
+    exchange: int,
+    types: tuple[type, type],
+    increment: Callable[..., object],
 ) -> None: ...
 
 @disjoint_base

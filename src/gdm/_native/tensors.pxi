@@ -92,8 +92,11 @@ cdef struct tensor_library:
     get_code *dtype
     get_code *device
     int32_t float32, float64, cpu
-    size_t negated_word  # the word of the C++ tensor, and in it the bit, that says that its elements are negated
-    uint64_t negated_bit  # 0: not known
+    size_t keys_word  # the word of the C++ tensor that says which kind it is
+    uint64_t negated_bit  # the bit in it that says that its elements are negated; 0: not known
+    uint64_t plain_keys  # what it is for a strided tensor of PyTorch's own classes on the CPU; 0: not known
+    size_t meta_word, grad_word  # the word that points to what autograd knows; the word of that which is the gradient
+    void *no_grad  # what the latter is without a gradient; NULL: these are not known
     dlpack *exchange
     # Threads: NULL if PyTorch's cannot be used.
     void *parallel_for
@@ -120,18 +123,18 @@ cdef struct tensor:
     bint may_be_negated  # the elements may have to be negated when they are read
 
 
-def set_tensor_library(dict addresses, size_t offset, tuple negated, exchange, types, increment):
+def set_tensor_library(dict addresses, size_t offset, tuple keys, tuple grads, exchange, types, increment):
     """Sets how tensors are read. ``addresses`` are those of functions of libtorch, by name; empty: DLPack is used.
 
-    ``offset`` is where a Python tensor has its C++ tensor; ``negated`` the word and the bit of that which say that the
-    elements are negated, or a bit of 0; ``exchange`` the address of DLPack's table of functions; ``types`` are
-    torch.Tensor and torch.nn.Parameter; ``increment`` is called with the tensors that a step changes.
+    ``offset`` is where a Python tensor has its C++ tensor; ``keys`` and ``grads`` are the fields ``keys_word`` ... and
+    ``meta_word`` ... of the struct tensor_library; ``exchange`` is the address of DLPack's table of functions; ``types``
+    are torch.Tensor and torch.nn.Parameter; ``increment`` is called with the tensors that a step changes.
     """
     global tensor_type, parameter_type, increment_version, grad_descriptor
     cdef tensor_library *own = &torch_library
     cdef size_t address
     own.offset = 0
-    own.parallel_for = NULL
+    own.parallel_for = own.no_grad = NULL
     own.exchange = <dlpack *><size_t>exchange
     if addresses:
         own.data = <get_pointer *><size_t>addresses["aoti_torch_get_data_ptr"]
@@ -146,7 +149,9 @@ def set_tensor_library(dict addresses, size_t offset, tuple negated, exchange, t
         address = addresses["torch_parallel_for"]
         own.parallel_for = <void *>address
         own.num_threads = <get_count *><size_t>addresses["torch_get_num_threads"]
-        own.negated_word, own.negated_bit = negated
+        own.keys_word, own.negated_bit, own.plain_keys = keys
+        own.meta_word, own.grad_word = grads[0], grads[1]
+        own.no_grad = <void *><size_t>(grads[2] if own.plain_keys else 0)
         own.offset = offset
     tensor_type, parameter_type = <PyObject *>types[0], <PyObject *>types[1]
     increment_version = increment
@@ -166,7 +171,30 @@ cdef inline bint read_by_libtorch(PyObject *x, tensor *out) noexcept:
 
 cdef inline bint may_be_negated(void *handle) noexcept:
     cdef tensor_library *own = &torch_library
-    return not own.negated_bit or (<uint64_t **>handle)[0][own.negated_word] & own.negated_bit
+    return not own.negated_bit or keys_of(handle) & own.negated_bit
+
+
+cdef inline uint64_t keys_of(void *handle) noexcept:
+    return (<uint64_t **>handle)[0][torch_library.keys_word]
+
+
+cdef inline void *grad_of(PyObject *param) noexcept:
+    """The C++ tensor that is the gradient of a parameter; NULL if it has none."""
+    cdef void **meta = <void **>(<void ***>(<char *>param + torch_library.offset))[0][torch_library.meta_word]
+    if meta == NULL or meta[torch_library.grad_word] == torch_library.no_grad:
+        return NULL
+    return &meta[torch_library.grad_word]
+
+
+cdef inline bint read_plain(void *handle, tensor *out) noexcept:
+    """Reads a C++ tensor, if it is a strided one of PyTorch's own classes on the CPU, and not negated."""
+    cdef tensor_library *own = &torch_library
+    cdef int32_t code
+    if keys_of(handle) != own.plain_keys or own.dtype(handle, &code):
+        return False
+    out.dtype = F32 if code == own.float32 else F64 if code == own.float64 else OTHER_DTYPE
+    out.may_be_negated = False
+    return read_shape(handle, out) and not own.data(handle, &out.data)
 
 
 cdef inline bint read_shape(void *handle, tensor *out) noexcept:
@@ -319,13 +347,16 @@ cdef inline bint read_number(PyObject *x, number *out) noexcept:
     return out.data != NULL
 
 
-cdef inline bint is_readable(const tensor *p, const tensor *g, size_t n, PyObject *grad) except -1:
-    """Whether a kernel can read this gradient as it lies in memory."""
+cdef inline bint lie_alike(const tensor *p, const tensor *g, size_t n) noexcept:
+    """Whether a kernel can walk through these two side by side."""
     if g.dtype != p.dtype or not same_layout(p, g) or n and g.data == NULL:
         return False
-    if <uintptr_t>g.data % (4 if g.dtype == F32 else 8):
-        return False
-    return not g.may_be_negated or not (<object>grad).is_neg()
+    return not <uintptr_t>g.data % (4 if g.dtype == F32 else 8)
+
+
+cdef inline bint is_readable(const tensor *p, const tensor *g, size_t n, PyObject *grad) except -1:
+    """Whether a kernel can read this gradient as it lies in memory."""
+    return lie_alike(p, g, n) and not (g.may_be_negated and (<object>grad).is_neg())
 
 
 # ---- an optimizer's step ----
@@ -697,19 +728,23 @@ cdef class TensorEngine:
     cdef bint gather_slot(self, optimizer, size_t i, slot *s) except -1:
         cdef tensor p, g, x
         cdef entry *e
-        cdef bint in_order, as_before
+        cdef bint in_order, as_before, readable
         cdef size_t n, k
-        cdef PyObject *grad
-        if grad_descriptor != NULL and is_plain(s.param):
+        cdef PyObject *grad = NULL
+        cdef void *direct = NULL
+        if not self.hold and torch_library.no_grad != NULL and is_plain(s.param):
+            direct = grad_of(s.param)  # without a Python object for it, which PyTorch may have to make first
+        elif grad_descriptor != NULL and is_plain(s.param):
             grad = get_by(grad_descriptor, s.param)
         else:
             grad = PyObject_GetAttr(s.param, <PyObject *>GRAD_NAME)
         if grad == <PyObject *>None:
-            release(grad)
+            Py_CLEAR(grad)
+        s.grad = grad
+        if grad == NULL and direct == NULL:
             if s.entry != NO_ENTRY:
                 self.plan.entries[s.entry].data[GRAD] = NULL
             return True
-        s.grad = grad
         if s.entry == NO_ENTRY:
             return False
         e = &self.plan.entries[s.entry]
@@ -719,7 +754,11 @@ cdef class TensorEngine:
             return False
         if n != e.n or n and p.dtype != e.dtype or p.may_be_negated and (<object>s.local).is_neg():
             return False
-        if s.is_nested or not is_plain(grad) or not read_tensor(grad, &g) or not is_readable(&p, &g, n, grad):
+        if direct != NULL:
+            readable = read_plain(direct, &g) and lie_alike(&p, &g, n)
+        else:
+            readable = not s.is_nested and is_plain(grad) and read_tensor(grad, &g) and is_readable(&p, &g, n, grad)
+        if not readable:
             if not self.hold:
                 self.hold = True
                 return True
