@@ -96,7 +96,8 @@ def _keys(offset: int) -> tuple[int, int, int]:
     """The word of a C++ tensor that says which kind it is; the bit in it that says that the elements are negated when
     they are read; and the word of plain tensors.
 
-    They are found by comparing plain tensors with negated ones. What is not clear is 0: gdm then asks in Python.
+    They are found by comparing plain tensors, which all have the same kind, with negated ones. If that is not clear,
+    all are 0: gdm then asks in Python.
     """
     shapes = [(), (1,), (3,), (2, 0), (2, 3), (4, 3, 2), (1, 2, 3, 4), (2, 1, 2, 1, 2, 3)]
     plain = [torch.empty(shape, dtype=dtype) for shape in shapes for dtype in FLOATS]
@@ -107,11 +108,11 @@ def _keys(offset: int) -> tuple[int, int, int]:
         for i, word in enumerate(_words(x, offset)):
             telling[i] &= word if x.is_neg() else ~word
             same[i] &= x.is_neg() or word == words[i]
-    candidates = [(i, word) for i, word in enumerate(telling) if word]
+    candidates = [(i, word) for i, word in enumerate(telling) if word and same[i]]
     if len(candidates) != 1 or candidates[0][1].bit_count() != 1:
         return 0, 0, 0
     [(i, bit)] = candidates
-    return i, bit, words[i] if same[i] else 0
+    return i, bit, words[i]
 
 
 def _grads(offset: int) -> tuple[int, int, int]:
