@@ -215,7 +215,7 @@ def main() -> int:
                 case = f"5 products, then 2^{k}"
                 if options.only in case:
                     report(threads, method, case, after_matmuls(method, [(1 << k,)], options.seconds), 1.0)
-    options.out.mkdir(exist_ok=True)
+    options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "bench-torch.json").write_text(json.dumps({"machine": heading(), "results": results}, indent=1))
     return 0
 

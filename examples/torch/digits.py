@@ -131,7 +131,7 @@ def main() -> None:
         total = sum(parts.values())
         shown = ", ".join(f"{part} {x:.0f} µs ({x / total:.0%})" for part, x in parts.items())
         print(f"{name:20} accuracy {training.accuracies[-1]:.1%}; {shown}")
-    options.out.mkdir(exist_ok=True)
+    options.out.mkdir(parents=True, exist_ok=True)
     path = options.out / "torch-digits.png"
     draw(path, trainings)
     print(path)

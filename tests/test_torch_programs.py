@@ -1,0 +1,36 @@
+"""The programs that show and measure gdm.torch run: the example, and the comparison with torch.optim."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+pytest.importorskip("torch", reason="NOT TESTED: programs for PyTorch; there is no torch here")
+
+
+def run(*arguments):
+    done = subprocess.run([sys.executable, *map(str, arguments)], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_example_trains_with_both_alike_and_draws(tmp_path):
+    printed = run(ROOT / "examples/torch/digits.py", "--epochs", 2, "--out", tmp_path)
+    (line,) = [line for line in printed.splitlines() if line.startswith("epoch")]
+    theirs, ours = (float(part.split()[-1]) for part in line.split(","))
+    assert ours == pytest.approx(theirs, rel=1e-3)
+    assert ours < 1.0
+    assert (tmp_path / "torch-digits.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_comparison_checks_and_reports(tmp_path):
+    case = ("--only", "1 x 64", "--methods", "SGD", "AdamW", "--threads", "1", "--seconds", "0.05", "--out", tmp_path)
+    assert run(ROOT / "bench/compare_torch.py", *case).count("torch fused") == 2
+    results = json.loads((tmp_path / "bench-torch.json").read_text())["results"]
+    assert [x["method"] for x in results] == ["SGD", "AdamW"]
+    assert all(x["seconds"]["gdm.torch"] > 0 for x in results)
