@@ -205,7 +205,7 @@ def test_states_go_both_ways(name, options, dtype, through_a_file):
 @every_dtype
 @every_case
 def test_a_loaded_optimizer_goes_on_to_the_bit(name, options, dtype):
-    """Whatever it had done before. (Where torch's default dtype is another, loading changes that of NAdam's product.)"""
+    """Whatever it had done before. (Loading changes the dtype of NAdam's product where torch's default is another.)"""
     torch.set_default_dtype(dtype)
     params = parameters(dtype)
     first = getattr(gdm.torch, name)(params, lr=0.01, **options)
