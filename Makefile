@@ -25,7 +25,7 @@ test-embed: $(VENV)/embed.installed .venvs/editable.installed  ## build and run 
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest tests/test_embed.py
 	PATH="$(CURDIR)/.venvs/editable/bin:$$PATH" .venvs/editable/bin/python -m pytest tests/test_embed.py
 
-test-torch: $(VENV)/test-torch.installed  ## run the tests against PyTorch's optimizers
+test-torch: $(VENV)/test-torch.installed  ## run the tests that need PyTorch
 	$(BIN)/python -m pytest tests/test_torch*.py tests/test_distributed_example.py tests/test_docs.py
 
 test-pythons:  ## run the tests on CPython 3.11, 3.12 and 3.13, if they are installed

@@ -1,4 +1,4 @@
-#define _GNU_SOURCE /* pthread_setname_np */
+#define _GNU_SOURCE /* pthread_setname_np, syscall */
 
 #include "pool.h"
 
@@ -10,6 +10,10 @@
 #include <stdatomic.h>
 #include <stdint.h>
 #include <time.h>
+#if defined __linux__
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 
 /* How long a worker without work looks for new work before it sleeps: long enough for the gap between the steps of a
  * tight loop, too short to take a core from other programs. */
@@ -22,8 +26,10 @@
 #define SHARE_IF_ASLEEP (4 << 20)
 #define STEPS_OF_A_LOOP 16
 
-/* The same for the threads of another pool, such as OpenMP's, which look for work for some milliseconds. */
+/* The same for the threads of another pool, which are only used while they are awake; and for how long a step looks
+ * whether they are. */
 #define SHARE_ELSEWHERE (256 << 10)
+#define LOOK_NS 2000
 
 /* If the caller waits STALL_NS for a worker inside a run, another program has the worker's core. Then the next
  * STEPS_ALONE steps do not use the pool, and no step does for TIMES_ALONE times the wait. So neither the mean nor the
@@ -320,12 +326,18 @@ void gdm_pool_run(unsigned threads, size_t count, gdm_task *run, void *context) 
 
 /* ---- a run on the threads of another pool ----------------------------------------------------------------------- */
 
-/* What one thread of the other pool does. The caller of the run is one of them, and notes when it has no more to do. */
-static void join(void *caller_ended, size_t self) {
+/* A thread of the other pool that has worked in the last run there; 0 before the first. */
+static atomic_int other_thread;
+
+/* What one thread of the other pool does. The caller of the run does the part of index 0. */
+static void join(void *context, size_t self) {
+    (void)context;
     const fp_mode found = set_default_fp_mode();
+#if defined __linux__
+    if (self == 1) atomic_store_explicit(&other_thread, (int)syscall(SYS_gettid), memory_order_relaxed);
+#endif
     work((unsigned)self);
     restore_fp_mode(found);
-    if (self == 0) *(int64_t *)caller_ended = now_ns();
 }
 
 void gdm_pool_run_on(gdm_parallel_for *spread, void *elsewhere, unsigned threads, size_t count, gdm_task *run,
@@ -334,20 +346,38 @@ void gdm_pool_run_on(gdm_parallel_for *spread, void *elsewhere, unsigned threads
     if (threads > count) threads = (unsigned)count;
     if (threads > GDM_MAX_THREADS) threads = GDM_MAX_THREADS;
     if (threads > 1 && atomic_compare_exchange_strong(&pool.running, &free_, 1)) {
-        const int64_t began = now_ns();
-        int64_t ended = began;
         share_out(threads, count, run, context);
-        spread(elsewhere, threads, join, &ended);
-        const int64_t now = now_ns();
-        judge(ended - began, now - ended, now);
+        spread(elsewhere, threads, join, NULL);
         atomic_store(&pool.running, 0);
     } else {
         for (size_t i = 0; i < count; i++) run(context, i);
     }
 }
 
+/* Whether the threads of the other pool are awake. OpenMP's look for work for a while after each parallel region, and
+ * keep the cores busy meanwhile. Then a run must use them, since threads of our own would have to compete with them. If
+ * they sleep, a run must not use them: it would wait for each of them to wake up, which took up to 4 ms. */
+static int others_are_awake(void) {
+#if defined __linux__
+    const int thread = atomic_load_explicit(&other_thread, memory_order_relaxed);
+    const clockid_t clock = (clockid_t)(~(unsigned)thread << 3 | 6); /* the CPU time of this thread */
+    struct timespec before, after;
+    if (!thread || clock_gettime(clock, &before)) return 1; /* not known: the next run finds out */
+    const int64_t begin = now_ns();
+    int64_t now;
+    do {
+        pause_briefly();
+        now = now_ns();
+    } while (now - begin < LOOK_NS);
+    if (clock_gettime(clock, &after)) return 1;
+    return 2 * ((after.tv_sec - before.tv_sec) * 1000000000 + after.tv_nsec - before.tv_nsec) > now - begin;
+#else
+    return 1;
+#endif
+}
+
 unsigned gdm_pool_threads_on(size_t bytes, unsigned threads) {
-    if (threads < 2 || bytes < 2 * SHARE_ELSEWHERE || is_left_alone()) return 1;
+    if (threads < 2 || bytes < 2 * SHARE_ELSEWHERE || !others_are_awake()) return 0;
     return bytes / SHARE_ELSEWHERE < threads ? (unsigned)(bytes / SHARE_ELSEWHERE) : threads;
 }
 

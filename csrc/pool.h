@@ -23,7 +23,7 @@ void gdm_pool_run_on(gdm_parallel_for *spread, void *host, unsigned threads, siz
 /* How many threads, of at most `threads`, are worth using for this number of bytes; 0 or 1: only the caller. */
 unsigned gdm_pool_threads_for(size_t bytes, unsigned threads);
 
-/* The same for the threads of another pool. */
+/* The same for the threads of another pool; 0: use the own pool, since those do not seem to be awake. */
 unsigned gdm_pool_threads_on(size_t bytes, unsigned threads);
 
 /* How many forks there were from the process that loaded the library to this one. */

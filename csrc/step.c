@@ -104,16 +104,21 @@ static int update_all(const gdm_plan *plan, const struct isa *isa) {
     return left_out;
 }
 
-static unsigned threads_for(const gdm_plan *plan) {
+/* How many threads a step uses; and whether they are those of the other pool that the plan may use. */
+static unsigned threads_for(const gdm_plan *plan, int *elsewhere) {
+    *elsewhere = 0;
     if (plan->piece_count < 2) return 1;
-    const unsigned threads = plan->threads ? plan->threads : (unsigned)gdm_get_num_threads();
-    return plan->spread ? gdm_pool_threads_on(plan->bytes, threads) : gdm_pool_threads_for(plan->bytes, threads);
+    const unsigned most = plan->threads ? plan->threads : (unsigned)gdm_get_num_threads();
+    const unsigned others = plan->spread ? gdm_pool_threads_on(plan->bytes, most) : 0;
+    *elsewhere = others > 0;
+    return others ? others : gdm_pool_threads_for(plan->bytes, most);
 }
 
 /* The same on several threads. Not inlined into gdm_plan_run, so that a step of one small entry has a small frame. */
-static __attribute__((noinline)) int update_together(const gdm_plan *plan, const struct isa *isa, unsigned threads) {
+static __attribute__((noinline)) int update_together(const gdm_plan *plan, const struct isa *isa, unsigned threads,
+                                                     int elsewhere) {
     struct walk walk = {plan, isa, 0};
-    if (plan->spread)
+    if (elsewhere)
         gdm_pool_run_on(plan->spread, plan->host, threads, plan->piece_count, update_piece, &walk);
     else
         gdm_pool_run(threads, plan->piece_count, update_piece, &walk);
@@ -210,8 +215,9 @@ gdm_status gdm_plan_run(gdm_plan *plan) {
     if (plan->unsettled) settle(plan);
     for (struct group *group = plan->groups, *end = group + plan->group_count; group < end; group++)
         if (group->stale) prepare_group(group);
-    const unsigned threads = threads_for(plan);
-    const int left_out = threads > 1 ? update_together(plan, isa, threads) : update_all(plan, isa);
+    int elsewhere;
+    const unsigned threads = threads_for(plan, &elsewhere);
+    const int left_out = threads > 1 ? update_together(plan, isa, threads, elsewhere) : update_all(plan, isa);
     count_step(plan, left_out);
     restore_fp_mode(found);
     return GDM_OK;

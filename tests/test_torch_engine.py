@@ -57,6 +57,30 @@ def by_dlpack():
 def test_tensors_are_read_by_libtorch():
     """The fast way is found in this version of PyTorch; else all tests here would test DLPack only."""
     assert tensors.connect() == "libtorch"
+    offset = tensors._offset()
+    assert all(tensors._keys(offset))
+    assert all(tensors._grads(offset)) or not os.path.exists("/proc/self/mem")
+
+
+@pytest.mark.parametrize("known", ["keys, not grads", "nothing"])
+@pytest.mark.parametrize("name", ["SGD", "AdamW"])
+def test_what_is_not_known_of_a_tensor_is_asked_in_python(name, known, monkeypatch):
+    ours = walk(name, SHAPES)
+    with monkeypatch.context() as patch:
+        patch.setattr(tensors, "_grads", lambda offset: (0, 0, 0))
+        if known == "nothing":
+            patch.setattr(tensors, "_keys", lambda offset: (0, 0, 0))
+        assert tensors.connect() == "libtorch"
+        try:
+            assert_same(ours, walk(name, SHAPES))
+            (param,) = params_of([(4,)])
+            before = param.detach().clone()
+            param.grad = torch._neg_view(torch.ones(4))
+            gdm.torch.SGD([param], lr=1.0).step()
+            np.testing.assert_array_equal(param.detach().numpy(), (before + 1).numpy())
+        finally:
+            patch.undo()
+            tensors.connect()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["f32", "f64"])

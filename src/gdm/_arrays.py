@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from ._backend import native
 from ._checks import Array, address
 
 
-def _are_plain(arrays: list[Array]) -> bool:
-    """Whether all are NumPy arrays of floats that an update may write to, so that no check would refuse one."""
+def _are_plain(arrays: list[Any], writable: bool) -> bool:
+    """Whether all are NumPy arrays of floats that may be read, or also written, so that no check would refuse one."""
     return False  # each is then checked by itself
 
 
 def _views(arrays: list[Array]) -> list[Array]:
-    """A view of each array, whose shape and dtype nobody else can change."""
-    return [x.view() for x in arrays]
+    """A plain view of each array, whose shape and dtype nobody else can change."""
+    return [np.ndarray.view(x, np.ndarray) for x in arrays]
 
 
 def _memory_extents(arrays: list[Array]) -> list[tuple[int, int]]:

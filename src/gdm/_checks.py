@@ -8,18 +8,28 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 import numpy as np
 
+from . import _foreign
+from ._foreign import Places
 from .errors import OverlapError, StaleBufferError
 
 if TYPE_CHECKING:
+    from typing import Protocol
+
     from typing_extensions import Buffer
 
+    class SupportsDLPack(Protocol):
+        """A tensor, for example."""
+
+        def __dlpack__(self, *args: Any, **keywords: Any) -> Any: ...
+        def __dlpack_device__(self) -> tuple[Any, Any]: ...
+
     # In NumPy's stubs, arrays have the buffer protocol only from Python 3.12 on.
-    Floats = np.ndarray[Any, Any] | Buffer
+    Floats = np.ndarray[Any, Any] | Buffer | SupportsDLPack
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Options = dict[str, Any]
@@ -158,19 +168,20 @@ def options(given: Mapping[str, Any]) -> Options:
     return checked
 
 
-def buffer(name: str, x: object, *, writable: bool) -> Array:
-    """Returns a plain NumPy array that shares the memory of ``x``.
+def buffers(names: Sequence[str], given: Sequence[Any], writable: Container[str]) -> tuple[list[Array], Places]:
+    """Returns plain NumPy arrays that share the memory of those that were given, and the places of tensors.
 
-    ``x`` must be a contiguous and aligned buffer of float32 or float64, and writable if it will be written.
+    Each must be a contiguous and aligned buffer of float32 or float64, and writable if its name is in ``writable``.
+    Looking at one may run other people's code, which must leave the others where they are.
     """
-    if not isinstance(x, np.ndarray):
-        try:
-            x = np.asarray(memoryview(x))  # type: ignore[arg-type]
-        except (TypeError, ValueError, BufferError):
-            hint = "; pass its .detach().numpy(), which shares its memory" if hasattr(x, "detach") else ""
-            raise TypeError(
-                f"{name} must be a NumPy array (or another buffer) of float32 or float64, not {_kind(x)}{hint}"
-            ) from None
+    checked = [_buffer(name, x, name in writable) for name, x in zip(names, given, strict=True)]
+    places = [place for _, place in checked]
+    _foreign.require_unmoved(names, given, places)
+    return [x for x, _ in checked], places
+
+
+def _buffer(name: str, given: Any, writable: bool) -> tuple[Array, int | None]:
+    x, place = (given, None) if isinstance(given, np.ndarray) else _foreign.view(name, given)
     if type(x) is not np.ndarray:
         if isinstance(x, np.ma.MaskedArray):
             raise TypeError(f"{name} is a masked array, and an update would ignore its mask; pass its .data")
@@ -186,16 +197,19 @@ def buffer(name: str, x: object, *, writable: bool) -> Array:
                 "if you passed a copy, only the copy would be updated: make the array contiguous before anything else "
                 "uses it, and use only that array"
             )
+        elif place is not None:
+            advice = "pass a contiguous copy, its .contiguous()"
         else:
             advice = "pass a contiguous copy, np.ascontiguousarray(...)"
         raise ValueError(f"{name} is not contiguous (shape {x.shape}, strides {x.strides} bytes); {advice}")
     if not x.flags.aligned:
         raise ValueError(f"{name} is misaligned: its address is not a multiple of {x.itemsize} bytes")
     if writable and not x.flags.writeable:
-        raise ValueError(f"{name} is read-only")
+        how = "" if isinstance(given, np.ndarray) or isinstance(x.base, memoryview) else ", as DLPack gives it"
+        raise ValueError(f"{name} is read-only{how}")
     if not is_inside_base(x):
         raise StaleBufferError(f"{name} is a view of an array that has been resized, so its memory may be gone")
-    return x
+    return x, place
 
 
 def is_inside_base(x: Array) -> bool:
@@ -257,7 +271,7 @@ def arguments(given: Mapping[str, Any], positional: int) -> dict[str, Any]:
     names = list(given)
     optional = [name for name in names[positional:] if name in (*OPTIONAL_STATES, "lr_scale", *SCALARS)]
     checked = options({name: given[name] for name in names[positional:] if name not in optional})
-    buffers = names[:positional]
+    needed = names[:positional]
     for name in optional:
         if name in OPTIONAL_STATES:
             option = OPTIONAL_STATES[name]
@@ -266,9 +280,10 @@ def arguments(given: Mapping[str, Any], positional: int) -> dict[str, Any]:
             if not checked[option] and given[name] is not None:
                 raise ValueError(f"{name} is only used with {option}, which is {checked[option]!r}; expected None")
         if given[name] is not None or name in SCALARS:
-            buffers.append(name)
+            needed.append(name)
     read = ("grad", "lr_scale")
-    arrays = {name: buffer(name, given[name], writable=name not in read) for name in buffers}
+    found, _ = buffers(needed, [given[name] for name in needed], set(needed).difference(read))
+    arrays = dict(zip(needed, found, strict=True))
     for name, x in arrays.items():
         if name in SCALARS:
             if x.dtype != np.float64 or x.size != 1:

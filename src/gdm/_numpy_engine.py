@@ -12,6 +12,7 @@ import numpy as np
 
 from . import _checks, reference
 from ._checks import Array, Options, address
+from ._foreign import Source, look_again
 from ._specification import Progress, Specification
 from .errors import StaleBufferError
 
@@ -53,11 +54,12 @@ class Engine:
     """The arrays of one specification, and how far they are."""
 
     def __init__(self, specification: Specification) -> None:
-        self.user_arrays = specification.user_arrays
+        self.user_arrays, self.sources = specification.user_arrays, specification.sources
         # Where our views are: the user's arrays may have moved since those were made.
         self.places = [(*_place(x)[:-1], True) for x in specification.params]
         self.progress = specification.progress
         self.bound: list[Array | None] | None = None
+        self.bound_sources: list[Source | None] = []
         self.bound_places: list[Any] = []
 
 
@@ -139,6 +141,7 @@ class OptimizerCore:
         before = self._snapshot
         if before is not None and before.layout is snapshot.layout:
             engine.bound, engine.bound_places = self._engine.bound, self._engine.bound_places
+            engine.bound_sources = self._engine.bound_sources
 
         def put() -> None:
             self._write(writes)
@@ -177,11 +180,11 @@ class OptimizerCore:
     def _bind_locked(self, grads: Any) -> None:
         self._require()
         given = list(self._flatten(grads))
-        self._check_unmoved("params", self._engine.user_arrays, self._engine.places)
-        bound = self._check_grads(given)
-        self._check_unmoved("params", self._engine.user_arrays, self._engine.places)
+        self._check_params()
+        bound, sources = self._check_grads(given)
+        self._check_params()
         places = [None if grad is None else _place(grad) for grad in bound]
-        self._engine.bound, self._engine.bound_places = bound, places
+        self._engine.bound, self._engine.bound_places, self._engine.bound_sources = bound, places, sources
 
     def step(self, grads: Any = None) -> None:
         self._exclusively(self._step_locked, grads)
@@ -200,12 +203,12 @@ class OptimizerCore:
             lrs.append(lr)
         if grads is None:
             arrays = engine.bound or []
-            self._check_unmoved("grads", arrays, engine.bound_places)
+            self._check_unmoved("grads", arrays, engine.bound_places, engine.bound_sources)
         else:
             given = list(self._flatten(grads))
-            self._check_unmoved("params", engine.user_arrays, engine.places)
-            arrays = self._check_grads(given)
-        self._check_unmoved("params", engine.user_arrays, engine.places)
+            self._check_params()
+            arrays, _ = self._check_grads(given)
+        self._check_params()
         writes, progress = self._numpy_step(arrays, lrs, engine.progress)
 
         def put() -> None:
@@ -214,7 +217,11 @@ class OptimizerCore:
 
         _complete(put)
 
-    def _check_unmoved(self, what: str, arrays: list[Any], places: list[Any]) -> None:
+    def _check_params(self) -> None:
+        self._check_unmoved("params", self._engine.user_arrays, self._engine.places, self._engine.sources)
+
+    def _check_unmoved(self, what: str, arrays: list[Any], places: list[Any], sources: list[Source | None]) -> None:
+        look_again(arrays, sources)
         for i, (array, place) in enumerate(zip(arrays, places, strict=True)):
             if array is not None and _place(array) != place:
                 raise StaleBufferError(
@@ -227,7 +234,7 @@ class OptimizerCore:
 
         def _set_for_all_groups(self, name: str, value: Any) -> None: ...
         def _flatten(self, grads: Any) -> list[Any]: ...
-        def _check_grads(self, grads: list[Any]) -> list[Array | None]: ...
+        def _check_grads(self, grads: list[Any]) -> tuple[list[Array | None], list[Source | None]]: ...
         def _label(self, what: str, i: int) -> str: ...
         def _scheduled_rates(self, index: int, schedule: Any, step: int, count: int) -> Array: ...
         def _check_rate(self, index: int, rate: float) -> None: ...

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from ._checks import Array, Options
+from ._foreign import Source
 
 
 class Progress(NamedTuple):
@@ -32,8 +33,9 @@ class Progress(NamedTuple):
 class Specification(NamedTuple):
     """All that an engine is made from. Lists: one item for each parameter, except for those of groups."""
 
-    user_arrays: list[Array]  # what the user gave; it may change
-    params: list[Array]  # our views of it, which do not change
+    user_arrays: list[Array]  # what the user gave, or a view of it; it may change
+    sources: list[Source | None]  # what the user gave, if it is no NumPy array and may come to mean other memory
+    params: list[Array]  # our views of the user's arrays, which do not change
     states: list[list[Array | None]]  # in the rule's order; None for a state that the options do not need
     lr_scales: list[Array | None]  # a factor of the learning rate for each element
     lr_factors: list[float]  # a factor of the learning rate for the whole parameter

@@ -23,7 +23,8 @@ class SGD(Optimizer):
     ----------
     params : array, sequence or mapping of arrays, or list of groups
         What to optimize: float32 or float64, any shapes, contiguous (C or Fortran order), aligned and writable; no two
-        may share memory. They are updated in place and kept alive. A group is a mapping with the key ``"params"``,
+        may share memory. NumPy arrays, tensors, or anything else in the CPU's memory with DLPack or the buffer
+        protocol. They are updated in place and kept alive. A group is a mapping with the key ``"params"``,
         its own hyperparameters and, if you like, a ``"name"``: ``[{"params": weights, "weight_decay": 1e-4},
         {"params": biases, "name": "biases"}]``.
     lr : float or callable, default 0.01

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from . import _backend, _checks, reference
-
-if TYPE_CHECKING:
-    from ._checks import Array
+from . import _backend, _checks, _foreign, reference
+from ._arrays import are_plain
 
 __all__ = ["count_nonfinite", "grad_norm"]
 
@@ -22,8 +20,9 @@ def grad_norm(grads: Any, *, order: float = 2) -> float:
     Parameters
     ----------
     grads : array, sequence or mapping of arrays, or nested ones
-        float32 or float64, any shapes, contiguous (C or Fortran order) and aligned. A None is left out, so these may be
-        the gradients that an optimizer's ``step`` takes.
+        float32 or float64, any shapes, contiguous (C or Fortran order) and aligned. NumPy arrays, tensors, or anything
+        else in the CPU's memory with DLPack or the buffer protocol. A None is left out, so these may be the gradients
+        that an optimizer's ``step`` takes.
     order : 2 or inf, default 2
         2: the root of the sum of the squares. inf: the largest absolute value.
 
@@ -88,8 +87,12 @@ def count_nonfinite(grads: Any) -> int:
 
 
 def _reduce(reduction: int, grads: Any) -> float:
-    arrays: list[Array] = []
-    _collect("grads", grads, arrays)
+    names: list[str] = []
+    given: list[Any] = []
+    _collect("grads", grads, names, given)
+    arrays = _foreign.views(given)
+    if not are_plain(arrays, False):
+        arrays, _ = _checks.buffers(names, given, ())
     if _backend.native is not None and _backend.backend() == "native":
         result: float = _backend.native.reduce(reduction, arrays)
         return result
@@ -97,15 +100,16 @@ def _reduce(reduction: int, grads: Any) -> float:
     return functions[reduction](arrays)
 
 
-def _collect(label: str, grads: Any, arrays: list[Array]) -> None:
-    """Adds all arrays of a nested structure to a list, each checked."""
+def _collect(label: str, grads: Any, names: list[str], given: list[Any]) -> None:
+    """Adds all arrays of a nested structure to a list, and their places in it to another."""
     if grads is None:
         return
     if isinstance(grads, Mapping):
         for key, item in grads.items():
-            _collect(f"{label}[{key!r}]", item, arrays)
+            _collect(f"{label}[{key!r}]", item, names, given)
     elif isinstance(grads, (list, tuple)):
         for i, item in enumerate(grads):
-            _collect(f"{label}[{i}]", item, arrays)
+            _collect(f"{label}[{i}]", item, names, given)
     else:
-        arrays.append(_checks.buffer(label, grads, writable=False))
+        names.append(label)
+        given.append(grads)

@@ -157,8 +157,8 @@ def sgd(
     Parameters
     ----------
     param : array of float32 or float64, any shape
-        The parameter θ; overwritten. Contiguous (C or Fortran order), aligned and writable. A NumPy array, or anything
-        else with the buffer protocol.
+        The parameter θ; overwritten. Contiguous (C or Fortran order), aligned and writable. A NumPy array, a tensor, or
+        anything else in the CPU's memory with DLPack or the buffer protocol.
     grad : array like ``param``
         The gradient g at ``param``; only read, and may be read-only.
     lr : float
@@ -175,7 +175,8 @@ def sgd(
     Raises
     ------
     TypeError
-        If an argument is not a buffer, has another dtype or is byte-swapped; or if an option has the wrong type.
+        If an argument is no such array, is on another device, has another dtype or is byte-swapped; or if an option has
+        the wrong type.
     ValueError
         If shapes, dtypes or memory orders differ; a buffer is not contiguous, misaligned, or read-only; or an option
         is outside its range.

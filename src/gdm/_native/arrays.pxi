@@ -75,12 +75,13 @@ cdef inline bint is_inside_base(PyObject *x, size_t bytes) noexcept nogil:
 # ---- many arrays: see gdm/_arrays.py ----
 
 
-def are_plain(list arrays):
-    """Whether all are NumPy arrays of floats that an update may write to, so that every check would accept them."""
+def are_plain(list arrays, bint writable):
+    """Whether all are NumPy arrays of floats that may be read, or also written, so that every check would accept them."""
     cdef PyObject **items = items_of(<PyObject *>arrays)
     cdef Py_ssize_t i
+    cdef int flags = WRITABLE if writable else READABLE
     for i in range(len(arrays)):
-        if not is_usable(items[i], WRITABLE) or not PyArray_FLAGS(<PyArrayObject *>items[i]) & CONTIGUOUS:
+        if not is_usable(items[i], flags) or not PyArray_FLAGS(<PyArrayObject *>items[i]) & CONTIGUOUS:
             return False
         if not is_inside_base(items[i], bytes_of(items[i])):
             return False
@@ -88,10 +89,10 @@ def are_plain(list arrays):
 
 
 def views(list arrays):
-    """A view of each array. The user cannot change its shape and dtype."""
+    """A plain view of each array. The user cannot change its shape and dtype."""
     cdef list result = []
     for x in arrays:
-        result.append(PyArray_View(<PyArrayObject *><PyObject *>x, NULL, NULL))
+        result.append(PyArray_View(<PyArrayObject *><PyObject *>x, NULL, &PyArray_Type))
     return result
 
 

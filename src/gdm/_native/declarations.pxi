@@ -10,7 +10,7 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t, uintptr_
 from libc.stdlib cimport qsort
 from libc.string cimport memcpy, memset
 
-from . import _checks, reference
+from . import _checks, _foreign, reference
 from ._specification import Progress
 from .errors import StaleBufferError
 

@@ -15,10 +15,12 @@ cdef class Engine:
     """Steps the arrays of one specification, which stay the same as long as it exists."""
 
     cdef plan *plan
-    cdef list user_arrays  # as the user gave them; they may change
+    cdef list user_arrays  # as the user gave them, or views of that; they may change
+    cdef list sources  # what the user gave, for arrays that are not NumPy's; None if there are none
     cdef list params  # our views of them, which do not
     cdef object held  # what else the plan points into: states and factors of the learning rate
     cdef list bound  # the gradients that are bound, or None
+    cdef list bound_sources  # as above, for these
     cdef void **bound_places  # where they were then
     cdef bint is_one_array, is_sequence
     cdef object started_from  # the Progress that the plan's counts go on from: see plan_steps
@@ -43,7 +45,7 @@ cdef class Engine:
         cdef tuple its_scalars
         if status != OK:
             refuse(status)
-        self.user_arrays = specification.user_arrays
+        self.user_arrays, self.sources = specification.user_arrays, some(specification.sources)
         self.params = params
         self.held = all_states, lr_scales
         self.is_one_array, self.is_sequence = specification.is_one_array, specification.is_sequence

@@ -5,6 +5,11 @@ cdef enum:
     BUFFER = -1  # the kind of an argument that is a buffer
 
 
+cdef inline bint is_buffer(int kind) noexcept nogil:
+    """Whether an argument of this kind is an array."""
+    return kind == BUFFER or kind == factors or kind == scalar
+
+
 cdef class _Rule:
     """The function of one rule: gdm.sgd, gdm.momentum, ...
 
@@ -64,6 +69,24 @@ cdef class _Rule:
         cdef int status = self.update(values)
         restore_fp_mode(found)
         return status
+
+    cdef int attempt_views(self, PyObject **values) except? REFUSED:
+        """The same with arrays of other libraries, each seen as a NumPy array."""
+        cdef PyObject *viewed[MAX_ARGUMENTS]
+        cdef int i, k = 0
+        cdef list arrays, given = []
+        for i in range(self.count):
+            if is_buffer(self.kinds[i]):
+                given.append(<object>values[i])
+        arrays = _foreign.views(given)
+        if arrays is given:
+            return REFUSED
+        for i in range(self.count):
+            viewed[i] = values[i]
+            if is_buffer(self.kinds[i]):
+                viewed[i] = items_of(<PyObject *>arrays)[k]
+                k += 1
+        return self.attempt(viewed)
 
     cdef inline int update(self, PyObject **values) noexcept:
         cdef any_args args
@@ -163,6 +186,8 @@ cdef object call_rule(_Rule self, PyObject *const *args, Py_ssize_t given, PyObj
                 is_simple = False
         if is_simple:
             status = self.attempt(values)
+            if status != OK:
+                status = self.attempt_views(values)
             if status == OK:
                 return None
     # Something is wrong or unusual: Python code handles it.

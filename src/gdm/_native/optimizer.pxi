@@ -19,7 +19,8 @@ cdef class OptimizerCore:
     """The base class of :class:`gdm.optimizer.Optimizer`.
 
     A subclass checks what it is given in Python, and hands it over in ``_put_in_place`` or ``_configure``. It provides
-    ``_flatten(grads)`` and ``_check_grads(grads)``, which return lists of arrays; ``_label(what, i)``;
+    ``_flatten(grads)``, which returns a list; ``_check_grads(grads)``, which returns arrays and their sources, or None
+    for a NumPy array; ``_label(what, i)``;
     ``_scheduled_rates(group, schedule, step, count)`` and ``_check_rate(group, rate)``; ``_numpy_step(grads, lrs,
     progress)``, a whole step in NumPy; and ``_set_for_all_groups(name, value)``.
     """
@@ -77,7 +78,7 @@ cdef class OptimizerCore:
                 raise RuntimeError("an array that is to be copied does not fit its state")
         if rebind:
             memcpy(engine.bound_places, before.bound_places, before.plan.count * sizeof(void *))
-            engine.bound = before.bound
+            engine.bound, engine.bound_sources = before.bound, before.bound_sources
         # Nothing fails from here on.
         for array, value in writes:
             memcpy(data(<PyObject *>array), data(<PyObject *>value), bytes_of(<PyObject *>array))
@@ -215,17 +216,21 @@ cdef class OptimizerCore:
 
     cdef int check_params(self) except -1:
         cdef size_t i
+        if self.engine.sources is not None:
+            _foreign.look_again(self.engine.user_arrays, self.engine.sources)
         if not self.engine.are_params_unchanged(&i):
             self.stale("params", i)
         return 0
 
-    cdef list checked_grads(self, grads, bint own):
+    cdef list checked_grads(self, grads, bint own, list sources):
         """The gradients as a list of arrays, each checked against its parameter; ``own``: not the caller's list.
+
+        ``sources``: a list to which what the arrays come from is added, unless all are NumPy's; or None.
 
         This may run user code (of a mapping, an iterator or a buffer). The parameters are checked after that. No user
         code may run between here and the end of the step.
         """
-        cdef list items
+        cdef list items, arrays
         cdef Engine engine = self.engine
         cdef bint in_list = engine.is_sequence and type(grads) is list
         if engine.is_one_array and PyArray_CheckExact(<PyObject *>grads):
@@ -236,11 +241,19 @@ cdef class OptimizerCore:
             items = self._flatten(grads)
         if engine.are_usable(items, True):
             return items
+        if in_list:
+            items = list(self._flatten(items))
+        if sources is None:
+            arrays = _foreign.views(items)
+            if engine.are_usable(arrays, True):
+                return arrays
         self.check_params()  # first: a changed parameter is not an error of the gradients
-        items = self._check_grads(list(self._flatten(items)) if in_list else items)
-        if self.engine is not engine or not engine.are_usable(items, False):
+        arrays, found = self._check_grads(items)
+        if self.engine is not engine or not engine.are_usable(arrays, False):
             raise StaleBufferError("grads changed while they were being checked")
-        return items
+        if sources is not None:
+            sources.extend(found)
+        return arrays
 
     def bind(self, grads):
         """Keeps the arrays that every later ``step()`` reads its gradients from.
@@ -250,7 +263,8 @@ cdef class OptimizerCore:
         grads : in the structure of ``params``
             One array for each parameter, of its dtype, shape and memory order, contiguous and aligned; or None, which
             leaves the parameter out of every step. The arrays are kept alive; put each new gradient into them
-            (``grad[...] = ...``).
+            (``grad[...] = ...``). A tensor that becomes ``.grad`` later is another array: in PyTorch,
+            ``zero_grad(set_to_none=False)`` keeps those that were bound.
 
         Raises
         ------
@@ -258,20 +272,20 @@ cdef class OptimizerCore:
             As :meth:`step` does. What was bound before stays bound.
         """
         cdef size_t i
-        cdef list items
+        cdef list items, sources = []
         cdef PyObject *grad
         cdef Engine engine
         self.lock()
         try:
             self.require()
             engine = self.engine
-            items = self.checked_grads(grads, own=True)  # the caller's list may change
+            items = self.checked_grads(grads, True, sources)  # True: the caller's list may change
             self.check_params()
             before = engine.bound
             for i in range(engine.plan.count):
                 grad = items_of(<PyObject *>items)[i]
                 engine.bound_places[i] = NULL if grad == <PyObject *>None else data(grad)
-            engine.bound = items
+            engine.bound, engine.bound_sources = items, some(sources)
         finally:
             self.busy = 0
 
@@ -330,7 +344,7 @@ cdef class OptimizerCore:
         Raises
         ------
         TypeError
-            For a gradient that is no buffer of float32 or float64, or is byte-swapped.
+            For a gradient that is no array of float32 or float64 in the CPU's memory, or is byte-swapped.
         ValueError
             For a gradient that does not fit its parameter, is not contiguous, or misaligned; or if the structure of
             ``grads`` is not that of ``params``.
@@ -361,7 +375,12 @@ cdef class OptimizerCore:
                 self.set_scheduled_rates()  # runs user code: before anything is checked
             # While other threads or the reference run, the caller's list may change and release its arrays.
             alone = engine.plan.elements < GIL_THRESHOLD and not use_reference
-            items = engine.bound if grads is None else self.checked_grads(grads, own=not alone)
+            if grads is not None:
+                items = self.checked_grads(grads, not alone, None)
+            else:
+                items = engine.bound
+                if engine.bound_sources is not None:
+                    _foreign.look_again(items, engine.bound_sources)
             self.check_params()
             arrays = items_of(<PyObject *>items)
             for i in range(engine.plan.count):
@@ -385,6 +404,14 @@ cdef class OptimizerCore:
                 refuse(status)
         finally:
             self.busy = 0
+
+
+cdef list some(list sources):
+    """The list, or None if all that is in it is None."""
+    for source in sources:
+        if source is not None:
+            return sources
+    return None
 
 
 cdef int add_schedule(list schedules, size_t index, dict options) except -1:

@@ -89,10 +89,14 @@ cdef struct tensor_library:
     get_number *ndim
     get_numbers *shape
     get_numbers *strides
-    get_number *storage_offset
     get_code *dtype
     get_code *device
     int32_t float32, float64, cpu
+    size_t keys_word  # the word of the C++ tensor that says which kind it is
+    uint64_t negated_bit  # the bit in it that says that its elements are negated; 0: not known
+    uint64_t plain_keys  # what it is for a strided tensor of PyTorch's own classes on the CPU; 0: not known
+    size_t meta_word, grad_word  # the word that points to what autograd knows; the word of that which is the gradient
+    void *no_grad  # what the latter is without a gradient; NULL: these are not known
     dlpack *exchange
     # Threads: NULL if PyTorch's cannot be used.
     void *parallel_for
@@ -119,24 +123,24 @@ cdef struct tensor:
     bint may_be_negated  # the elements may have to be negated when they are read
 
 
-def set_tensor_library(dict addresses, size_t offset, exchange, types, increment):
+def set_tensor_library(dict addresses, size_t offset, tuple keys, tuple grads, exchange, types, increment):
     """Sets how tensors are read. ``addresses`` are those of functions of libtorch, by name; empty: DLPack is used.
 
-    ``offset`` is where a Python tensor has its C++ tensor; ``exchange`` the address of DLPack's table of functions;
-    ``types`` are torch.Tensor and torch.nn.Parameter; ``increment`` is called with the tensors that a step changes.
+    ``offset`` is where a Python tensor has its C++ tensor; ``keys`` and ``grads`` are the fields ``keys_word`` ... and
+    ``meta_word`` ... of the struct tensor_library; ``exchange`` is the address of DLPack's table of functions; ``types``
+    are torch.Tensor and torch.nn.Parameter; ``increment`` is called with the tensors that a step changes.
     """
     global tensor_type, parameter_type, increment_version, grad_descriptor
     cdef tensor_library *own = &torch_library
     cdef size_t address
     own.offset = 0
-    own.parallel_for = NULL
+    own.parallel_for = own.no_grad = NULL
     own.exchange = <dlpack *><size_t>exchange
     if addresses:
         own.data = <get_pointer *><size_t>addresses["aoti_torch_get_data_ptr"]
         own.ndim = <get_number *><size_t>addresses["aoti_torch_get_dim"]
         own.shape = <get_numbers *><size_t>addresses["aoti_torch_get_sizes"]
         own.strides = <get_numbers *><size_t>addresses["aoti_torch_get_strides"]
-        own.storage_offset = <get_number *><size_t>addresses["aoti_torch_get_storage_offset"]
         own.dtype = <get_code *><size_t>addresses["aoti_torch_get_dtype"]
         own.device = <get_code *><size_t>addresses["aoti_torch_get_device_type"]
         own.float32 = (<int32_t (*)() noexcept><size_t>addresses["aoti_torch_dtype_float32"])()
@@ -145,6 +149,9 @@ def set_tensor_library(dict addresses, size_t offset, exchange, types, increment
         address = addresses["torch_parallel_for"]
         own.parallel_for = <void *>address
         own.num_threads = <get_count *><size_t>addresses["torch_get_num_threads"]
+        own.keys_word, own.negated_bit, own.plain_keys = keys
+        own.meta_word, own.grad_word = grads[0], grads[1]
+        own.no_grad = <void *><size_t>(grads[2] if own.plain_keys else 0)
         own.offset = offset
     tensor_type, parameter_type = <PyObject *>types[0], <PyObject *>types[1]
     increment_version = increment
@@ -155,15 +162,38 @@ cdef inline bint read_by_libtorch(PyObject *x, tensor *out) noexcept:
     cdef tensor_library *own = &torch_library
     cdef void *handle = <char *>x + own.offset
     cdef int32_t code = 0
-    cdef int64_t first = 0
     if own.device(handle, &code) or code != own.cpu or own.dtype(handle, &code):
         return False
     out.dtype = F32 if code == own.float32 else F64 if code == own.float64 else OTHER_DTYPE
-    # Only a view of the imaginary parts of conjugated numbers is negated when it is read. It begins behind the first
-    # real part.
-    if own.storage_offset(handle, &first):
+    out.may_be_negated = may_be_negated(handle)
+    return read_shape(handle, out) and not own.data(handle, &out.data)
+
+
+cdef inline bint may_be_negated(void *handle) noexcept:
+    cdef tensor_library *own = &torch_library
+    return not own.negated_bit or keys_of(handle) & own.negated_bit
+
+
+cdef inline uint64_t keys_of(void *handle) noexcept:
+    return (<uint64_t **>handle)[0][torch_library.keys_word]
+
+
+cdef inline void *grad_of(PyObject *param) noexcept:
+    """The C++ tensor that is the gradient of a parameter; NULL if it has none."""
+    cdef void **meta = <void **>(<void ***>(<char *>param + torch_library.offset))[0][torch_library.meta_word]
+    if meta == NULL or meta[torch_library.grad_word] == torch_library.no_grad:
+        return NULL
+    return &meta[torch_library.grad_word]
+
+
+cdef inline bint read_plain(void *handle, tensor *out) noexcept:
+    """Reads a C++ tensor, if it is a strided one of PyTorch's own classes on the CPU, and not negated."""
+    cdef tensor_library *own = &torch_library
+    cdef int32_t code
+    if keys_of(handle) != own.plain_keys or own.dtype(handle, &code):
         return False
-    out.may_be_negated = first != 0
+    out.dtype = F32 if code == own.float32 else F64 if code == own.float64 else OTHER_DTYPE
+    out.may_be_negated = False
     return read_shape(handle, out) and not own.data(handle, &out.data)
 
 
@@ -175,12 +205,13 @@ cdef inline bint read_shape(void *handle, tensor *out) noexcept:
 
 
 cdef inline bint is_where(PyObject *x, const void *data) noexcept:
-    """Whether a tensor that has been read before still has its memory there. Then nothing else of it has changed."""
+    """Whether a tensor that has been read before still has its memory there, and is not negated. Then nothing else of it
+    has changed but, perhaps, its shape."""
     cdef void *now
-    cdef tensor read
-    if torch_library.offset:
-        return not torch_library.data(<char *>x + torch_library.offset, &now) and now == data
-    return read_by_dlpack(x, &read) and read.data == data
+    cdef void *handle = <char *>x + torch_library.offset
+    if not torch_library.offset or may_be_negated(handle):
+        return False  # it must be read as a whole
+    return not torch_library.data(handle, &now) and now == data
 
 
 cdef inline bint read_again(PyObject *x, tensor *out, void *data, int dtype) noexcept:
@@ -189,7 +220,7 @@ cdef inline bint read_again(PyObject *x, tensor *out, void *data, int dtype) noe
     cdef void *handle = <char *>x + torch_library.offset
     if not torch_library.offset or data == NULL or torch_library.data(handle, &now) or now != data:
         return read_tensor(x, out)
-    out.data, out.dtype, out.may_be_negated = data, dtype, False
+    out.data, out.dtype, out.may_be_negated = data, dtype, may_be_negated(handle)
     return read_shape(handle, out)
 
 
@@ -218,16 +249,17 @@ cdef inline bint is_plain(PyObject *x) noexcept:
     return Py_TYPE(x) == tensor_type or Py_TYPE(x) == parameter_type
 
 
-cdef inline bint fills_memory(const tensor *x, size_t *n) noexcept:
-    """Whether the elements fill a piece of memory, each once, in any order of the axes; and how many there are."""
+cdef inline bint fills_memory(const tensor *x, size_t *n, bint *in_order) noexcept:
+    """Whether the elements fill a piece of memory, each once, in any order of the axes; how many there are; and whether
+    they are in C order."""
     cdef int64_t i, k, expected = 1, count = 1
-    cdef bint in_order = True
+    in_order[0] = True
     for i in range(x.ndim - 1, -1, -1):
         if x.shape[i] != 1 and x.strides[i] != count:
-            in_order = False
+            in_order[0] = False
         count *= x.shape[i]
     n[0] = <size_t>count
-    if in_order or count == 0:
+    if in_order[0] or count == 0:
         return True
     while expected < count:  # finds the axis whose stride is the size of all axes found so far
         k = -1
@@ -246,9 +278,20 @@ cdef inline bint same_layout(const tensor *x, const tensor *y) noexcept:
     if x.ndim != y.ndim:
         return False
     for i in range(x.ndim):
-        if x.shape[i] != y.shape[i] or x.strides[i] != y.strides[i] and x.shape[i] != 1:
+        if x.shape[i] != y.shape[i]:
             return False
+    for i in range(x.ndim):
+        if x.strides[i] != y.strides[i] and x.shape[i] != 1:
+            return is_empty(x)
     return True
+
+
+cdef inline bint is_empty(const tensor *x) noexcept:
+    cdef int64_t i
+    for i in range(x.ndim):
+        if x.shape[i] == 0:
+            return True
+    return False
 
 
 cdef inline unsigned threads_of_torch() noexcept:
@@ -304,13 +347,16 @@ cdef inline bint read_number(PyObject *x, number *out) noexcept:
     return out.data != NULL
 
 
-cdef inline bint is_readable(const tensor *p, const tensor *g, size_t n, PyObject *grad) except -1:
-    """Whether a kernel can read this gradient as it lies in memory."""
+cdef inline bint lie_alike(const tensor *p, const tensor *g, size_t n) noexcept:
+    """Whether a kernel can walk through these two side by side."""
     if g.dtype != p.dtype or not same_layout(p, g) or n and g.data == NULL:
         return False
-    if <uintptr_t>g.data % (4 if g.dtype == F32 else 8):
-        return False
-    return not g.may_be_negated or not (<object>grad).is_neg()
+    return not <uintptr_t>g.data % (4 if g.dtype == F32 else 8)
+
+
+cdef inline bint is_readable(const tensor *p, const tensor *g, size_t n, PyObject *grad) except -1:
+    """Whether a kernel can read this gradient as it lies in memory."""
+    return lie_alike(p, g, n) and not (g.may_be_negated and (<object>grad).is_neg())
 
 
 # ---- an optimizer's step ----
@@ -332,6 +378,7 @@ cdef struct slot:
     uint32_t entry  # in the plan, or NO_ENTRY
     bint is_present  # this step updates it
     bint is_foreign  # PyTorch updates it
+    bint in_order  # the parameter and its states were in C order when they were compared last
     bint is_nested  # the memory belongs to another tensor than the parameter
 
 
@@ -364,8 +411,8 @@ cdef class TensorEngine:
     cdef slot *slots
     cdef size_t slot_count
     # What the optimizer held when the engine was made.
-    cdef list groups, group_dicts, param_lists, group_values  # the values of each group are in the order of `keys`
-    cdef object state
+    cdef object groups, state  # a list and a dict, or of subclasses
+    cdef list group_dicts, param_lists, group_values  # the values of each group are in the order of `keys`
     cdef list state_keys, state_values, inner_values
     cdef list slot_objects
     cdef tuple keys  # the options; the first is the learning rate
@@ -428,7 +475,9 @@ cdef class TensorEngine:
 
     # ---- making it ----
 
-    cdef int watch_groups(self, list groups) except -1:
+    cdef int watch_groups(self, groups) except -1:
+        if not isinstance(groups, list):
+            raise TypeError(f"the optimizer's param_groups must be a list, not {type(groups).__name__}")
         self.groups, self.group_dicts, self.param_lists, self.group_values = groups, list(groups), [], []
         for group in self.group_dicts:
             if not isinstance(group, dict) or not isinstance(group["params"], list):
@@ -469,7 +518,7 @@ cdef class TensorEngine:
         memset(&e, 0, sizeof(e))
         memset(states, 0, sizeof(states))
         e.size, e.group, e.lr_factor = sizeof(e), (<tuple>self.plan_groups[s.group])[0], 1.0
-        if not read_tensor(s.local, &x) or not fills_memory(&x, &e.n):
+        if not read_tensor(s.local, &x) or not fills_memory(&x, &e.n, &s.in_order):
             raise RuntimeError("a parameter has not been checked")
         e.param.data, e.param.dtype = x.data, <dtype_t>x.dtype
         for k in range(<size_t>len(<tuple>its_states)):
@@ -532,17 +581,15 @@ cdef class TensorEngine:
         cdef PyObject **before
         cdef Py_ssize_t g, k, n
         cdef size_t i = 0
-        cdef list groups
+        cdef PyObject *groups = <PyObject *>self.groups
         cdef int changed  # how many options, and whether the first one
         cdef bint first_changed
-        found = optimizer.param_groups
-        if found is not self.groups or len(self.groups) != len(self.group_dicts):
+        if optimizer.param_groups is not self.groups or PyList_GET_SIZE(groups) != len(self.group_dicts):
             return False
-        groups = found
         for g in range(len(self.group_dicts)):
-            if g >= len(groups):  # _describe may have run other code
+            if g >= PyList_GET_SIZE(groups):  # _describe may have run other code
                 return False
-            dict_ = items_of(<PyObject *>groups)[g]
+            dict_ = items_of(groups)[g]
             if dict_ != items_of(<PyObject *>self.group_dicts)[g]:
                 return False
             params = PyDict_GetItemWithError(dict_, <PyObject *>PARAMS)
@@ -562,9 +609,9 @@ cdef class TensorEngine:
                 if (value if value != NULL else <PyObject *>required) != before[k]:
                     changed += 1
                     first_changed = first_changed or k == 0
-            if changed == 1 and first_changed and self.take_lr(g, groups[g]):
+            if changed == 1 and first_changed and self.take_lr(g, <object>dict_):
                 continue
-            if (changed or self.live[g]) and not self.take_options(optimizer, g, groups[g]):
+            if (changed or self.live[g]) and not self.take_options(optimizer, g, <object>dict_):
                 return False
         return i == self.slot_count
 
@@ -681,26 +728,37 @@ cdef class TensorEngine:
     cdef bint gather_slot(self, optimizer, size_t i, slot *s) except -1:
         cdef tensor p, g, x
         cdef entry *e
+        cdef bint in_order, as_before, readable
         cdef size_t n, k
-        cdef PyObject *grad
-        if grad_descriptor != NULL and is_plain(s.param):
+        cdef PyObject *grad = NULL
+        cdef void *direct = NULL
+        if not self.hold and torch_library.no_grad != NULL and is_plain(s.param):
+            direct = grad_of(s.param)  # without a Python object for it, which PyTorch may have to make first
+        elif grad_descriptor != NULL and is_plain(s.param):
             grad = get_by(grad_descriptor, s.param)
         else:
             grad = PyObject_GetAttr(s.param, <PyObject *>GRAD_NAME)
         if grad == <PyObject *>None:
-            release(grad)
+            Py_CLEAR(grad)
+        s.grad = grad
+        if grad == NULL and direct == NULL:
             if s.entry != NO_ENTRY:
                 self.plan.entries[s.entry].data[GRAD] = NULL
             return True
-        s.grad = grad
         if s.entry == NO_ENTRY:
             return False
         e = &self.plan.entries[s.entry]
         if s.is_nested and optimizer._local_of(<object>s.param) is not <object>s.local:
             return False
-        if not read_again(s.local, &p, e.data[PARAM], e.dtype) or not fills_memory(&p, &n) or n != e.n or n and p.dtype != e.dtype:
+        if not read_again(s.local, &p, e.data[PARAM], e.dtype) or not fills_memory(&p, &n, &in_order):
             return False
-        if s.is_nested or not is_plain(grad) or not read_tensor(grad, &g) or not is_readable(&p, &g, n, grad):
+        if n != e.n or n and p.dtype != e.dtype or p.may_be_negated and (<object>s.local).is_neg():
+            return False
+        if direct != NULL:
+            readable = read_plain(direct, &g) and lie_alike(&p, &g, n)
+        else:
+            readable = not s.is_nested and is_plain(grad) and read_tensor(grad, &g) and is_readable(&p, &g, n, grad)
+        if not readable:
             if not self.hold:
                 self.hold = True
                 return True
@@ -714,11 +772,15 @@ cdef class TensorEngine:
                 raise RuntimeError("a gradient has not been checked")
         self.present += 1
         s.is_present = True
+        as_before = in_order and s.in_order
         for k in range(MAX_STATES):
-            if s.states[k] != NULL and not is_where(s.states[k], e.data[STATE + k]):
+            if s.states[k] != NULL and not (as_before and is_where(s.states[k], e.data[STATE + k])):
                 if not read_tensor(s.states[k], &x) or x.dtype != p.dtype or not same_layout(&p, &x):
                     return False
+                if x.may_be_negated and (<object>s.states[k]).is_neg():
+                    return False
                 self.move(&e.data[STATE + k], x.data)
+        s.in_order = in_order
         self.move(&e.data[PARAM], p.data)
         if n == 0:
             e.data[GRAD] = &e.data[GRAD]  # not NULL: PyTorch counts the steps of a parameter without elements
@@ -888,6 +950,7 @@ cdef int add_update(plan *plan, slot *s, size_t i, list params, list grads, list
     cdef tensor p, x
     cdef uint64_t done = 1 if begun else 0
     cdef size_t k, index
+    cdef bint in_order
     cdef double count
     cdef int status
     cdef PyObject *param = items_of(<PyObject *>params)[i]
@@ -896,7 +959,7 @@ cdef int add_update(plan *plan, slot *s, size_t i, list params, list grads, list
     memset(&e, 0, sizeof(e))
     memset(buffers, 0, sizeof(buffers))
     e.size, e.lr_factor, e.states, e.state_count = sizeof(e), 1.0, buffers, <size_t>len(states)
-    if not is_plain(param) or not read_tensor(param, &p) or not fills_memory(&p, &e.n):
+    if not is_plain(param) or not read_tensor(param, &p) or not fills_memory(&p, &e.n, &in_order):
         return REFUSED
     if p.dtype == OTHER_DTYPE or p.may_be_negated and (<object>param).is_neg():
         return REFUSED

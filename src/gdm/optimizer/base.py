@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from os import PathLike
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -12,6 +12,7 @@ from .. import _checks
 from .._arrays import are_plain, views
 from .._backend import Engine, OptimizerCore
 from .._checks import Array, Named, Options
+from .._foreign import Source, is_tensor
 from .._numpy_engine import numpy_step
 from .._specification import Progress, Specification
 from ..errors import CheckpointError
@@ -52,7 +53,7 @@ class Optimizer(OptimizerCore):
         if layout.grouped and not isinstance(scale, NUMBERS):
             raise TypeError("lr_scale must be a number where there are groups; give others in the groups")
         self._defaults: Options = {**defaults, "lr_scale": scale}
-        empty = Snapshot(Layout([], layout.grouped), [], {}, [], [], [], [], [])
+        empty = Snapshot(Layout([], layout.grouped), [], {}, [], [], [], [], [], [])
         self._exclusively(self._add_groups_locked, empty, Progress([], [], [], []), layout, arrays, given)
         self._threads = threads
 
@@ -124,7 +125,8 @@ class Optimizer(OptimizerCore):
             scales.append(group.get("lr_scale", default))
             changes = {name: value for name, value in group.items() if name != "lr_scale"}
             options.append(hyperparameters.check(class_name, layout, i, known, changes))
-        user_arrays, new = self._checked_params(layout, old, arrays)
+        user_arrays, sources = self._checked_params(layout, old, arrays)
+        new = views(user_arrays)
         params = before.params + new
         self._require_disjoint_params(layout, params, before)
 
@@ -141,6 +143,7 @@ class Optimizer(OptimizerCore):
             records,
             {record: i for i, record in enumerate(records)},
             before.user_arrays + user_arrays,
+            before.sources + sources,
             params,
             self._with_states(layout, params, before.states + [{} for _ in new], before.options + options),
             lr_factors,
@@ -170,6 +173,7 @@ class Optimizer(OptimizerCore):
             records,
             {record: i for i, record in enumerate(records)},
             others(before.user_arrays),
+            others(before.sources),
             others(before.params),
             others(before.states),
             others(before.lr_factors),
@@ -303,14 +307,12 @@ class Optimizer(OptimizerCore):
 
     # ---- parameters, states, and the engine made from them ----
 
-    def _checked_params(self, layout: Layout, first: int, given: list[Any]) -> tuple[list[Array], list[Array]]:
-        """New parameters, from index ``first`` on: the user's arrays, and views of them that only we have."""
-        if are_plain(given):
-            return given, views(given)
+    def _checked_params(self, layout: Layout, first: int, given: list[Any]) -> tuple[list[Array], list[Source | None]]:
+        """New parameters, from index ``first`` on: as NumPy arrays, and for those that are none what they come from."""
+        if are_plain(given, True):
+            return given, [None] * len(given)
         labels = [f"params{label}" for label in layout.labels()[first:]]
-        arrays = [_checks.buffer(label, x, writable=True) for label, x in zip(labels, given, strict=True)]
-        users = [x if isinstance(x, np.ndarray) else y for x, y in zip(given, arrays, strict=True)]
-        return users, views(arrays)
+        return _kept(labels, given, set(labels))
 
     def _require_disjoint_params(self, layout: Layout, params: list[Array], before: Snapshot) -> None:
         if self._any_overlap(params):
@@ -377,6 +379,7 @@ class Optimizer(OptimizerCore):
         names = [self._states_for(group) for group in options]
         specification = Specification(
             snapshot.user_arrays,
+            snapshot.sources,
             snapshot.params,
             [
                 [None if name is None else state[name] for name in names[group]]
@@ -410,23 +413,28 @@ class Optimizer(OptimizerCore):
             for name, x in state.items()
         ]
 
-    def _check_grads(self, grads: list[Any]) -> list[Array | None]:
-        """The gradients as arrays, each requirement checked. Other people's code runs in the first loop only."""
+    def _check_grads(self, grads: list[Any]) -> tuple[list[Array | None], list[Source | None]]:
+        """The gradients as NumPy arrays, each requirement checked; and for those that are none what they come from.
+
+        Other people's code runs at the beginning only.
+        """
         snapshot = self._snapshot
         labels = [f"grads{label}" for label in snapshot.layout.grad_labels()]
         params = [f"params{label}" for label in snapshot.layout.labels()]
-        arrays = [
-            None if grad is None and not snapshot.layout.is_one_array else _checks.buffer(label, grad, writable=False)
-            for label, grad in zip(labels, grads, strict=True)
-        ]
+        given = [i for i, grad in enumerate(grads) if grad is not None or snapshot.layout.is_one_array]
+        arrays: list[Array | None] = [None] * len(grads)
+        sources: list[Source | None] = [None] * len(grads)
+        kept = _kept([labels[i] for i in given], [grads[i] for i in given], ())
+        for i, array, source in zip(given, *kept, strict=True):
+            arrays[i], sources[i] = array, source
         named = [Named(label, x, True) for label, x in zip(params, snapshot.params, strict=True)]
         named += self._named_states(snapshot)
-        for label, array, name, param in zip(labels, arrays, params, snapshot.params, strict=True):
-            if array is not None:
-                _checks.like(label, array, name, param)
-                named.append(Named(label, array, False))
+        for label, grad, name, param in zip(labels, arrays, params, snapshot.params, strict=True):
+            if grad is not None:
+                _checks.like(label, grad, name, param)
+                named.append(Named(label, grad, False))
         _checks.disjoint(named)
-        return [g if isinstance(g, np.ndarray) else array for g, array in zip(grads, arrays, strict=True)]
+        return arrays, sources
 
     def _numpy_step(
         self, grads: list[Array | None], lrs: list[float], progress: Progress
@@ -548,7 +556,11 @@ class Optimizer(OptimizerCore):
     def _reduce_locked(self) -> tuple[Any, ...]:
         snapshot = self._snapshot
         layout, options = snapshot.layout, dict(self._defaults)
-        params = layout.unflatten(snapshot.user_arrays) if layout.groups else []
+        users = [
+            x if source is None or not is_tensor(source.given) else source.given
+            for x, source in zip(snapshot.user_arrays, snapshot.sources, strict=True)
+        ]
+        params = layout.unflatten(users) if layout.groups else []
         if layout.grouped:
             named = [{} if name is None else {"name": name} for name in layout.names]
             params = [{"params": p, **o, **n} for p, o, n in zip(params, snapshot.options, named, strict=True)]
@@ -563,6 +575,13 @@ class Optimizer(OptimizerCore):
         elements = sum(param.size for param in self._snapshot.params)
         groups = ", ".join(repr(group) for group in self.groups)
         return f"<{type(self).__name__} of {len(self._snapshot.params)} arrays, {elements:,} elements: {groups}>"
+
+
+def _kept(names: list[str], given: list[Any], writable: Container[str]) -> tuple[list[Array], list[Source | None]]:
+    """Arrays that an optimizer keeps, each checked: the user's if they are NumPy's, else views and their sources."""
+    arrays, places = _checks.buffers(names, given, writable)
+    sources = [Source.of(*x) for x in zip(names, given, arrays, places, strict=True)]
+    return [x if isinstance(x, np.ndarray) else array for x, array in zip(given, arrays, strict=True)], sources
 
 
 def _restore(

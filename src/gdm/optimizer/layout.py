@@ -6,7 +6,7 @@ import operator
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
-import numpy as np
+from .._foreign import is_array
 
 T = TypeVar("T")
 
@@ -198,20 +198,8 @@ def _items(what: str, given: Any) -> list[Any]:
 
 
 def _is_array(given: Any) -> bool:
-    """Whether this is one buffer, and not a collection of them."""
-    if isinstance(given, np.ndarray):
-        return True
-    if isinstance(given, (list, tuple, Mapping)):
-        return False
-    if hasattr(given, "detach"):  # a tensor: not a sequence of its numbers. _checks.buffer refuses it.
-        return True
-    try:
-        memoryview(given)
-    except TypeError:
-        return False
-    except (ValueError, BufferError):  # a buffer that cannot be had: _checks.buffer says why
-        return True
-    return True
+    """Whether this is one array, and not a collection of them."""
+    return not isinstance(given, (list, tuple, Mapping)) and is_array(given)
 
 
 def _found(given: Any) -> str:

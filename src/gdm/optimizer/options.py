@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from .. import _checks, reference
+from .. import _checks, _foreign, reference
 from .._checks import Array, Options
 from .layout import Layout
 
@@ -123,6 +123,7 @@ def check_lr_scale(layout: Layout, index: int, scale: Any, params: list[Array]) 
 
 def _factor_array(name: str, x: Any, param: Array) -> Array:
     """A copy of an array of factors, broadcast to the parameter's shape, in the parameter's order in memory."""
+    x = _foreign.view(name, x)[0] if _foreign.needs_view(x) else x
     try:
         given = np.asarray(x, dtype=param.dtype)
     except (TypeError, ValueError):
@@ -147,6 +148,11 @@ def own_lr_scale(scale: Any) -> Any:
         return scale
     if isinstance(scale, np.ndarray):
         return scale.copy(order="K")
+    if _foreign.needs_view(scale):
+        try:
+            return _foreign.view("lr_scale", scale)[0].copy(order="K")
+        except (TypeError, ValueError):  # said later, with its place
+            return scale
     if isinstance(scale, Mapping):
         return {key: own_lr_scale(x) for key, x in scale.items()}
     return [own_lr_scale(x) for x in scale] if isinstance(scale, (list, tuple, Iterator)) else scale

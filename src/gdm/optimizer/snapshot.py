@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from .._checks import Array, Options
+from .._foreign import Source
 from .layout import Layout
 
 
@@ -23,8 +24,9 @@ class Snapshot(NamedTuple):
     layout: Layout
     records: list[GroupRecord]  # one for each group
     index_of: dict[GroupRecord, int]
-    user_arrays: list[Array]  # what the user gave
-    params: list[Array]  # views of it
+    user_arrays: list[Array]  # what the user gave, or a view of it
+    sources: list[Source | None]  # what the user gave, if it is no NumPy array and may come to mean other memory
+    params: list[Array]  # views of the user's arrays that only we have
     states: list[dict[str, Array]]
     lr_factors: list[float]  # of the learning rate: a number for the whole parameter
     lr_scales: list[Array | None]  # and, or, one for each element

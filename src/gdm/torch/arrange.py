@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -12,7 +11,19 @@ from .._checks import FLOAT32_OVERFLOW, NOT_NEGATIVE, REALS, Options
 from ..errors import OverlapError
 from ..optimizer.options import option_names
 from ..optimizer.state import block, places, scalar_names, states_for
-from .tensors import is_native, is_number, like, local_of, part_like, same_layout, zeros_like
+from .tensors import (
+    extent,
+    is_count,
+    is_in_memory,
+    is_native,
+    is_number,
+    like,
+    local_of,
+    part_like,
+    same_layout,
+    share_memory,
+    zeros_like,
+)
 
 if TYPE_CHECKING:
     from .optimizers import NativeStep
@@ -134,7 +145,7 @@ class Arrangement:
         draft = Draft(g, param, local, keys, numbers, found, {})
         for key, x in found.items():
             if key in numbers:
-                if not is_number(x) or (key == "step" and not x.item().is_integer()):
+                if not (is_count(x) if key == "step" else is_number(x, _checks.SCALARS[key].domain)):
                     return Slot(g, param)
                 continue
             part = part_like(param, local, x)
@@ -184,15 +195,20 @@ class Arrangement:
 
     def _require_disjoint(self) -> None:
         """Requires that no two of the tensors that are written share memory."""
-        spans = []
+        spans: list[tuple[int, int, int, Any]] = []
         for i, slot in enumerate(self.slots):
-            tensors = [] if slot.local is None else [slot.local, *(slot.states or ())]
-            spans += [(x.data_ptr(), x.data_ptr() + x.nbytes, i) for x in tensors if x is not None and x.nbytes]
-        spans.sort()
-        for (_, end, i), (start, _, k) in itertools.pairwise(spans):
-            if start < end:
-                what = f"{self._label(i)} and {self._label(k)}" if i != k else f"{self._label(i)} and its states"
-                raise OverlapError(f"{what} share memory; an update in place needs separate tensors")
+            tensors = [local_of(slot.param)] if slot.local is None else [slot.local, *(slot.states or ())]
+            spans += [(*extent(x), i, x) for x in tensors if x is not None and is_in_memory(x)]
+        spans.sort(key=lambda span: span[:2])
+        open_: list[tuple[int, int, int, Any]] = []  # those that may reach into the next
+        for span in spans:
+            open_ = [before for before in open_ if before[1] > span[0]]
+            for _, _, i, x in open_:
+                k = span[2]
+                if share_memory(x, span[3]):
+                    what = f"{self._label(i)} and {self._label(k)}" if i != k else f"{self._label(i)} and its states"
+                    raise OverlapError(f"{what} share memory; an update in place needs separate tensors")
+            open_.append(span)
 
     def _label(self, i: int) -> str:
         """The place of a parameter in the optimizer, and its name if it has one."""
@@ -211,15 +227,17 @@ class Arrangement:
                 ordered = (*draft.numbers, *draft.keys)  # as PyTorch does
                 state[draft.param].update({key: draft.new[key] for key in ordered if key in draft.new})
 
-    def undo(self) -> None:
-        """Takes them out again."""
-        state = self._optimizer.state
-        for param, before in self._before:
+    def undo(self, params: list[Any] | None = None) -> bool:
+        """Takes them out again, those of these parameters or all. Returns whether there were any."""
+        state, chosen = self._optimizer.state, None if params is None else {id(param) for param in params}
+        undone = [x for x in self._before if chosen is None or id(x[0]) in chosen]
+        for param, before in undone:
             if before is None:
                 state.pop(param, None)
             else:
                 state[param].clear()
                 state[param].update(before)
+        return bool(undone)
 
 
 def label(group: Options, g: int, k: int) -> str:

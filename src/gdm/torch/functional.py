@@ -37,7 +37,7 @@ from .. import _backend, _checks, reference
 from .._checks import Options
 from ..errors import OverlapError
 from ..optimizer.state import scalar_names, state_names
-from .tensors import FLOATS, connect, flat, is_native, is_number, same_layout
+from .tensors import FLOATS, connect, flat, is_count, is_native, is_number, same_layout
 
 __all__ = ["adagrad", "adam", "adamw", "lion", "nadam", "rmsprop", "sgd", "signum"]
 
@@ -305,8 +305,10 @@ def _require(lists: dict[str, list[Any]], states: Any, scalars: Any) -> None:
                 _require_native(f"{name}[{i}]", lists[name][i])
                 _require_like(f"{name}[{i}]", lists[name][i], f"params[{i}]", param)
         for name in ("steps", *(scalars or ())):
-            x = lists.get(name, [0] * len(lists["params"]))[i]
-            if not isinstance(x, int) and not (is_number(x) and (name != "steps" or float(x).is_integer())):
+            x = lists[name][i] if name in lists else 1
+            if name == "steps" and isinstance(x, int):
+                continue
+            if not (is_count(x) if name == "steps" else is_number(x, _checks.SCALARS[name.removesuffix("s")].domain)):
                 raise ValueError(
                     f"{name}[{i}] must be a float tensor of one element that holds a valid number, got {x}"
                 )

@@ -41,12 +41,16 @@ class NativeStep(torch.optim.Optimizer):
     _watched: ClassVar[tuple[str, ...]]  # the options of a group that a step depends on
     param_groups: list[dict[str, Any]]
     _engine: Any = None
+    _arrangement: Arrangement | None = None  # during the step that is made from it
+    _left_states: bool = False  # PyTorch made other states than those of the arrangement
     _threads: int | None = None
 
     def __init_subclass__(cls, **keywords: Any) -> None:
         super().__init_subclass__(**keywords)
-        if NativeStep not in cls.__bases__:
-            return  # a subclass of the user's
+        if NativeStep not in cls.__bases__:  # a subclass of the user's
+            if "__init__" in cls.__dict__:
+                cls.__signature__ = inspect.signature(cls.__init__.__get__(cls))
+            return
         cls._torchs = cls.__mro__[cls.__mro__.index(NativeStep) + 1]
         parameters = list(inspect.signature(cls._torchs.__init__).parameters.values())
         threads = inspect.Parameter("threads", inspect.Parameter.KEYWORD_ONLY, default=None, annotation="int | None")
@@ -144,15 +148,19 @@ class NativeStep(torch.optim.Optimizer):
     def _step_anew(self) -> None:
         """Makes a step, and what the next ones need."""
         for group in self.param_groups:
-            if type(group["params"]) is not list:
+            if not isinstance(group["params"], list):
                 group["params"] = list(group["params"])
         with torch.no_grad():
             arrangement = Arrangement(self)
             if _backend.native is None or _backend.backend() == "reference":
                 self._engine = None
-                step_by_reference(self, arrangement)
+                self._arrangement = arrangement
+                try:
+                    step_by_reference(self, arrangement)
+                finally:
+                    self._arrangement = None
                 return
-            engine = None
+            engine, self._arrangement, self._left_states = None, arrangement, False
             try:
                 arrangement.begin()
                 engine = _backend.native.TensorEngine(self, arrangement.groups, arrangement.slots, self._watched)
@@ -162,7 +170,9 @@ class NativeStep(torch.optim.Optimizer):
                 if engine is None or not engine.has_run:
                     arrangement.undo()
                 raise
-            self._engine = engine
+            finally:
+                self._arrangement = None
+            self._engine = None if self._left_states else engine
 
     def _unscale_grads(self) -> bool:
         """Divides the gradients by the scale of a GradScaler; False if one is not finite, so that there is no step."""
@@ -193,7 +203,10 @@ class NativeStep(torch.optim.Optimizer):
     _usable_grad = staticmethod(usable_grad)
 
     def _step_by_torch(self, indices: list[int]) -> None:
-        """Lets PyTorch's own code update the parameters with these indices, those on the CPU with its for-loop."""
+        """Lets PyTorch's own code update the parameters with these indices, those on the CPU with its for-loop.
+
+        In their first step PyTorch must make their states itself: SGD's velocity begins with the gradient.
+        """
         chosen, whole, groups, i = set(indices), self.param_groups, [], 0
         for group in whole:
             kept = [param for k, param in enumerate(group["params"], i) if k in chosen]
@@ -207,7 +220,10 @@ class NativeStep(torch.optim.Optimizer):
         step = self._torchs.step
         if getattr(step, "hooked", False):
             step = inspect.unwrap(step, stop=lambda f: not getattr(f, "hooked", False))
-        without_state = [param for group in groups for param in group["params"] if param not in self.state]
+        params = [param for group in groups for param in group["params"]]
+        if self._arrangement is not None and self._arrangement.undo(params):
+            self._left_states = True
+        without_state = [param for param in params if param not in self.state]
         scaling = {name: self.__dict__.pop(name) for name in SCALING if name in self.__dict__}
         self.param_groups = groups
         try:
