@@ -325,6 +325,26 @@ def test_memory_is_read_in_another_order_between_steps(name):
     twins.steps(range(6, 8))
 
 
+@pytest.mark.parametrize("how", ["in place", "data"])
+@every_class
+def test_a_state_is_read_in_another_order_between_steps(name, how):
+    """Nothing else has changed, the gradient neither."""
+    twins = Twins(name, parameters(shapes=[(4, 4), (6,)]), FULL[name])
+    twins.steps(range(2))
+    keys = [key for key, x in twins.ours.state[twins.params[0]].items() if x.dim()]
+    assert keys
+    for key in keys:
+        for opt, params in twins.both():
+            x = opt.state[params[0]][key]
+            if how == "in place":
+                x.t_()
+            else:
+                x.data = x.data.t()
+        for opt, _ in twins.both():
+            opt.step()
+        twins.assert_close(f"after {key} was transposed")
+
+
 @every_class
 def test_a_parameter_becomes_a_part_of_itself(name):
     """In the same place: half of it, every other row."""
