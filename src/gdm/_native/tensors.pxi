@@ -205,8 +205,7 @@ cdef inline bint read_shape(void *handle, tensor *out) noexcept:
 
 
 cdef inline bint is_where(PyObject *x, const void *data) noexcept:
-    """Whether a tensor that has been read before still has its memory there, and is not negated. Then nothing else of it
-    has changed but, perhaps, its shape."""
+    """Whether a tensor that keeps a number, and has been read before, still keeps it there."""
     cdef void *now
     cdef void *handle = <char *>x + torch_library.offset
     if not torch_library.offset or may_be_negated(handle):
@@ -249,17 +248,16 @@ cdef inline bint is_plain(PyObject *x) noexcept:
     return Py_TYPE(x) == tensor_type or Py_TYPE(x) == parameter_type
 
 
-cdef inline bint fills_memory(const tensor *x, size_t *n, bint *in_order) noexcept:
-    """Whether the elements fill a piece of memory, each once, in any order of the axes; how many there are; and whether
-    they are in C order."""
+cdef inline bint fills_memory(const tensor *x, size_t *n) noexcept:
+    """Whether the elements fill a piece of memory, each once, in any order of the axes; and how many there are."""
     cdef int64_t i, k, expected = 1, count = 1
-    in_order[0] = True
+    cdef bint in_order = True
     for i in range(x.ndim - 1, -1, -1):
         if x.shape[i] != 1 and x.strides[i] != count:
-            in_order[0] = False
+            in_order = False
         count *= x.shape[i]
     n[0] = <size_t>count
-    if in_order[0] or count == 0:
+    if in_order or count == 0:
         return True
     while expected < count:  # finds the axis whose stride is the size of all axes found so far
         k = -1
@@ -378,7 +376,6 @@ cdef struct slot:
     uint32_t entry  # in the plan, or NO_ENTRY
     bint is_present  # this step updates it
     bint is_foreign  # PyTorch updates it
-    bint in_order  # the parameter and its states were in C order when they were compared last
     bint is_nested  # the memory belongs to another tensor than the parameter
 
 
@@ -518,7 +515,7 @@ cdef class TensorEngine:
         memset(&e, 0, sizeof(e))
         memset(states, 0, sizeof(states))
         e.size, e.group, e.lr_factor = sizeof(e), (<tuple>self.plan_groups[s.group])[0], 1.0
-        if not read_tensor(s.local, &x) or not fills_memory(&x, &e.n, &s.in_order):
+        if not read_tensor(s.local, &x) or not fills_memory(&x, &e.n):
             raise RuntimeError("a parameter has not been checked")
         e.param.data, e.param.dtype = x.data, <dtype_t>x.dtype
         for k in range(<size_t>len(<tuple>its_states)):
@@ -728,7 +725,7 @@ cdef class TensorEngine:
     cdef bint gather_slot(self, optimizer, size_t i, slot *s) except -1:
         cdef tensor p, g, x
         cdef entry *e
-        cdef bint in_order, as_before, readable
+        cdef bint readable
         cdef size_t n, k
         cdef PyObject *grad = NULL
         cdef void *direct = NULL
@@ -750,7 +747,7 @@ cdef class TensorEngine:
         e = &self.plan.entries[s.entry]
         if s.is_nested and optimizer._local_of(<object>s.param) is not <object>s.local:
             return False
-        if not read_again(s.local, &p, e.data[PARAM], e.dtype) or not fills_memory(&p, &n, &in_order):
+        if not read_again(s.local, &p, e.data[PARAM], e.dtype) or not fills_memory(&p, &n):
             return False
         if n != e.n or n and p.dtype != e.dtype or p.may_be_negated and (<object>s.local).is_neg():
             return False
@@ -772,15 +769,14 @@ cdef class TensorEngine:
                 raise RuntimeError("a gradient has not been checked")
         self.present += 1
         s.is_present = True
-        as_before = in_order and s.in_order
         for k in range(MAX_STATES):
-            if s.states[k] != NULL and not (as_before and is_where(s.states[k], e.data[STATE + k])):
-                if not read_tensor(s.states[k], &x) or x.dtype != p.dtype or not same_layout(&p, &x):
-                    return False
-                if x.may_be_negated and (<object>s.states[k]).is_neg():
-                    return False
-                self.move(&e.data[STATE + k], x.data)
-        s.in_order = in_order
+            if s.states[k] == NULL:
+                continue
+            if not read_again(s.states[k], &x, e.data[STATE + k], e.dtype) or not lie_alike(&p, &x, n):
+                return False
+            if x.may_be_negated and (<object>s.states[k]).is_neg():
+                return False
+            self.move(&e.data[STATE + k], x.data)
         self.move(&e.data[PARAM], p.data)
         if n == 0:
             e.data[GRAD] = &e.data[GRAD]  # not NULL: PyTorch counts the steps of a parameter without elements
@@ -950,7 +946,6 @@ cdef int add_update(plan *plan, slot *s, size_t i, list params, list grads, list
     cdef tensor p, x
     cdef uint64_t done = 1 if begun else 0
     cdef size_t k, index
-    cdef bint in_order
     cdef double count
     cdef int status
     cdef PyObject *param = items_of(<PyObject *>params)[i]
@@ -959,7 +954,7 @@ cdef int add_update(plan *plan, slot *s, size_t i, list params, list grads, list
     memset(&e, 0, sizeof(e))
     memset(buffers, 0, sizeof(buffers))
     e.size, e.lr_factor, e.states, e.state_count = sizeof(e), 1.0, buffers, <size_t>len(states)
-    if not is_plain(param) or not read_tensor(param, &p) or not fills_memory(&p, &e.n, &in_order):
+    if not is_plain(param) or not read_tensor(param, &p) or not fills_memory(&p, &e.n):
         return REFUSED
     if p.dtype == OTHER_DTYPE or p.may_be_negated and (<object>param).is_neg():
         return REFUSED

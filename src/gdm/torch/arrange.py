@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 import torch
 
 from .. import _checks
@@ -38,7 +39,7 @@ class Described(NamedTuple):
 
     rule: str
     options: Options
-    live: bool  # some options are tensors, whose values may change
+    live: bool  # some options are tensors or arrays, whose values may change
 
 
 class Slot(NamedTuple):
@@ -76,7 +77,10 @@ _NO_OPTIONS = ("step", *_checks.OPTIONAL_STATES, *_checks.SCALARS)
 
 
 def _has_tensor(value: Any) -> bool:
-    return any(isinstance(x, torch.Tensor) for x in (value if isinstance(value, (tuple, list)) else (value,)))
+    """Whether a value, or an item of it, can change in place."""
+    return any(
+        isinstance(x, (torch.Tensor, np.ndarray)) for x in (value if isinstance(value, (tuple, list)) else (value,))
+    )
 
 
 def _plain(value: Any) -> Any:
@@ -110,7 +114,7 @@ class Draft(NamedTuple):
             tensors["step"] if "step" in self.numbers else None,
             scalars[0] if scalars else None,
             all(key is None or key in self.tensors for key in self.keys),
-            () if self.param.is_inference() else versioned,
+            versioned,
         )
 
 
@@ -133,7 +137,7 @@ class Arrangement:
 
     def _draft(self, g: int, described: Described | None, param: Any) -> Draft | Slot:
         local = None if described is None else local_of(param)
-        if described is None or local is None or not is_native(local):
+        if described is None or local is None or not is_native(local) or param.is_inference():
             return Slot(g, param)
         optimizer = self._optimizer
         keys = tuple(None if x is None else KEYS.get(x, x) for x in states_for(described.rule, described.options))
