@@ -9,7 +9,6 @@ cdef extern from "Python.h":
     Py_ssize_t PyList_GET_SIZE(PyObject *list)
     bint PyList_CheckExact(PyObject *)
     PyObject *PyObject_GetAttr(PyObject *, PyObject *name) except NULL
-    PyObject *Py_TYPE(PyObject *)
     void Py_CLEAR(PyObject *)
     void release "Py_DECREF"(PyObject *)
     void PyErr_Clear()
@@ -47,6 +46,10 @@ cdef extern from *:
         return found->get(x, found->closure);
     }
 
+    static inline PyObject *gdm_type_of(PyObject *x) {
+        return (PyObject *)Py_TYPE(x);
+    }
+
     struct gdm_spread {
         gdm_task *task;
         void *context;
@@ -76,6 +79,7 @@ cdef extern from *:
     ctypedef int get_numbers "gdm_get_numbers"(void *handle, int64_t **out) noexcept
     ctypedef int get_code "gdm_get_code"(void *handle, int32_t *out) noexcept
     ctypedef int get_count "gdm_torch_get_count"(uint32_t *out) noexcept
+    PyObject *type_of "gdm_type_of"(PyObject *x) noexcept
     PyObject *get_by "gdm_get_by"(PyObject *descriptor, PyObject *x) except NULL
     void spread_by_torch "gdm_spread_by_torch"(void *host, size_t count, task *task, void *context) noexcept nogil
 
@@ -245,7 +249,7 @@ cdef inline bint read_tensor(PyObject *x, tensor *out) noexcept:
 
 cdef inline bint is_plain(PyObject *x) noexcept:
     """Whether this is a tensor of PyTorch's own classes, so that its memory is what it says."""
-    return Py_TYPE(x) == tensor_type or Py_TYPE(x) == parameter_type
+    return type_of(x) == tensor_type or type_of(x) == parameter_type
 
 
 cdef inline bint fills_memory(const tensor *x, size_t *n) noexcept:
