@@ -37,7 +37,7 @@
  * before GOOD_RUNS runs without such a wait. A caller that worked for LONG_NS may wait 1 / STALL_SHARE of that time:
  * its step is still faster than without the pool. */
 #define STALL_NS 150000
-#define LONG_NS 10000000
+#define LONG_NS 1000000
 #define STALL_SHARE 4
 #define STEPS_ALONE 32
 #define TIMES_ALONE 16
