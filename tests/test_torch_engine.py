@@ -251,6 +251,20 @@ def test_a_step_that_fails_before_it_writes_takes_its_new_states_back(name, monk
     assert not torch.equal(params[0], values[0])
 
 
+def test_a_backend_that_is_set_between_steps_is_used(monkeypatch):
+    (param,) = params_of([(4,)])
+    optimizer = gdm.torch.SGD([param], lr=1.0)
+    param.grad = torch.ones(4)
+    optimizer.step()
+    used = []
+    monkeypatch.setattr(gdm.reference, "update", lambda rule, *args, **options: used.append(rule) or {})
+    gdm.set_backend("reference")
+    optimizer.step()
+    gdm.set_backend("native")
+    optimizer.step()
+    assert used == ["sgd"]
+
+
 def test_large_states_have_memory_of_their_own():
     """So that the state of one parameter can be freed, and is saved alone."""
     large, small, other = params_of([(1 << 19,), (5,), (6,)])

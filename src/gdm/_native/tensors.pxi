@@ -832,9 +832,12 @@ cdef class TensorEngine:
     def step(self, optimizer, unsigned threads):
         """Makes a step, with at most so many threads; 0: as many as PyTorch uses.
 
-        Returns False, and has changed nothing, if the plan no longer fits the optimizer."""
+        Returns False, and has changed nothing, if the plan no longer fits the optimizer, or the rules in NumPy are to be
+        used."""
         cdef int status
         cdef bint held
+        if use_reference:
+            return False
         if self.busy == 1 + gdm_generation():
             raise RuntimeError("this optimizer is already in the middle of a step")
         self.busy = 1 + gdm_generation()
@@ -851,8 +854,8 @@ cdef class TensorEngine:
                 optimizer._step_by_torch(self.foreign + (self.left or []))
                 # PyTorch may have made states for these parameters. A subclass of a tensor may run any code.
                 self.watch_state(optimizer.state)
-                left = self.left
-                if not self.gather(optimizer) or self.left != left:
+                left, held = self.left, self.hold
+                if not self.gather(optimizer) or self.left != left or self.hold != held:
                     raise RuntimeError("the optimizer changed while PyTorch updated some of its parameters")
             self.mark_changed()
             use_threads(self.plan, threads)
