@@ -17,6 +17,7 @@ import gdm
 torch = pytest.importorskip("torch", reason="NOT TESTED: the engine of gdm.torch; there is no torch here")
 
 from gdm.torch import tensors  # noqa: E402
+from gdm.torch.arrange import Arrangement  # noqa: E402
 
 CLASSES = ["SGD", "Adagrad", "RMSprop", "Adam", "AdamW", "NAdam", "Lion", "Signum"]
 SHAPES = [(3, 5), (), (0,), (70,), (2, 3, 4, 5)]
@@ -228,6 +229,46 @@ def test_gradients_may_be_replaced_by_another_thread_during_steps():
         stop.set()
         thread.join()
     assert all(torch.isfinite(param).all() for param in params)
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_a_gradient_that_another_thread_sets_while_a_step_is_arranged_is_used(name, monkeypatch):
+    params, expected = params_of([(4,), (3,)]), params_of([(4,), (3,)])
+    begin = Arrangement.begin
+
+    def begin_late(self):
+        params[1].grad = torch.ones_like(params[1])
+        begin(self)
+
+    monkeypatch.setattr(Arrangement, "begin", begin_late)
+    optimizers = [getattr(gdm.torch, name)(x) for x in (params, expected)]
+    for some in (params[:1], expected):
+        for param in some:
+            param.grad = torch.ones_like(param)
+    for optimizer in optimizers:
+        optimizer.step()
+    assert_same(params, expected)
+    states = [optimizer.state_dict()["state"] for optimizer in optimizers]
+    assert [list(states[0][i]) for i in states[0]] == [list(states[1][i]) for i in states[1]]
+
+
+def test_a_step_whose_gradients_never_stop_changing_is_refused(monkeypatch):
+    params = params_of([(4,), (3,)])
+    values = copy.deepcopy([x.detach() for x in params])
+    optimizer = gdm.torch.AdamW(params)
+    begin = Arrangement.begin
+
+    def begin_late(self):
+        there, missing = params if params[0].grad is not None else params[::-1]
+        begin(self)
+        there.grad, missing.grad = None, torch.ones_like(missing)
+
+    monkeypatch.setattr(Arrangement, "begin", begin_late)
+    params[0].grad = torch.ones_like(params[0])
+    with pytest.raises(RuntimeError, match="changed during its step"):
+        optimizer.step()
+    assert_same(params, values)
+    assert not any(optimizer.state.values())
 
 
 @pytest.mark.parametrize("name", CLASSES)

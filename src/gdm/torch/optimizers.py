@@ -19,6 +19,7 @@ from .tensors import connect, flat, local_of, usable_grad
 
 __all__ = ["SGD", "Adagrad", "Adam", "AdamW", "Lion", "NAdam", "RMSprop", "Signum"]
 
+ATTEMPTS = 16  # so often a step is arranged anew if other threads set gradients meanwhile
 SCALING = ("grad_scale", "found_inf")  # the attributes that a GradScaler sets for a step
 
 connect()
@@ -151,28 +152,40 @@ class NativeStep(torch.optim.Optimizer):
             if not isinstance(group["params"], list):
                 group["params"] = list(group["params"])
         with torch.no_grad():
-            arrangement = Arrangement(self)
-            if _backend.native is None or _backend.backend() == "reference":
-                self._engine = None
-                self._arrangement = arrangement
-                try:
-                    step_by_reference(self, arrangement)
-                finally:
-                    self._arrangement = None
-                return
-            engine, self._arrangement, self._left_states = None, arrangement, False
+            for _ in range(ATTEMPTS):
+                if self._step_as_arranged(Arrangement(self)):
+                    return
+        raise RuntimeError("the optimizer changed during its step")
+
+    def _step_as_arranged(self, arrangement: Arrangement) -> bool:
+        """Makes a step; False, and has changed nothing, if the arrangement no longer fits.
+
+        Another thread may set the first gradient of a parameter after the arrangement was made.
+        """
+        if _backend.native is None or _backend.backend() == "reference":
+            self._engine = None
+            self._arrangement = arrangement
             try:
-                arrangement.begin()
-                engine = _backend.native.TensorEngine(self, arrangement.groups, arrangement.slots, self._watched)
-                if not engine.step(self, self._threads or 0):
-                    raise RuntimeError("the optimizer changed during its step")
-            except BaseException:
-                if engine is None or not engine.has_run:
-                    arrangement.undo()
-                raise
+                step_by_reference(self, arrangement)
             finally:
                 self._arrangement = None
-            self._engine = None if self._left_states else engine
+            return True
+        engine, self._arrangement, self._left_states = None, arrangement, False
+        try:
+            arrangement.begin()
+            engine = _backend.native.TensorEngine(self, arrangement.groups, arrangement.slots, self._watched)
+            fits = engine.step(self, self._threads or 0)
+        except BaseException:
+            if engine is None or not engine.has_run:
+                arrangement.undo()
+            raise
+        finally:
+            self._arrangement = None
+        if not fits:
+            arrangement.undo()
+            return False
+        self._engine = None if self._left_states else engine
+        return True
 
     def _unscale_grads(self) -> bool:
         """Divides the gradients by the scale of a GradScaler; False if one is not finite, so that there is no step."""
