@@ -60,7 +60,38 @@ def test_tensors_are_read_by_libtorch():
     assert tensors.connect() == "libtorch"
     offset = tensors._offset()
     assert all(tensors._keys(offset))
-    assert all(tensors._grads(offset)) or not os.path.exists("/proc/self/mem")
+    if os.path.exists("/proc/self/mem"):
+        assert all(tensors._grads(offset))
+        assert all(tensors._versions(offset))
+
+
+@pytest.mark.parametrize("counted_by", ["gdm", "PyTorch"])
+def test_a_step_counts_one_version_of_what_it_changes_and_of_nothing_else(counted_by, monkeypatch):
+    if counted_by == "PyTorch":
+        monkeypatch.setattr(tensors, "_versions", lambda offset: (0, 0))
+    tensors.connect()
+    try:
+        flat = torch.zeros(12)
+        params = [*params_of([(4,), (2, 3)]), torch.nn.Parameter(flat[:5]), flat[5:9].requires_grad_()]
+        absent, views = torch.nn.Parameter(torch.zeros(3)), [param.detach() for param in params]
+        optimizer = gdm.torch.AdamW([*params, absent])
+        for param in params:
+            param.grad = torch.ones_like(param)
+        untouched = [absent, torch.zeros(3), flat.data, *(param.grad for param in params)]
+        for step in (1, 2, 3):
+            optimizer.step()
+            counts = [step, step, 2 * step, 2 * step]  # the last two share the counter of `flat`
+            assert [x._version for x in params] == [x._version for x in views] == counts
+            assert [x._version for x in untouched] == [0] * len(untouched)
+        (param,) = params_of([(3,)])
+        loss = (param**2).sum()
+        param.grad = torch.ones(3)
+        gdm.torch.SGD([param], lr=0.1).step()
+        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+            loss.backward()
+    finally:
+        monkeypatch.undo()
+        tensors.connect()
 
 
 @pytest.mark.parametrize("known", ["keys, not grads", "nothing"])

@@ -56,6 +56,7 @@ def set_tensor_library(
     offset: int,
     keys: tuple[int, int, int],
     grads: tuple[int, int, int],
+    versions: tuple[int, int],
     exchange: int,
     types: tuple[type, type],
     increment: Callable[..., object],

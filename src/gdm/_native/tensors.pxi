@@ -46,6 +46,10 @@ cdef extern from *:
         return found->get(x, found->closure);
     }
 
+    static inline void gdm_count_up(void *count) {
+        __atomic_fetch_add((uint32_t *)count, 1, __ATOMIC_SEQ_CST);
+    }
+
     static inline PyObject *gdm_type_of(PyObject *x) {
         return (PyObject *)Py_TYPE(x);
     }
@@ -79,6 +83,7 @@ cdef extern from *:
     ctypedef int get_numbers "gdm_get_numbers"(void *handle, int64_t **out) noexcept
     ctypedef int get_code "gdm_get_code"(void *handle, int32_t *out) noexcept
     ctypedef int get_count "gdm_torch_get_count"(uint32_t *out) noexcept
+    void count_up "gdm_count_up"(void *count) noexcept
     PyObject *type_of "gdm_type_of"(PyObject *x) noexcept
     PyObject *get_by "gdm_get_by"(PyObject *descriptor, PyObject *x) except NULL
     void spread_by_torch "gdm_spread_by_torch"(void *host, size_t count, task *task, void *context) noexcept nogil
@@ -101,6 +106,7 @@ cdef struct tensor_library:
     uint64_t plain_keys  # what it is for a strided tensor of PyTorch's own classes on the CPU; 0: not known
     size_t meta_word, grad_word  # the word that points to what autograd knows; the word of that which is the gradient
     void *no_grad  # what the latter is without a gradient; NULL: these are not known
+    size_t version_word, version_byte  # the word that points to the counter of versions; where the count is. 0: not known
     dlpack *exchange
     # Threads: NULL if PyTorch's cannot be used.
     void *parallel_for
@@ -127,18 +133,20 @@ cdef struct tensor:
     bint may_be_negated  # the elements may have to be negated when they are read
 
 
-def set_tensor_library(dict addresses, size_t offset, tuple keys, tuple grads, exchange, types, increment):
+def set_tensor_library(dict addresses, size_t offset, tuple keys, tuple grads, tuple versions, exchange, types, increment):
     """Sets how tensors are read. ``addresses`` are those of functions of libtorch, by name; empty: DLPack is used.
 
-    ``offset`` is where a Python tensor has its C++ tensor; ``keys`` and ``grads`` are the fields ``keys_word`` ... and
-    ``meta_word`` ... of the struct tensor_library; ``exchange`` is the address of DLPack's table of functions; ``types``
-    are torch.Tensor and torch.nn.Parameter; ``increment`` is called with the tensors that a step changes.
+    ``offset`` is where a Python tensor has its C++ tensor; ``keys``, ``grads`` and ``versions`` are the fields
+    ``keys_word`` ..., ``meta_word`` ... and ``version_word`` ... of the struct tensor_library; ``exchange`` is the address
+    of DLPack's table of functions; ``types`` are torch.Tensor and torch.nn.Parameter; ``increment`` is called with the
+    tensors that a step changes, if their versions cannot be counted here.
     """
     global tensor_type, parameter_type, increment_version, grad_descriptor
     cdef tensor_library *own = &torch_library
     cdef size_t address
     own.offset = 0
     own.parallel_for = own.no_grad = NULL
+    own.version_word = 0
     own.exchange = <dlpack *><size_t>exchange
     if addresses:
         own.data = <get_pointer *><size_t>addresses["aoti_torch_get_data_ptr"]
@@ -156,6 +164,7 @@ def set_tensor_library(dict addresses, size_t offset, tuple keys, tuple grads, e
         own.keys_word, own.negated_bit, own.plain_keys = keys
         own.meta_word, own.grad_word = grads[0], grads[1]
         own.no_grad = <void *><size_t>(grads[2] if own.plain_keys else 0)
+        own.version_word, own.version_byte = versions
         own.offset = offset
     tensor_type, parameter_type = <PyObject *>types[0], <PyObject *>types[1]
     increment_version = increment
@@ -250,6 +259,18 @@ cdef inline bint read_tensor(PyObject *x, tensor *out) noexcept:
 cdef inline bint is_plain(PyObject *x) noexcept:
     """Whether this is a tensor of PyTorch's own classes, so that its memory is what it says."""
     return type_of(x) == tensor_type or type_of(x) == parameter_type
+
+
+cdef inline bint count_version(PyObject *x) noexcept:
+    """Tells autograd that a tensor changes; False if PyTorch must be asked to."""
+    cdef void **handle
+    if not torch_library.version_word or not is_plain(x):
+        return False
+    handle = (<void ***>(<char *>x + torch_library.offset))[0]
+    if handle[torch_library.version_word] == NULL:
+        return False
+    count_up(<char *>handle[torch_library.version_word] + torch_library.version_byte)
+    return True
 
 
 cdef inline bint fills_memory(const tensor *x, size_t *n) noexcept:
@@ -420,7 +441,7 @@ cdef class TensorEngine:
     cdef list plan_groups  # for each group its index in the plan and its rule, or None
     cdef list live  # for each group whether options are tensors, whose values may change
     cdef list versioned  # for each slot the tensors whose versions a step increments
-    cdef list all_versioned, foreign, left  # slots that PyTorch updates: always, and in this step
+    cdef list foreign, left  # slots that PyTorch updates: always, and in this step
     cdef size_t present  # how many parameters this step updates
     cdef bint hold  # steps must hold references to the gradients: other code may run during a step
     cdef bint must_arrange  # buffers of the plan have moved
@@ -444,7 +465,7 @@ cdef class TensorEngine:
         if not isinstance(optimizer.state, dict):
             raise TypeError(f"the optimizer's state must be a dict, not {type(optimizer.state).__name__}")
         self.keys, self.slot_objects = keys, slots
-        self.plan_groups, self.live, self.versioned, self.all_versioned, self.foreign = [], [], [], [], []
+        self.plan_groups, self.live, self.versioned, self.foreign = [], [], [], []
         for described in groups:
             if described is None:
                 self.plan_groups.append(None)
@@ -541,7 +562,6 @@ cdef class TensorEngine:
             s.scalar = <PyObject *>scalar
         if not self.read_progress(s, begun):
             raise RuntimeError("a count of steps has not been checked")
-        self.all_versioned.extend(versioned)
         self.hold = self.hold or s.is_nested
         return 0
 
@@ -797,14 +817,16 @@ cdef class TensorEngine:
 
     cdef int mark_changed(self) except -1:
         """Tells autograd which tensors change."""
-        cdef list changed
-        if self.present == self.plan.count:
-            increment_version(self.all_versioned)
-        elif self.present:
-            changed = []
-            for i in range(self.slot_count):
-                if self.slots[i].is_present:
-                    changed.extend(self.versioned[i])
+        cdef list changed = None
+        cdef slot *s
+        cdef size_t i
+        for i in range(self.slot_count):
+            s = &self.slots[i]
+            if s.is_present and (s.is_nested or not count_version(s.param)):
+                if changed is None:
+                    changed = []
+                changed.extend(<tuple>self.versioned[i])
+        if changed is not None:
             increment_version(changed)
         return 0
 
@@ -920,7 +942,9 @@ def update_tensors(str rule, dict options, list params, list grads, list states,
             if gdm_plan_overlaps(plan, plan.entries[i].data[GRAD],
                                  plan.entries[i].n * <size_t>(4 if plan.entries[i].dtype == F32 else 8)):
                 return count
-        increment_version(changed)
+        changed = [param for param in changed if not count_version(<PyObject *>param)]
+        if changed:
+            increment_version(changed)
         use_threads(plan, threads)
         if plan.elements < GIL_THRESHOLD:
             status = gdm_plan_run(plan)
