@@ -21,27 +21,45 @@ static void cut(gdm_plan *plan) {
     plan->piece_count = k;
 }
 
-static int is_written(size_t k) {
-    return k != GRAD && k != SCALE;
+static struct span span_at(const void *start, size_t n, unsigned dtype) {
+    const uintptr_t first = (uintptr_t)start;
+    return (struct span){first, first ? first + n * size_of((enum dtype)dtype) : 0};
 }
 
-/* The memory of an entry's k-th buffer. */
-static struct span span_of(const gdm_plan *plan, size_t i, size_t k) {
-    const struct entry *entry = &plan->entries[i];
-    const uintptr_t start = (uintptr_t)entry->data[k];
-    return (struct span){start, start ? start + entry->n * size_of((enum dtype)plan->details[i].dtypes[k]) : 0};
+/* The memory of an entry's gradient. */
+static struct span span_of_grad(const gdm_plan *plan, size_t i) {
+    return span_at(plan->entries[i].data[GRAD], plan->entries[i].n, plan->details[i].dtypes[GRAD]);
 }
+
+/* The memory of all that a step always writes of an entry; empty spans for what there is not. */
+static void find_written(const gdm_plan *plan, size_t i, struct span *spans) {
+    const struct entry *entry = &plan->entries[i];
+    const struct details *details = &plan->details[i];
+    size_t k = 0;
+    spans[k++] = span_at(entry->data[PARAM], entry->n, details->dtypes[PARAM]);
+    spans[k++] = span_at(details->low_bits, entry->n, BF16);
+    spans[k++] = span_at(details->copy.data, entry->n, details->copy.dtype);
+    spans[k++] = span_at(details->average.data, entry->n, details->average.dtype);
+    for (size_t j = 0; j < MAX_STATES; j++) {
+        spans[k++] = span_at(entry->data[STATE + j], entry->n, details->dtypes[STATE + j]);
+        spans[k++] = span_at(details->scales[j], (entry->n + SCALE_BLOCK - 1) / SCALE_BLOCK, F32);
+    }
+}
+
+enum { ALWAYS = SPANS - 1 }; /* all but the gradient */
 
 /* Finds the first and the last entry that write to this memory. Only called to report an error. */
 static void find_writers(const gdm_plan *plan, struct span memory, size_t *first, size_t *last) {
+    struct span spans[ALWAYS];
     *first = *last = SIZE_MAX;
-    for (size_t i = 0; i < plan->count; i++)
-        for (size_t k = 0; k < MAX_BUFFERS; k++) {
-            const struct span span = span_of(plan, i, k);
-            if (!is_written(k) || span.end <= memory.start || span.start >= memory.end) continue;
+    for (size_t i = 0; i < plan->count; i++) {
+        find_written(plan, i, spans);
+        for (size_t k = 0; k < ALWAYS; k++) {
+            if (spans[k].end <= memory.start || spans[k].start >= memory.end) continue;
             if (*first == SIZE_MAX) *first = i;
             *last = i;
         }
+    }
 }
 
 static int by_start(const void *a, const void *b) {
@@ -50,16 +68,19 @@ static int by_start(const void *a, const void *b) {
 }
 
 gdm_status gdm_plan_arrange(gdm_plan *plan) {
-    struct span *written = plan->written;
+    struct span *written = plan->written, spans[ALWAYS];
     plan->bytes = plan->written_count = 0;
-    for (size_t i = 0; i < plan->count; i++)
-        for (size_t k = 0; k < MAX_BUFFERS; k++) {
-            const struct span span = span_of(plan, i, k);
-            /* A gradient may be set later. */
-            if (k == GRAD) plan->bytes += plan->entries[i].n * size_of((enum dtype)plan->details[i].dtypes[k]);
-            if (k != GRAD) plan->bytes += span.end - span.start;
-            if (is_written(k) && span.start < span.end) written[plan->written_count++] = span;
+    for (size_t i = 0; i < plan->count; i++) {
+        find_written(plan, i, spans);
+        for (size_t k = 0; k < ALWAYS; k++) {
+            plan->bytes += spans[k].end - spans[k].start;
+            if (spans[k].start < spans[k].end) written[plan->written_count++] = spans[k];
         }
+        /* A gradient may be set later. */
+        plan->bytes += plan->entries[i].n * size_of((enum dtype)plan->details[i].dtypes[GRAD]);
+        if (plan->entries[i].data[SCALE])
+            plan->bytes += plan->entries[i].n * size_of((enum dtype)plan->entries[i].dtype);
+    }
     if (plan->written_count) qsort(written, plan->written_count, sizeof *written, by_start);
     for (size_t i = 1; i < plan->written_count; i++)
         if (written[i].start < written[i - 1].end) {
@@ -69,6 +90,27 @@ gdm_status gdm_plan_arrange(gdm_plan *plan) {
         }
     cut(plan);
     plan->changed = 0;
+    return GDM_OK;
+}
+
+gdm_status gdm_plan_check_grads_apart(gdm_plan *plan) {
+    struct span *grads = plan->written + plan->written_count;
+    size_t count = 0;
+    for (size_t i = 0; i < plan->count; i++) {
+        const struct span span = span_of_grad(plan, i);
+        if (span.start < span.end) grads[count++] = span;
+    }
+    if (count) qsort(grads, count, sizeof *grads, by_start);
+    for (size_t k = 1; k < count; k++) {
+        if (grads[k].start >= grads[k - 1].end) continue;
+        for (size_t i = 0; i < plan->count; i++) {
+            const struct span span = span_of_grad(plan, i);
+            if (span.end <= grads[k].start || span.start > grads[k].start) continue;
+            if (plan->error == SIZE_MAX) plan->error = i;
+            plan->other = i;
+        }
+        return GDM_ERR_OVERLAP;
+    }
     return GDM_OK;
 }
 

@@ -11,10 +11,21 @@
 #error "float arithmetic is not rounded to float on this target (x87?): the results would not be the reference's"
 #endif
 
-enum dtype { F32 = GDM_FLOAT32, F64 = GDM_FLOAT64, DTYPES };
+/* The dtypes in which buffers are stored. Kernels compute in the first two. */
+enum dtype {
+    F32 = GDM_FLOAT32,
+    F64 = GDM_FLOAT64,
+    DTYPES,
+    BF16 = GDM_BFLOAT16,
+    F16 = GDM_FLOAT16,
+    FLOATS,
+    INT8 = GDM_INT8,
+    STORAGES,
+};
 
 static inline size_t size_of(enum dtype dtype) {
-    return dtype == F32 ? sizeof(float) : sizeof(double);
+    static const uint8_t sizes[STORAGES] = {[F32] = 4, [F64] = 8, [BF16] = 2, [F16] = 2, [INT8] = 1};
+    return sizes[dtype];
 }
 
 /* RULE_sgd, RULE_momentum, ..., RULES */
@@ -93,9 +104,11 @@ struct option_info {
     enum kind kind;
     size_t offset; /* in the argument struct */
 };
+enum state_kind { plain, square }; /* see rules.def */
 struct state_info {
     const char *name;
     const char *option; /* the option that needs it; NULL if it is always used */
+    enum state_kind kind;
 };
 struct rule_info {
     const char *name;
@@ -168,6 +181,10 @@ static inline void run_range(kernel *run, void *const *buffers, const uint8_t *d
     run(from, n, constants);
 }
 
+/* Copies a caller's argument struct, which may have another size: fields that an older caller does not have become 0
+ * (off); fields that this library does not have must be 0. */
+gdm_status gdm_read_struct(void *out, size_t size, const void *args);
+
 /* Both are called in the default floating-point mode (fp_mode.h).
  *
  * Checks options for kernels that compute in this dtype. */
@@ -178,13 +195,53 @@ gdm_status gdm_check(enum rule rule, enum dtype dtype, const union args *args, s
 gdm_status gdm_run(enum rule rule, enum dtype dtype, void *const *buffers, size_t n, const union args *args,
                    const struct choice *choice);
 
+/* gdm_accumulate without its checks, which compare each total with all other buffers. */
+gdm_status gdm_accumulate_unchecked(const gdm_buffer *totals, const gdm_buffer *grads, const size_t *lengths,
+                                    size_t count, double scale);
+
 enum { REDUCTIONS = 3 };
 typedef double reducer(const void *block, size_t n); /* at most BLOCK elements */
+
+/* ---- stages: what is done to a tile of a buffer beside the rule -------------------------------------------------- */
+
+/* Two numbers that choose the random bits of a buffer's elements: see draw() in stages/number.h. */
+struct key {
+    uint32_t add, mix;
+};
+
+/* int8 storage: each block of so many elements of an entry has a scale. */
+enum { SCALE_BLOCK = 128 };
+
+/* `out` and `in` are `n` elements. Those without a type are of the dtype that a table below has as an index. `first` is
+ * the number of the first element in its entry, modulo 2^32. A load gives compute dtypes, a store takes them. */
+typedef void stage_load(void *out, const void *in, size_t n);
+typedef void stage_store(void *out, const void *in, size_t n);
+typedef void stage_store_random(void *out, const void *in, size_t n, struct key key, uint32_t first);
+typedef void stage_load_int8(void *out, const void *in, const float *scales, size_t n);
+typedef void stage_store_int8(void *out, float *scales, const void *in, size_t n, struct key key, uint32_t first);
+typedef void stage_load_split(float *out, const uint16_t *high, const uint16_t *low, size_t n);
+typedef void stage_store_split(uint16_t *high, uint16_t *low, const float *in, size_t n);
+typedef void stage_scale(void *out, const void *in, size_t n, double factor);
+typedef void stage_limit(void *out, const void *in, size_t n, double most);
+typedef void stage_average(void *average, const void *param, size_t n, double weight);
+typedef void stage_accumulate(void *total, const void *grad, size_t n, double factor);
 
 struct isa {
     const char *name;
     kernel *const *kernels[RULES][DTYPES]; /* indexed by variant */
     reducer *reducers[REDUCTIONS][DTYPES]; /* indexed by gdm_reduction */
+    /* Indexed by storage dtype and compute dtype. NULL where both are the same. */
+    stage_load *load[FLOATS][DTYPES];
+    stage_store *store[FLOATS][DTYPES];
+    stage_store_random *store_random[FLOATS][DTYPES]; /* NULL for float32 and float64, too */
+    stage_load_int8 *load_int8[2][DTYPES];            /* indexed by state_kind */
+    stage_store_int8 *store_int8[2][DTYPES];
+    stage_load_split *load_split;
+    stage_store_split *store_split;
+    stage_scale *scale[DTYPES];
+    stage_limit *limit[DTYPES];
+    stage_average *average[DTYPES];
+    stage_accumulate *accumulate[DTYPES];
 };
 
 extern const struct isa gdm_isa_baseline, gdm_isa_avx2, gdm_isa_avx512, gdm_isa_neon;

@@ -112,16 +112,12 @@ static inline double largest_finite(enum dtype dtype) {
     enum { KIND_##name = scalar };
 #include "rules.def"
 
-/* Copies a caller's argument struct, which may have another size: fields that an older caller does not have become 0
- * (off); fields that this library does not have must be 0. */
-gdm_status gdm_read_struct(void *out, size_t size, const void *args);
-
 #define CHECK(rule, name, default_value)                                                                               \
     if ((status = check_option_##name(args->name, dtype))) return status;
 #define CHECK_SCALAR(rule, name)                                                                                       \
     if ((status = check_option_##name(args->name))) return status;
-#define USED(name) out->used |= 1u << k++;
-#define USED_WITH(name, option) out->used |= (unsigned)(args->option != 0) << k++;
+#define USED(name, kind) out->used |= 1u << k++;
+#define USED_WITH(name, kind, option) out->used |= (unsigned)(args->option != 0) << k++;
 #define GDM_RULE(rule, states, switches)                                                                               \
     static inline gdm_status check_##rule(const gdm_##rule##_args *args, enum dtype dtype, struct choice *out) {       \
         gdm_status status;                                                                                             \

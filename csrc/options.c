@@ -56,8 +56,8 @@ gdm_status gdm_read_struct(void *out, size_t size, const void *args) {
 #define ONE(rule, name) +1
 #define SCALAR_OFFSET(rule, name) offsetof(gdm_##rule##_args, name),
 
-#define STATE_INFO(name) {#name, NULL},
-#define OPTIONAL_INFO(name, option) {#name, #option},
+#define STATE_INFO(name, kind) {#name, NULL, kind},
+#define OPTIONAL_INFO(name, kind, option) {#name, #option, kind},
 #define GDM_RULE(rule, number_of_states, number_of_switches)                                                           \
     _Static_assert(0 GDM_SCALARS_##rule(ONE, rule) <= MAX_SCALARS, "make MAX_SCALARS larger");                         \
     _Static_assert(number_of_states <= MAX_STATES, "make MAX_STATES larger");
@@ -68,7 +68,7 @@ gdm_status gdm_read_struct(void *out, size_t size, const void *args) {
         .states = number_of_states,                                                                                    \
         .switches = number_of_switches,                                                                                \
         .scalars = 0 GDM_SCALARS_##rule(ONE, rule),                                                                    \
-        .state = {GDM_STATES_##rule(STATE_INFO, OPTIONAL_INFO){NULL, NULL}},                                           \
+        .state = {GDM_STATES_##rule(STATE_INFO, OPTIONAL_INFO){NULL, NULL, plain}},                                    \
         .options = rule##_options,                                                                                     \
         .args_size = sizeof(gdm_##rule##_args),                                                                        \
         .step = 0 GDM_OPTIONS_##rule(STEP_OFFSET, rule),                                                               \

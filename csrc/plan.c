@@ -4,6 +4,7 @@
 #include "fp_mode.h"
 
 #include <float.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -14,6 +15,9 @@ gdm_status gdm_plan_create(gdm_plan **plan) {
     *plan = calloc(1, sizeof **plan);
     if (!*plan) return GDM_ERR_MEMORY;
     (*plan)->error = (*plan)->other = SIZE_MAX;
+    (*plan)->around = (gdm_step_args)GDM_STEP_DEFAULTS;
+    (*plan)->stages.factor = 1.0;
+    (*plan)->grad_norm = NAN;
     return GDM_OK;
 }
 
@@ -176,19 +180,54 @@ gdm_status gdm_plan_set_lr(gdm_plan *plan, size_t group, double lr) {
 
 /* ---- entries ---------------------------------------------------------------------------------------------------- */
 
-/* Whether a kernel can run on the buffers themselves: all are stored in the dtype that the entry is computed in. */
-static int is_direct(const struct entry *entry, const struct details *details) {
-    for (size_t k = 0; k < MAX_BUFFERS; k++)
-        if (entry->n && entry->data[k] && details->dtypes[k] != entry->dtype) return 0;
-    return 1;
+int gdm_is_tiled(const struct entry *entry, const struct details *details) {
+    int tiled = details->copy.data || details->average.data || details->low_bits;
+    for (size_t k = 0; k < MAX_BUFFERS; k++) tiled |= entry->data[k] && details->dtypes[k] != entry->dtype;
+    return tiled && entry->n;
+}
+
+/* Places in an entry beside its MAX_BUFFERS buffers. */
+enum { COPY = MAX_BUFFERS, AVERAGE };
+
+/* Whether there can be a buffer of this dtype in this place of an entry. */
+static int fits(size_t k, enum dtype dtype, enum dtype computed_in) {
+    if ((unsigned)dtype >= STORAGES) return 0;
+    if (k == SCALE) return dtype == computed_in;
+    if (dtype == F64) return computed_in == F64 || k == COPY; /* loading it would round it */
+    return dtype != INT8 || (k >= STATE && k < MAX_BUFFERS);
+}
+
+static gdm_status check_in_place(size_t k, gdm_buffer buffer, size_t n, enum dtype computed_in) {
+    if (!buffer.data) return GDM_OK;
+    if (n && !fits(k, (enum dtype)buffer.dtype, computed_in)) return GDM_ERR_DTYPE;
+    if ((unsigned)buffer.dtype >= STORAGES) return GDM_ERR_DTYPE;
+    return n ? check_buffer(buffer.data, n, (enum dtype)buffer.dtype) : GDM_OK;
 }
 
 static gdm_status add_buffer(struct entry *entry, struct details *details, size_t k, gdm_buffer buffer) {
-    if (!buffer.data) return GDM_OK;
-    if ((unsigned)buffer.dtype >= DTYPES) return GDM_ERR_DTYPE;
+    const gdm_status status = check_in_place(k, buffer, entry->n, (enum dtype)entry->dtype);
+    if (status || !buffer.data) return status;
     entry->data[k] = buffer.data;
     details->dtypes[k] = (uint8_t)buffer.dtype;
-    return entry->n ? check_buffer(buffer.data, entry->n, (enum dtype)buffer.dtype) : GDM_OK;
+    return GDM_OK;
+}
+
+/* The buffers that only steps tile by tile have. */
+static gdm_status add_companions(const gdm_entry_args *args, const struct entry *entry, struct details *details) {
+    gdm_status status = check_in_place(COPY, args->copy, entry->n, (enum dtype)entry->dtype);
+    if (!status) status = check_in_place(AVERAGE, args->average, entry->n, (enum dtype)entry->dtype);
+    if (status) return status;
+    if (args->low_bits && details->dtypes[PARAM] != BF16) return GDM_ERR_DTYPE;
+    if (args->low_bits && entry->n) status = check_buffer(args->low_bits, entry->n, BF16);
+    details->copy = args->copy;
+    details->average = args->average;
+    details->low_bits = args->low_bits;
+    for (size_t k = 0; k < args->state_count && entry->n && !status; k++) {
+        if (!entry->data[STATE + k] || details->dtypes[STATE + k] != INT8) continue;
+        details->scales[k] = args->state_scales ? args->state_scales[k] : NULL;
+        status = check_buffer(details->scales[k], entry->n / SCALE_BLOCK + 1, F32);
+    }
+    return status;
 }
 
 /* Reads the entry, and checks what does not depend on its group. */
@@ -199,27 +238,29 @@ static gdm_status read_entry(const gdm_entry_args *args, const struct rule_info 
     if (args->state_count > rule->states) return GDM_ERR_INDEX;
     *entry = (struct entry){.n = args->n, .group = (uint32_t)args->group};
     *details = (struct details){.lr_factor = args->lr_factor};
+    entry->dtype = args->param.data && args->param.dtype == GDM_FLOAT64 ? F64 : F32;
     gdm_status status = add_buffer(entry, details, PARAM, args->param);
     if (!status) status = add_buffer(entry, details, GRAD, args->grad);
     if (!status) status = add_buffer(entry, details, SCALE, args->lr_scale);
     for (size_t k = 0; k < MAX_STATES && k < args->state_count && !status; k++)
         status = add_buffer(entry, details, STATE + k, args->states[k]);
+    if (!status) status = add_companions(args, entry, details);
     if (status) return status;
-    /* All entries must be direct: nothing converts between dtypes yet. */
-    entry->dtype = details->dtypes[PARAM];
-    if (!is_direct(entry, details)) return GDM_ERR_DTYPE;
     for (size_t k = 0; k < MAX_BUFFERS; k++)
         if (!entry->data[k]) details->dtypes[k] = entry->dtype; /* the caller of a step may set data[GRAD] alone */
+    entry->tiled = (uint8_t)gdm_is_tiled(entry, details);
     return GDM_OK;
 }
 
+/* Reads a caller's struct, which may have been compiled with an older header: it then ends before `copy`. */
 static gdm_status read_entry_args(const gdm_entry_args *args, gdm_entry_args *own) {
-    const size_t known = sizeof *own;
+    const size_t known = sizeof *own, least = offsetof(gdm_entry_args, copy);
     if (!args) return GDM_ERR_NULL;
-    if (args->size < known || args->size > 4096) return GDM_ERR_STRUCT_SIZE;
+    if (args->size < least || args->size > 4096) return GDM_ERR_STRUCT_SIZE;
     for (size_t i = known; i < args->size; i++)
         if (((const unsigned char *)args)[i]) return GDM_ERR_STRUCT_SIZE;
-    memcpy(own, args, known);
+    memset(own, 0, sizeof *own);
+    memcpy(own, args, args->size < known ? args->size : known);
     return GDM_OK;
 }
 
@@ -245,7 +286,7 @@ static gdm_status check_group(const struct group *group, const struct entry *ent
  * between two of them, a later call can continue. The sum of the elements does not overflow, since there is memory for
  * all pieces. */
 static gdm_status make_room_for_entry(gdm_plan *plan, size_t n) {
-    const size_t pieces = (plan->elements + n) / (PIECE / 2) + 2, spans = (plan->count + 1) * (1 + MAX_STATES);
+    const size_t pieces = (plan->elements + n) / (PIECE / 2) + 2, spans = (plan->count + 1) * SPANS;
     gdm_status status = make_room(&plan->entries, &plan->entry_room, plan->count + 1, sizeof *plan->entries);
     if (!status) status = make_room(&plan->details, &plan->detail_room, plan->count + 1, sizeof *plan->details);
     if (!status) status = make_room(&plan->pieces, &plan->piece_room, pieces, sizeof *plan->pieces);
@@ -301,7 +342,9 @@ static gdm_status set_buffer(gdm_plan *plan, size_t index, size_t k, gdm_buffer 
     struct details details = plan->details[index];
     entry.data[k] = NULL;
     status = add_buffer(&entry, &details, k, buffer);
-    if (!status && !is_direct(&entry, &details)) status = GDM_ERR_DTYPE;
+    if (!entry.data[k]) details.dtypes[k] = entry.dtype;
+    entry.tiled = (uint8_t)gdm_is_tiled(&entry, &details);
+    if (plan->around.clear_grads && k == GRAD) plan->changed = 1; /* it must be compared with the other gradients */
     if (!status && buffer.data && !plan->changed)
         status = gdm_plan_check_read(plan, index, buffer.data, entry.n * size_of((enum dtype)buffer.dtype));
     if (status) {
@@ -380,4 +423,57 @@ gdm_status gdm_plan_set_group_steps(gdm_plan *plan, size_t group, uint64_t steps
     if (!status) status = find(group, plan->group_count);
     if (!status) plan->groups[group].absent_steps = steps - plan->groups[group].steps;
     return status;
+}
+
+/* ---- around the rule -------------------------------------------------------------------------------------------- */
+
+static int is_positive_or_off(double x) {
+    return x >= 0 && x <= DBL_MAX;
+}
+
+static int is_legal(const gdm_step_args *args) {
+    return fabs(args->scale) <= DBL_MAX && is_positive_or_off(args->max_grad_norm) &&
+           is_positive_or_off(args->max_grad_value) && args->average_decay >= 0 && args->average_decay < 1 &&
+           args->nonfinite >= GDM_PROPAGATE && args->nonfinite <= GDM_REFUSE &&
+           (args->rounding == GDM_NEAREST || args->rounding == GDM_STOCHASTIC);
+}
+
+gdm_status gdm_plan_set_step_args(gdm_plan *plan, const gdm_step_args *args) {
+    gdm_step_args own;
+    gdm_status status = start_call(plan);
+    if (!status) status = args ? gdm_read_struct(&own, sizeof own, args) : GDM_ERR_NULL;
+    if (status) return status;
+    const fp_mode found = set_default_fp_mode();
+    const int legal = is_legal(&own);
+    restore_fp_mode(found);
+    if (!legal) return GDM_ERR_STEP_ARGS;
+    if (own.clear_grads && !plan->around.clear_grads)
+        plan->changed = 1; /* gradients must be compared with each other */
+    plan->around = own;
+    plan->asks = 1;
+    return GDM_OK;
+}
+
+gdm_status gdm_plan_set_scale(gdm_plan *plan, double scale) {
+    const gdm_status status = start_call(plan);
+    if (status) return status;
+    if (!(fabs(scale) <= DBL_MAX)) return GDM_ERR_STEP_ARGS;
+    plan->around.scale = scale;
+    plan->asks = 1;
+    return GDM_OK;
+}
+
+gdm_status gdm_plan_get_report(const gdm_plan *plan, gdm_step_report *report) {
+    if (!plan || !report) return GDM_ERR_NULL;
+    if (report->size < sizeof *report) return GDM_ERR_STRUCT_SIZE;
+    *report = (gdm_step_report){report->size, plan->updates, plan->skipped, plan->grad_norm, plan->was_skipped};
+    return GDM_OK;
+}
+
+gdm_status gdm_plan_set_updates(gdm_plan *plan, uint64_t updates, uint64_t skipped) {
+    const gdm_status status = start_call(plan);
+    if (status) return status;
+    plan->updates = updates;
+    plan->skipped = skipped;
+    return GDM_OK;
 }

@@ -13,6 +13,7 @@ struct entry {
     uint8_t dtype; /* an enum dtype: the one that its kernel computes in */
     uint8_t own;   /* bits OWN_...; 0: it uses the group's constants */
     uint8_t order; /* for the caller only: the memory order of its elements */
+    uint8_t tiled; /* it is updated tile by tile: a buffer must be converted, or there is a copy or an average */
 };
 _Static_assert(sizeof(struct entry) <= CACHE_LINE, "an entry must fit into one cache line");
 
@@ -27,6 +28,9 @@ struct details {
     uint64_t lag;                /* group->steps minus the entry's own steps, modulo 2^64 */
     double lr_factor;
     double scalars[MAX_SCALARS]; /* only with OWN_PROGRESS; else the entry uses the group's */
+    gdm_buffer copy, average;    /* see gdm_entry_args */
+    uint16_t *low_bits;
+    float *scales[MAX_STATES];
 };
 
 struct group {
@@ -50,10 +54,25 @@ struct span {
     uintptr_t start, end;
 };
 
+/* How many buffers of an entry a step may write: the parameter, its low bits, a copy, an average, a cleared gradient;
+ * the states and their scales. */
+enum { SPANS = 5 + 2 * MAX_STATES };
+
 /* Where a piece of the work begins: an element of an entry. It ends where the next piece begins. A piece is a part of
  * one entry, or many small entries; each thread takes pieces. */
 struct piece {
     size_t entry, element;
+};
+
+/* What a step does to tiles beside the rule. */
+struct stages {
+    double factor;  /* of the gradients */
+    double limit;   /* of their magnitude; 0: none */
+    double weight;  /* of the parameter in its average */
+    uint8_t clear;  /* sets the gradients to 0 */
+    uint8_t random; /* rounds stochastically */
+    uint8_t on_all; /* some of these concern every entry, so that all are updated tile by tile */
+    uint64_t seed;  /* of the random bits: mixed from the caller's seed and the number of the update */
 };
 
 struct gdm_plan {
@@ -72,6 +91,12 @@ struct gdm_plan {
     unsigned threads;         /* that a step may use; 0: gdm_get_num_threads */
     gdm_parallel_for *spread; /* runs a step on the threads of another pool, `host`; NULL: the own pool */
     void *host;
+    gdm_step_args around;      /* what steps do around the rule */
+    struct stages stages;      /* of the present step; follows from `around` */
+    uint64_t updates, skipped; /* see gdm_step_report */
+    double grad_norm;
+    uint8_t was_skipped;
+    uint8_t asks;         /* a step must first decide what it does: see gdm_plan_decide */
     uint8_t changed;      /* entries have been added since gdm_plan_arrange */
     uint8_t unsettled;    /* counts of steps have been set: the next step must first compare groups and entries */
     uint8_t own_progress; /* some entry may have OWN_PROGRESS */
@@ -81,13 +106,32 @@ struct gdm_plan {
  * have been added. GDM_ERR_OVERLAP if two of the written buffers share memory; gdm_plan_get_error says which. */
 gdm_status gdm_plan_arrange(gdm_plan *plan);
 
+/* GDM_ERR_OVERLAP if two gradients share memory, which they may not if steps clear them. Reorders the spans behind
+ * those of plan->written, for which there is room. */
+gdm_status gdm_plan_check_grads_apart(gdm_plan *plan);
+
 /* Whether a step writes to any of these bytes. */
 int gdm_plan_overlaps(const gdm_plan *plan, const void *start, size_t bytes);
 
 /* GDM_ERR_OVERLAP if it does; gdm_plan_get_error then names this entry, which reads these bytes. */
 gdm_status gdm_plan_check_read(gdm_plan *plan, size_t entry, const void *start, size_t bytes);
 
-/* gdm_plan_step without its checks of the buffers. GDM_ERR_ISA is the only possible error. */
+/* gdm_plan_step without its checks of the buffers. GDM_ERR_ISA and GDM_ERR_NONFINITE are the only possible errors. */
 gdm_status gdm_plan_run(gdm_plan *plan);
+
+/* Decides what this step does to the gradients, and whether it is skipped: sets plan->stages, grad_norm and
+ * was_skipped. Called in the default floating-point mode. */
+gdm_status gdm_plan_decide(gdm_plan *plan);
+
+/* Updates the elements of an entry from first, a multiple of BLOCK, to last - 1: tile by tile, with the kernel of a
+ * rule and all stages that the plan and the entry ask for. */
+void gdm_update_tiles(const gdm_plan *plan, const struct isa *isa, size_t entry, size_t first, size_t last, kernel *run,
+                      const void *constants);
+
+/* Sets the gradients of all entries to 0. */
+void gdm_plan_clear_grads(const gdm_plan *plan);
+
+/* Whether an entry must be updated tile by tile. */
+int gdm_is_tiled(const struct entry *entry, const struct details *details);
 
 #endif

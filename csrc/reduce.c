@@ -61,7 +61,13 @@ static void reduce_blocks(void *context, size_t task) {
     const size_t first = task * BLOCKS_OF_A_TASK, end = first + BLOCKS_OF_A_TASK;
     for (size_t i = first; i < end && i < window->count; i++) {
         const struct block *block = &window->blocks[i];
-        window->results[i] = window->isa->reducers[window->reduction][block->dtype](block->start, block->n);
+        const void *start = block->start;
+        float wide[BLOCK];
+        if (block->dtype >= DTYPES) {
+            window->isa->load[block->dtype][F32](wide, start, block->n);
+            start = wide;
+        }
+        window->results[i] = window->isa->reducers[window->reduction][block->dtype == F64 ? F64 : F32](start, block->n);
     }
 }
 
@@ -142,7 +148,7 @@ gdm_status gdm_reduce(gdm_reduction reduction, const gdm_buffer *buffers, const 
     if (!result || (count && (!buffers || !lengths))) return GDM_ERR_NULL;
     for (size_t i = 0; i < count; i++) {
         if (!buffers[i].data || !lengths[i]) continue;
-        if ((unsigned)buffers[i].dtype >= DTYPES) return GDM_ERR_DTYPE;
+        if ((unsigned)buffers[i].dtype >= FLOATS) return GDM_ERR_DTYPE;
         const gdm_status status = check_buffer(buffers[i].data, lengths[i], (enum dtype)buffers[i].dtype);
         if (status) return status;
     }

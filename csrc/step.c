@@ -54,8 +54,7 @@ static __attribute__((noinline)) const struct own *prepare_own(const gdm_plan *p
 
 /* ---- the walk --------------------------------------------------------------------------------------------------- */
 
-/* Updates the elements of an entry from first to last - 1. The kernel runs on the buffers themselves, since every entry
- * is direct. */
+/* Updates the elements of an entry from first to last - 1. Mostly the kernel runs on the buffers themselves. */
 static inline void update_range(const gdm_plan *plan, const struct group *groups, const struct isa *isa,
                                 const struct entry *entry, size_t first, size_t last, struct own *own) {
     const struct group *group = &groups[entry->group];
@@ -63,8 +62,11 @@ static inline void update_range(const gdm_plan *plan, const struct group *groups
     const size_t i = (size_t)(entry - plan->entries);
     if (entry->own) prepared = &prepare_own(plan, i, own)->prepared;
     const unsigned variant = prepared->variant | (entry->data[SCALE] ? HAS_LR_SCALE : 0);
-    run_range(isa->kernels[group->rule][entry->dtype][variant], entry->data, plan->details[i].dtypes, first, last,
-              &prepared->constants);
+    kernel *run = isa->kernels[group->rule][entry->dtype][variant];
+    if (__builtin_expect(entry->tiled | plan->stages.on_all, 0))
+        gdm_update_tiles(plan, isa, i, first, last, run, &prepared->constants);
+    else
+        run_range(run, entry->data, plan->details[i].dtypes, first, last, &prepared->constants);
 }
 
 struct walk {
@@ -212,6 +214,13 @@ gdm_status gdm_plan_run(gdm_plan *plan) {
     const struct isa *isa = gdm_active_isa();
     if (!isa) return GDM_ERR_ISA;
     const fp_mode found = set_default_fp_mode();
+    if (__builtin_expect(plan->asks, 0)) {
+        const gdm_status status = gdm_plan_decide(plan);
+        if (status || plan->was_skipped) {
+            restore_fp_mode(found);
+            return status;
+        }
+    }
     if (plan->unsettled) settle(plan);
     for (struct group *group = plan->groups, *end = group + plan->group_count; group < end; group++)
         if (group->stale) prepare_group(group);
@@ -219,6 +228,7 @@ gdm_status gdm_plan_run(gdm_plan *plan) {
     const unsigned threads = threads_for(plan, &elsewhere);
     const int left_out = threads > 1 ? update_together(plan, isa, threads, elsewhere) : update_all(plan, isa);
     count_step(plan, left_out);
+    plan->updates++;
     restore_fp_mode(found);
     return GDM_OK;
 }
@@ -233,6 +243,7 @@ static gdm_status check_memory(gdm_plan *plan) {
             if (entry->data[k])
                 status = gdm_plan_check_read(plan, i, entry->data[k], entry->n * size_of((enum dtype)dtypes[k]));
     }
+    if (!status && plan->around.clear_grads) status = gdm_plan_check_grads_apart(plan);
     if (status) plan->changed = 1; /* the next step checks again */
     return status;
 }

@@ -92,12 +92,12 @@ gdm_status gdm_run(enum rule rule, enum dtype dtype, void *const *buffers, size_
     return status;
 }
 
-#define PARAMETER_f32(name) float *name,
-#define PARAMETER_f64(name) double *name,
-#define OPTIONAL_f32(name, option) float *name,
-#define OPTIONAL_f64(name, option) double *name,
-#define POINTER(name) name,
-#define OPTIONAL_POINTER(name, option) name,
+#define PARAMETER_f32(name, kind) float *name,
+#define PARAMETER_f64(name, kind) double *name,
+#define OPTIONAL_f32(name, kind, option) float *name,
+#define OPTIONAL_f64(name, kind, option) double *name,
+#define POINTER(name, kind) name,
+#define OPTIONAL_POINTER(name, kind, option) name,
 #define STORE(rule, name) *args->name = *next++;
 #define DEFINE(rule, states, suffix, type, dtype)                                                                      \
     gdm_status gdm_##rule##_##suffix(type *param,                                                                      \

@@ -10,7 +10,11 @@ import numpy as np
 import gdm
 from cheader import RULE, STATUS, args
 
-F32, F64 = 0, 1
+F32, F64, BF16, F16, INT8 = range(5)
+DTYPE = {"float32": F32, "float64": F64, "bfloat16": BF16, "float16": F16, "int8": INT8}
+STORED_AS = {F32: np.float32, F64: np.float64, BF16: np.uint16, F16: np.float16}  # bfloat16: its bits
+PROPAGATE, SKIP, REFUSE = range(3)
+NEAREST, STOCHASTIC = range(2)
 NOWHERE = 2**64 - 1  # SIZE_MAX
 
 
@@ -29,6 +33,35 @@ class EntryArgs(ctypes.Structure):
         ("states", POINTER(Buffer)),
         ("state_count", c_size_t),
         ("lr_factor", c_double),
+        ("copy", Buffer),
+        ("average", Buffer),
+        ("low_bits", c_void_p),
+        ("state_scales", POINTER(c_void_p)),
+    )
+
+
+class StepArgs(ctypes.Structure):
+    _fields_ = (
+        ("size", c_size_t),
+        ("scale", c_double),
+        ("max_grad_norm", c_double),
+        ("max_grad_value", c_double),
+        ("average_decay", c_double),
+        ("average_correction", c_int),
+        ("nonfinite", c_int),
+        ("clear_grads", c_int),
+        ("rounding", c_int),
+        ("seed", c_uint64),
+    )
+
+
+class StepReport(ctypes.Structure):
+    _fields_ = (
+        ("size", c_size_t),
+        ("updates", c_uint64),
+        ("skipped", c_uint64),
+        ("grad_norm", c_double),
+        ("was_skipped", c_int),
     )
 
 
@@ -46,6 +79,11 @@ add = function("plan_add", c_void_p, POINTER(EntryArgs), POINTER(c_size_t))
 set_grad = function("plan_set_grad", c_void_p, c_size_t, Buffer)
 set_lr_scale = function("plan_set_lr_scale", c_void_p, c_size_t, Buffer)
 set_lr_factor = function("plan_set_lr_factor", c_void_p, c_size_t, c_double)
+set_step_args = function("plan_set_step_args", c_void_p, POINTER(StepArgs))
+set_scale = function("plan_set_scale", c_void_p, c_double)
+get_report = function("plan_get_report", c_void_p, POINTER(StepReport))
+set_updates = function("plan_set_updates", c_void_p, c_uint64, c_uint64)
+accumulate = function("accumulate", POINTER(Buffer), POINTER(Buffer), POINTER(c_size_t), c_size_t, c_double)
 set_num_threads = function("plan_set_num_threads", c_void_p, c_int)
 step = function("plan_step", c_void_p)
 get_progress = function("plan_get_progress", c_void_p, c_size_t, POINTER(c_uint64), POINTER(c_double))
@@ -60,7 +98,10 @@ plan_reduce = function("plan_reduce", c_void_p, c_int, POINTER(c_double))
 def buffer(x, dtype: int | None = None) -> Buffer:
     """A buffer of an array, of an address, or of None; of the array's dtype unless another one is named."""
     if isinstance(x, np.ndarray):
-        return Buffer(x.ctypes.data, (F64 if x.dtype == np.float64 else F32) if dtype is None else dtype)
+        of_array = {np.dtype(stored): dtype for dtype, stored in STORED_AS.items()}
+        return Buffer(
+            x.ctypes.data, of_array.get(x.dtype, INT8 if x.itemsize == 1 else F32) if dtype is None else dtype
+        )
     return Buffer(x, dtype or F32)
 
 
@@ -80,6 +121,16 @@ def entry_args(group: int, param, states, grad, n: int | None = None, dtype: int
             **more,
         }
     )
+
+
+def step_args(**fields) -> StepArgs:
+    return StepArgs(**{"size": ctypes.sizeof(StepArgs), "scale": 1.0, **fields})
+
+
+def report_of(plan) -> StepReport:
+    report = StepReport(size=ctypes.sizeof(StepReport))
+    assert get_report(plan, byref(report)) == "OK"
+    return report
 
 
 def add_arrays(plan, group: int, param, states, grad, *more, **fields) -> str:

@@ -12,6 +12,7 @@ import gdm
 from cheader import RULE, args
 from cplan import (
     F64,
+    INT8,
     NOWHERE,
     EntryArgs,
     add,
@@ -182,7 +183,8 @@ def test_wrong_entries_do_not_become_part_of_the_plan(momentum_plan, memory):
         ("ERR_INDEX", (1, param, [state], grad)),
         ("ERR_INDEX", (2**64 - 1, param, [state], grad)),
         ("ERR_INDEX", (0, param, [state, memory[2]], grad)),  # the rule has one state
-        ("ERR_DTYPE", (0, param, [state], grad, 8, 2)),
+        ("ERR_DTYPE", (0, param, [state], grad, 8, INT8)),
+        ("ERR_DTYPE", (0, param, [state], grad, 8, INT8 + 1)),
         ("ERR_DTYPE", (0, param, [state], grad, 8, -1)),
         ("ERR_NULL", (0, None, [state], grad, 8)),
         ("ERR_NULL", (0, param, [None], grad)),
@@ -200,7 +202,7 @@ def test_wrong_entries_do_not_become_part_of_the_plan(momentum_plan, memory):
         assert add_arrays(momentum_plan, *arguments) == status, arguments
     for status, fields in [
         ("ERR_STRUCT_SIZE", {"size": 0}),
-        ("ERR_STRUCT_SIZE", {"size": ctypes.sizeof(EntryArgs) - 8}),
+        ("ERR_STRUCT_SIZE", {"size": EntryArgs.copy.offset - 8}),
         ("ERR_STRUCT_SIZE", {"size": 5000}),
         ("ERR_NULL", {"states": None}),
         ("ERR_ALIGNMENT", {"lr_scale": buffer(odd)}),
@@ -289,7 +291,7 @@ def test_wrong_buffers_that_are_only_read_are_refused(momentum_plan, memory, set
         ("ERR_ALIGNMENT", buffer(start + 2)),
         ("ERR_LENGTH", buffer(2**64 - 16)),
         ("ERR_DTYPE", buffer(start, F64)),
-        ("ERR_DTYPE", buffer(start, 2)),
+        ("ERR_DTYPE", buffer(start, INT8)),
     ]:
         assert set_read(momentum_plan, 0, wrong) == status
         assert error_of(momentum_plan) == (0, NOWHERE)
@@ -703,7 +705,7 @@ def test_a_group_may_have_entries_of_both_dtypes(plan):
         assert add_arrays(plan, 0, param, [velocity], None) == "OK"
     for k, rows in enumerate((singles, doubles)):
         assert set_grad(plan, k, buffer(rows[2])) == "OK"
-        assert set_grad(plan, k, buffer((doubles, singles)[k][2])) == "ERR_DTYPE"
+    assert set_grad(plan, 0, buffer(doubles[2])) == "ERR_DTYPE"  # it would be narrowed
     for _ in range(2):
         assert step(plan) == "OK"
     for param, velocity, grad in expected:

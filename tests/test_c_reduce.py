@@ -9,6 +9,7 @@ import pytest
 
 import gdm
 from cplan import (
+    INT8,
     Buffer,
     add_arrays,
     buffer,
@@ -193,7 +194,7 @@ def test_wrong_arguments_of_a_reduction_are_refused():
         ("ERR_INDEX", 3, buffer(x), 8),
         ("ERR_INDEX", -1, buffer(x), 8),
         ("ERR_NULL", 0, None, 8),
-        ("ERR_DTYPE", 0, buffer(x, 2), 8),
+        ("ERR_DTYPE", 0, buffer(x, INT8), 8),
         ("ERR_DTYPE", 0, buffer(x, -1), 8),
         ("ERR_ALIGNMENT", 0, odd, 7),
         ("ERR_ALIGNMENT", 0, Buffer(x.ctypes.data + 4, 1), 3),

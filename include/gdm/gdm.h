@@ -60,6 +60,8 @@ typedef enum gdm_status {
     GDM_ERR_IMPORT = 10,     /* gdm/import.h only: gdm_import() has not been called, or has failed */
     GDM_ERR_DTYPE = 11,      /* no such dtype, or dtypes of one entry that are not supported together */
     GDM_ERR_LR_FACTOR = 12,  /* lr_factor, or lr * lr_factor, is not finite in the compute dtype, or negative */
+    GDM_ERR_NONFINITE = 13,  /* a gradient is NaN or infinite, and the plan is to refuse that */
+    GDM_ERR_STEP_ARGS = 14,  /* a field of gdm_step_args is out of range */
     /* >>> statuses: written by tools/generate.py from csrc/rules.def */
     GDM_ERR_LR = 16,             /* lr must be finite and not negative */
     GDM_ERR_MOMENTUM = 17,       /* momentum must be in [0, 1) */
@@ -348,7 +350,13 @@ gdm_status gdm_signum_f64(double *param, double *exp_avg, const double *grad, si
 
 /* ---- Buffers --------------------------------------------------------------------------------------------------- */
 
-typedef enum gdm_dtype { GDM_FLOAT32 = 0, GDM_FLOAT64 = 1 } gdm_dtype;
+typedef enum gdm_dtype {
+    GDM_FLOAT32 = 0,
+    GDM_FLOAT64 = 1,
+    GDM_BFLOAT16 = 2, /* uint16_t: the upper half of a float's bits */
+    GDM_FLOAT16 = 3,  /* uint16_t: IEEE 754's binary16 */
+    GDM_INT8 = 4,     /* for states only: see gdm_entry_args */
+} gdm_dtype;
 
 /* Memory and the type of its elements. data is NULL where there is no buffer; the dtype does not matter then. */
 typedef struct gdm_buffer {
@@ -422,23 +430,52 @@ gdm_status gdm_plan_set_args(gdm_plan *plan, size_t group, const void *args);
 gdm_status gdm_plan_set_lr(gdm_plan *plan, size_t group, double lr);
 
 typedef struct gdm_entry_args {
-    size_t size;              /* sizeof(gdm_entry_args) */
-    size_t group;             /* the index of its group */
-    size_t n;                 /* the number of elements of each buffer */
-    gdm_buffer param;         /* updated */
-    gdm_buffer grad;          /* only read; if its data is NULL, steps leave the entry out until a gradient is set */
-    gdm_buffer lr_scale;      /* a factor of the learning rate for each element, only read; data may be NULL */
-    const gdm_buffer *states; /* in the order of the rule's function; data may be NULL if the options do not use it */
-    size_t state_count;       /* the length of `states`; the entry has no states after these */
-    double lr_factor;         /* a factor of the group's learning rate, applied in double; finite, >= 0 */
+    size_t size;                /* sizeof(gdm_entry_args) */
+    size_t group;               /* the index of its group */
+    size_t n;                   /* the number of elements of each buffer */
+    gdm_buffer param;           /* updated */
+    gdm_buffer grad;            /* only read; if its data is NULL, steps leave the entry out until a gradient is set */
+    gdm_buffer lr_scale;        /* a factor of the learning rate for each element, only read; data may be NULL */
+    const gdm_buffer *states;   /* in the order of the rule's function; data may be NULL if the options do not use it */
+    size_t state_count;         /* the length of `states`; the entry has no states after these */
+    double lr_factor;           /* a factor of the group's learning rate, applied in double; finite, >= 0 */
+    gdm_buffer copy;            /* each step writes the parameter here; data may be NULL */
+    gdm_buffer average;         /* the moving average of the parameter; data may be NULL */
+    uint16_t *low_bits;         /* for a bfloat16 parameter: the other 16 bits of a float32 parameter; may be NULL */
+    float *const *state_scales; /* for each int8 state (n + 127) / 128 scales; may be NULL if there are none */
 } gdm_entry_args;
 
 #define GDM_ENTRY_DEFAULTS                                                                                             \
-    {sizeof(gdm_entry_args), 0, 0, {NULL, GDM_FLOAT32}, {NULL, GDM_FLOAT32}, {NULL, GDM_FLOAT32}, NULL, 0, 1.0}
+    {sizeof(gdm_entry_args),                                                                                           \
+     0,                                                                                                                \
+     0,                                                                                                                \
+     {NULL, GDM_FLOAT32},                                                                                              \
+     {NULL, GDM_FLOAT32},                                                                                              \
+     {NULL, GDM_FLOAT32},                                                                                              \
+     NULL,                                                                                                             \
+     0,                                                                                                                \
+     1.0,                                                                                                              \
+     {NULL, GDM_FLOAT32},                                                                                              \
+     {NULL, GDM_FLOAT32},                                                                                              \
+     NULL,                                                                                                             \
+     NULL}
 
-/* Adds an entry, which has made no step, and writes its index (0, 1, ...) to *entry; `entry` must not be NULL. All its
- * buffers must have the dtype of its parameter (else GDM_ERR_DTYPE). The next step checks whether it shares memory with
- * other entries. If it does, every step fails, since entries cannot be removed: destroy the plan. */
+/* Adds an entry, which has made no step, and writes its index (0, 1, ...) to *entry; `entry` must not be NULL. The next
+ * step checks whether it shares memory with other entries. If it does, every step fails, since entries cannot be
+ * removed: destroy the plan.
+ *
+ * The entry is computed in float64 if its parameter is float64, else in float32. Each buffer has a dtype of its own.
+ * Narrower numbers are widened exactly. With a float32 or narrower parameter only the copy may be float64 (else
+ * GDM_ERR_DTYPE). What a step writes is rounded to the dtype of its buffer: to the nearest number, or as `rounding`
+ * says in gdm_step_args; float64 to bfloat16 or float16 by way of float32.
+ *
+ * int8 states: block i, elements 128 i ... 128 i + 127, has the scale state_scales[k][i]. An element is its number
+ * times the scale; or, where the rule uses the square root of the state (exp_avg_sq and its like), the square of that,
+ * with numbers from 0 to 255. They are always rounded stochastically: else small changes would be lost at every step.
+ * Set both to zero before the first step.
+ *
+ * low_bits: the bits of the float32 parameter are ((uint32_t)high << 16) + (int16_t)low. `high` is then the nearest
+ * bfloat16. Set the low bits to zero to begin with the bfloat16 parameter. */
 gdm_status gdm_plan_add(gdm_plan *plan, const gdm_entry_args *args, size_t *entry);
 
 /* Sets the gradient that the next steps read. If data is NULL, they leave the entry out. */
@@ -453,8 +490,57 @@ gdm_status gdm_plan_set_lr_factor(gdm_plan *plan, size_t entry, double lr_factor
 /* Sets how many threads a step may use; 0, the default, means the result of gdm_get_num_threads. */
 gdm_status gdm_plan_set_num_threads(gdm_plan *plan, int n);
 
+typedef enum gdm_rounding { GDM_NEAREST = 0, GDM_STOCHASTIC = 1 } gdm_rounding;
+typedef enum gdm_nonfinite { GDM_PROPAGATE = 0, GDM_SKIP = 1, GDM_REFUSE = 2 } gdm_nonfinite;
+
+/* What is done around the rule, for all entries of a plan, in the same pass over memory.
+ *
+ *     g = g * (scale * clip)         clip is max_grad_norm / (norm + 1e-6) if that is below 1; norm is that of all
+ *                                    gradients, after `scale`
+ *     g = min(max(g, -max_grad_value), max_grad_value)
+ *     ... the rule ...
+ *     average = average + weight * (p - average)
+ *
+ * The weight is 1 - average_decay. With average_correction it is (1 - average_decay) / (1 - average_decay^t) in the
+ * t-th update, so that the average does not depend on what it begins with.
+ */
+typedef struct gdm_step_args {
+    size_t size;            /* sizeof(gdm_step_args) */
+    double scale;           /* a factor of all gradients; finite */
+    double max_grad_norm;   /* > 0; 0: no limit */
+    double max_grad_value;  /* > 0; 0: no limit */
+    double average_decay;   /* in [0, 1); for entries that have an average */
+    int average_correction; /* see above */
+    int nonfinite;          /* a gdm_nonfinite: what to do if a gradient is NaN or infinite. Skip: nothing changes */
+    int clear_grads;        /* set the gradients to 0 after they have been read, also in a step that is skipped */
+    int rounding;           /* a gdm_rounding, for parameters and states that are bfloat16 or float16 */
+    uint64_t seed;          /* of the random bits. They also depend on the update, the entry and the element */
+} gdm_step_args;
+
+#define GDM_STEP_DEFAULTS {sizeof(gdm_step_args), 1.0, 0.0, 0.0, 0.0, 0, GDM_PROPAGATE, 0, GDM_NEAREST, 0}
+
+/* Sets these for the next steps. */
+gdm_status gdm_plan_set_step_args(gdm_plan *plan, const gdm_step_args *args);
+
+/* Sets only the factor of the gradients: the cheapest change. */
+gdm_status gdm_plan_set_scale(gdm_plan *plan, double scale);
+
 /* Makes one step for every entry that has a gradient. After an error nothing has been written or counted. */
 gdm_status gdm_plan_step(gdm_plan *plan);
+
+typedef struct gdm_step_report {
+    size_t size;      /* sizeof(gdm_step_report), set by the caller */
+    uint64_t updates; /* steps that were not skipped */
+    uint64_t skipped; /* steps that were */
+    double grad_norm; /* of the last step, with max_grad_norm; else NaN */
+    int was_skipped;  /* the last step */
+} gdm_step_report;
+
+/* Gets what the steps so far have done. */
+gdm_status gdm_plan_get_report(const gdm_plan *plan, gdm_step_report *report);
+
+/* Sets the number of updates and of skipped steps, to continue where another plan ended. */
+gdm_status gdm_plan_set_updates(gdm_plan *plan, uint64_t updates, uint64_t skipped);
 
 /* Gets how many steps an entry has made, and its current scalars, in the order of the rule's argument struct. Either
  * pointer may be NULL. */
@@ -496,6 +582,13 @@ gdm_status gdm_reduce(gdm_reduction reduction, const gdm_buffer *buffers, const 
 
 /* Reduces the gradients of a plan's entries, with as many threads as its steps may use. */
 gdm_status gdm_plan_reduce(gdm_plan *plan, gdm_reduction reduction, double *result);
+
+/* Adds gradients to totals: total = total + scale * grad, in the dtype of the total if that is float32 or float64, else
+ * in float32, then rounded to the nearest number. `totals` and `grads` have `count` buffers of any dtype but int8;
+ * those with index i have lengths[i] elements. A float64 gradient needs a float64 total. No total may share memory with
+ * another buffer. */
+gdm_status gdm_accumulate(const gdm_buffer *totals, const gdm_buffer *grads, const size_t *lengths, size_t count,
+                          double scale);
 
 /* ---- Instruction sets -------------------------------------------------------------------------------------------
  *

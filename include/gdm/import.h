@@ -50,7 +50,11 @@
     X(plan_set_lr_scale, status)                                                                                       \
     X(plan_set_lr_factor, status)                                                                                      \
     X(plan_set_num_threads, status)                                                                                    \
+    X(plan_set_step_args, status)                                                                                      \
+    X(plan_set_scale, status)                                                                                          \
     X(plan_step, status)                                                                                               \
+    X(plan_get_report, status)                                                                                         \
+    X(plan_set_updates, status)                                                                                        \
     X(plan_get_progress, status)                                                                                       \
     X(plan_set_progress, status)                                                                                       \
     X(plan_get_group_steps, status)                                                                                    \
@@ -58,6 +62,7 @@
     X(plan_get_error, status)                                                                                          \
     X(reduce, status)                                                                                                  \
     X(plan_reduce, status)                                                                                             \
+    X(accumulate, status)                                                                                              \
     X(isa, pointer)                                                                                                    \
     X(available_isa, pointer)                                                                                          \
     X(set_isa, status)                                                                                                 \
@@ -155,7 +160,11 @@ static inline int gdm_import(void) {
 #define gdm_plan_set_lr_scale gdm_imported.plan_set_lr_scale
 #define gdm_plan_set_lr_factor gdm_imported.plan_set_lr_factor
 #define gdm_plan_set_num_threads gdm_imported.plan_set_num_threads
+#define gdm_plan_set_step_args gdm_imported.plan_set_step_args
+#define gdm_plan_set_scale gdm_imported.plan_set_scale
 #define gdm_plan_step gdm_imported.plan_step
+#define gdm_plan_get_report gdm_imported.plan_get_report
+#define gdm_plan_set_updates gdm_imported.plan_set_updates
 #define gdm_plan_get_progress gdm_imported.plan_get_progress
 #define gdm_plan_set_progress gdm_imported.plan_set_progress
 #define gdm_plan_get_group_steps gdm_imported.plan_get_group_steps
@@ -163,6 +172,7 @@ static inline int gdm_import(void) {
 #define gdm_plan_get_error gdm_imported.plan_get_error
 #define gdm_reduce gdm_imported.reduce
 #define gdm_plan_reduce gdm_imported.plan_reduce
+#define gdm_accumulate gdm_imported.accumulate
 #define gdm_isa gdm_imported.isa
 #define gdm_available_isa gdm_imported.available_isa
 #define gdm_set_isa gdm_imported.set_isa

@@ -25,6 +25,8 @@ cdef extern from "gdm/import.h" nogil:
         ERR_IMPORT "GDM_ERR_IMPORT"
         ERR_DTYPE "GDM_ERR_DTYPE"
         ERR_LR_FACTOR "GDM_ERR_LR_FACTOR"
+        ERR_NONFINITE "GDM_ERR_NONFINITE"
+        ERR_STEP_ARGS "GDM_ERR_STEP_ARGS"
         ERR_LR "GDM_ERR_LR"
         ERR_MOMENTUM "GDM_ERR_MOMENTUM"
         ERR_DAMPENING "GDM_ERR_DAMPENING"
@@ -47,6 +49,9 @@ cdef extern from "gdm/import.h" nogil:
     ctypedef enum dtype "gdm_dtype":
         FLOAT32 "GDM_FLOAT32"
         FLOAT64 "GDM_FLOAT64"
+        BFLOAT16 "GDM_BFLOAT16"
+        FLOAT16 "GDM_FLOAT16"
+        INT8 "GDM_INT8"
 
     ctypedef enum rule "gdm_rule":
         RULE_SGD "GDM_RULE_SGD"
@@ -58,6 +63,15 @@ cdef extern from "gdm/import.h" nogil:
         RULE_LION "GDM_RULE_LION"
         RULE_SIGN_SGD "GDM_RULE_SIGN_SGD"
         RULE_SIGNUM "GDM_RULE_SIGNUM"
+
+    ctypedef enum rounding "gdm_rounding":
+        NEAREST "GDM_NEAREST"
+        STOCHASTIC "GDM_STOCHASTIC"
+
+    ctypedef enum nonfinite "gdm_nonfinite":
+        PROPAGATE "GDM_PROPAGATE"
+        SKIP "GDM_SKIP"
+        REFUSE "GDM_REFUSE"
 
     ctypedef enum reduction "gdm_reduction":
         SUM_OF_SQUARES "GDM_SUM_OF_SQUARES"
@@ -169,6 +183,29 @@ cdef extern from "gdm/import.h" nogil:
         const buffer *states
         size_t state_count
         double lr_factor
+        buffer copy
+        buffer average
+        uint16_t *low_bits
+        float **state_scales
+
+    ctypedef struct step_args "gdm_step_args":
+        size_t size
+        double scale
+        double max_grad_norm
+        double max_grad_value
+        double average_decay
+        int average_correction
+        int nonfinite
+        int clear_grads
+        int rounding
+        uint64_t seed
+
+    ctypedef struct step_report "gdm_step_report":
+        size_t size
+        uint64_t updates
+        uint64_t skipped
+        double grad_norm
+        int was_skipped
 
     ctypedef struct plan "gdm_plan":
         pass
@@ -207,7 +244,11 @@ cdef extern from "gdm/import.h" nogil:
     status plan_set_lr_scale "gdm_plan_set_lr_scale"(plan *plan, size_t entry, buffer lr_scale) noexcept
     status plan_set_lr_factor "gdm_plan_set_lr_factor"(plan *plan, size_t entry, double lr_factor) noexcept
     status plan_set_num_threads "gdm_plan_set_num_threads"(plan *plan, int n) noexcept
+    status plan_set_step_args "gdm_plan_set_step_args"(plan *plan, const step_args *args) noexcept
+    status plan_set_scale "gdm_plan_set_scale"(plan *plan, double scale) noexcept
     status plan_step "gdm_plan_step"(plan *plan) noexcept
+    status plan_get_report "gdm_plan_get_report"(const plan *plan, step_report *report) noexcept
+    status plan_set_updates "gdm_plan_set_updates"(plan *plan, uint64_t updates, uint64_t skipped) noexcept
     status plan_get_progress "gdm_plan_get_progress"(const plan *plan, size_t entry, uint64_t *steps, double *scalars) noexcept
     status plan_set_progress "gdm_plan_set_progress"(plan *plan, size_t entry, uint64_t steps, const double *scalars) noexcept
     status plan_get_group_steps "gdm_plan_get_group_steps"(const plan *plan, size_t group, uint64_t *steps) noexcept
@@ -215,6 +256,7 @@ cdef extern from "gdm/import.h" nogil:
     status plan_get_error "gdm_plan_get_error"(const plan *plan, size_t *entry, size_t *other) noexcept
     status reduce "gdm_reduce"(reduction reduction, const buffer *buffers, const size_t *lengths, size_t count, double *result) noexcept
     status plan_reduce "gdm_plan_reduce"(plan *plan, reduction reduction, double *result) noexcept
+    status accumulate "gdm_accumulate"(const buffer *totals, const buffer *grads, const size_t *lengths, size_t count, double scale) noexcept
     const char *isa "gdm_isa"() noexcept
     const char *available_isa "gdm_available_isa"(size_t i) noexcept
     status set_isa "gdm_set_isa"(const char *name) noexcept

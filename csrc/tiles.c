@@ -1,0 +1,238 @@
+/* The update of an entry tile by tile. A tile stays in L1 from the first stage to the last:
+ *
+ *     widen -> scale, limit -> the rule's kernel -> narrow, copy, average, clear the gradient
+ *
+ * A buffer that needs no conversion is not copied: the kernel and the stages run on it.
+ */
+#include "plan.h"
+
+#include <string.h>
+
+/* Tiles and everything that depends on the number of an element are cut by element index, at multiples of BLOCK.
+ * Scratch buffers begin a bit more than TILE bytes apart: a load would wait for a store whose address has the same last
+ * 12 bits. */
+enum { TILE = 4096, APART = TILE + 9 * CACHE_LINE };
+
+/* ---- random bits ------------------------------------------------------------------------------------------------ */
+
+/* The generator splitmix64 of G. Steele, D. Lea and C. Flood, "Fast splittable pseudorandom number generators", 2014.
+ */
+static inline uint64_t mix(uint64_t key, uint64_t word) {
+    uint64_t z = key + word + 0x9e3779b97f4a7c15;
+    z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9;
+    z = (z ^ z >> 27) * 0x94d049bb133111eb;
+    return z ^ z >> 31;
+}
+
+/* The key for a buffer's elements from `first` on, up to the next multiple of 2^32. */
+static inline struct key key_of(const gdm_plan *plan, size_t entry, size_t k, size_t first) {
+    const uint64_t z = mix(mix(mix(plan->stages.seed, entry), k), (uint64_t)first >> 16 >> 16);
+    return (struct key){(uint32_t)z, (uint32_t)(z >> 32)};
+}
+
+/* ---- deciding what a step does ---------------------------------------------------------------------------------- */
+
+static double power(double base, uint64_t exponent) {
+    double result = 1.0;
+    for (; exponent; exponent >>= 1) {
+        if (exponent & 1) result = result * base;
+        base = base * base;
+    }
+    return result;
+}
+
+static gdm_status find_norm(gdm_plan *plan, double *norm, int *finite) {
+    double result;
+    const int by_norm = plan->around.max_grad_norm > 0;
+    gdm_status status = gdm_plan_reduce(plan, by_norm ? GDM_SUM_OF_SQUARES : GDM_NONFINITE_COUNT, &result);
+    if (status) return status;
+    *finite = by_norm ? result - result == 0 : result == 0;
+    *norm = by_norm ? __builtin_sqrt(result) * __builtin_fabs(plan->around.scale) : __builtin_nan("");
+    /* The squares of large finite numbers may be infinite. */
+    if (by_norm && !*finite && plan->around.nonfinite != GDM_PROPAGATE) {
+        status = gdm_plan_reduce(plan, GDM_NONFINITE_COUNT, &result);
+        *finite = result == 0;
+    }
+    return status;
+}
+
+void gdm_plan_clear_grads(const gdm_plan *plan) {
+    for (size_t i = 0; i < plan->count; i++)
+        if (plan->entries[i].data[GRAD] && plan->entries[i].n)
+            memset(plan->entries[i].data[GRAD], 0,
+                   plan->entries[i].n * size_of((enum dtype)plan->details[i].dtypes[GRAD]));
+}
+
+gdm_status gdm_plan_decide(gdm_plan *plan) {
+    const gdm_step_args *around = &plan->around;
+    struct stages *stages = &plan->stages;
+    double norm = __builtin_nan(""), factor = around->scale;
+    int finite = 1;
+    if (around->max_grad_norm > 0 || around->nonfinite != GDM_PROPAGATE) {
+        const gdm_status status = find_norm(plan, &norm, &finite);
+        if (status) return status;
+        if (!finite && around->nonfinite == GDM_REFUSE) return GDM_ERR_NONFINITE;
+    }
+    plan->grad_norm = norm;
+    plan->was_skipped = !finite && around->nonfinite == GDM_SKIP;
+    if (plan->was_skipped) {
+        plan->skipped++;
+        if (around->clear_grads) gdm_plan_clear_grads(plan);
+        return GDM_OK;
+    }
+    if (around->max_grad_norm > 0) {
+        const double clip = around->max_grad_norm / (norm + 1e-6);
+        if (!(clip >= 1)) factor = factor * clip; /* NaN, too */
+    }
+    stages->factor = factor;
+    stages->limit = around->max_grad_value;
+    stages->clear = (uint8_t)(around->clear_grads != 0);
+    stages->random = around->rounding == GDM_STOCHASTIC;
+    stages->on_all = (uint8_t)(factor != 1 || stages->limit > 0 || stages->clear);
+    stages->seed = mix(mix(0, around->seed), plan->updates);
+    stages->weight = 1.0 - around->average_decay;
+    if (around->average_correction) stages->weight /= 1.0 - power(around->average_decay, plan->updates + 1);
+    return GDM_OK;
+}
+
+/* ---- one tile --------------------------------------------------------------------------------------------------- */
+
+struct tiles {
+    const gdm_plan *plan;
+    const struct isa *isa;
+    const struct entry *entry;
+    const struct details *details;
+    size_t index; /* of the entry */
+    kernel *run;
+    const void *constants;
+    unsigned used; /* the states in use */
+    char *scratch; /* for MAX_BUFFERS + 1 tiles */
+};
+
+static inline int is_used(const struct tiles *all, size_t k) {
+    return all->entry->data[k] && (k < STATE || all->used >> (k - STATE) & 1);
+}
+
+static inline void *place(const void *data, unsigned dtype, size_t first) {
+    return data ? (char *)data + first * size_of((enum dtype)dtype) : NULL;
+}
+
+static inline int is_direct(const struct tiles *all, size_t k) {
+    return all->details->dtypes[k] == all->entry->dtype;
+}
+
+static inline enum state_kind kind_of(const struct tiles *all, size_t k) {
+    return gdm_rules[all->plan->groups[all->entry->group].rule].state[k - STATE].kind;
+}
+
+/* The tile of a buffer in the compute dtype: the buffer's own memory, or scratch. */
+static void *load(const struct tiles *all, size_t k, size_t first, size_t n) {
+    const unsigned dtype = all->details->dtypes[k], computed_in = all->entry->dtype;
+    void *stored = place(all->entry->data[k], dtype, first), *wide = all->scratch + k * APART;
+    if (is_direct(all, k)) return stored;
+    if (dtype == INT8)
+        all->isa->load_int8[kind_of(all, k)][computed_in](wide, stored,
+                                                          all->details->scales[k - STATE] + first / SCALE_BLOCK, n);
+    else if (k == PARAM && all->details->low_bits)
+        all->isa->load_split(wide, stored, all->details->low_bits + first, n);
+    else
+        all->isa->load[dtype][computed_in](wide, stored, n);
+    return wide;
+}
+
+/* Writes a tile of a buffer that a kernel has changed in scratch. */
+static void store(const struct tiles *all, size_t k, size_t first, size_t n, const void *wide) {
+    const unsigned dtype = all->details->dtypes[k], computed_in = all->entry->dtype;
+    const struct isa *isa = all->isa;
+    void *stored = place(all->entry->data[k], dtype, first);
+    if (is_direct(all, k)) return;
+    if (dtype == INT8)
+        isa->store_int8[kind_of(all, k)][computed_in](stored, all->details->scales[k - STATE] + first / SCALE_BLOCK,
+                                                      wide, n, key_of(all->plan, all->index, k, first),
+                                                      (uint32_t)first);
+    else if (k == PARAM && all->details->low_bits)
+        isa->store_split(stored, all->details->low_bits + first, wide, n);
+    else if (all->plan->stages.random && isa->store_random[dtype][computed_in])
+        isa->store_random[dtype][computed_in](stored, wide, n, key_of(all->plan, all->index, k, first),
+                                              (uint32_t)first);
+    else
+        isa->store[dtype][computed_in](stored, wide, n);
+}
+
+/* The gradient's tile, scaled and limited. */
+static const void *load_grad(const struct tiles *all, size_t first, size_t n) {
+    const struct stages *stages = &all->plan->stages;
+    const unsigned computed_in = all->entry->dtype;
+    void *wide = all->scratch + GRAD * APART;
+    const void *grad = load(all, GRAD, first, n);
+    if (stages->factor != 1) {
+        all->isa->scale[computed_in](wide, grad, n, stages->factor);
+        grad = wide;
+    }
+    if (stages->limit > 0) {
+        all->isa->limit[computed_in](wide, grad, n, stages->limit);
+        grad = wide;
+    }
+    return grad;
+}
+
+static void write_copy(const struct tiles *all, size_t first, size_t n, const void *param) {
+    const unsigned dtype = all->details->copy.dtype, computed_in = all->entry->dtype;
+    void *stored = place(all->details->copy.data, dtype, first);
+    if (dtype == computed_in)
+        memcpy(stored, param, n * size_of((enum dtype)dtype));
+    else
+        all->isa->store[dtype][computed_in](stored, param, n);
+}
+
+static void write_average(const struct tiles *all, size_t first, size_t n, const void *param) {
+    const unsigned dtype = all->details->average.dtype, computed_in = all->entry->dtype;
+    void *stored = place(all->details->average.data, dtype, first), *wide = stored;
+    if (dtype != computed_in) {
+        wide = all->scratch + MAX_BUFFERS * APART;
+        all->isa->load[dtype][computed_in](wide, stored, n);
+    }
+    all->isa->average[computed_in](wide, param, n, all->plan->stages.weight);
+    if (wide != stored) all->isa->store[dtype][computed_in](stored, wide, n);
+}
+
+static void update_tile(const struct tiles *all, size_t first, size_t n) {
+    void *buffers[MAX_BUFFERS];
+    for (size_t k = 0; k < MAX_BUFFERS; k++) buffers[k] = k != GRAD && is_used(all, k) ? load(all, k, first, n) : NULL;
+    buffers[GRAD] = (void *)load_grad(all, first, n);
+    all->run(buffers, n, all->constants);
+    for (size_t k = 0; k < MAX_BUFFERS; k++)
+        if (k != GRAD && k != SCALE && buffers[k]) store(all, k, first, n, buffers[k]);
+    if (all->details->copy.data) write_copy(all, first, n, buffers[PARAM]);
+    if (all->details->average.data) write_average(all, first, n, buffers[PARAM]);
+    if (all->plan->stages.clear) {
+        const unsigned dtype = all->details->dtypes[GRAD];
+        memset(place(all->entry->data[GRAD], dtype, first), 0, n * size_of((enum dtype)dtype));
+    }
+}
+
+/* ---- all tiles of a range --------------------------------------------------------------------------------------- */
+
+void gdm_update_tiles(const gdm_plan *plan, const struct isa *isa, size_t i, size_t first, size_t last, kernel *run,
+                      const void *constants) {
+    _Alignas(CACHE_LINE) char scratch[(MAX_BUFFERS + 1) * APART];
+    const struct entry *entry = &plan->entries[i];
+    const struct details *details = &plan->details[i];
+    const struct tiles all = {plan,   isa, entry, details, i, run, constants, plan->groups[entry->group].choice.used,
+                              scratch};
+    const size_t itemsize = size_of((enum dtype)entry->dtype), tile = TILE / itemsize;
+    /* As in run_range, the first tile of a block ends at the parameter's first whole cache line. int8 states do not
+     * allow that, since tiles must begin with a block of the scales. */
+    size_t head = before_line(entry->data[PARAM], size_of((enum dtype)details->dtypes[PARAM]));
+    for (size_t k = STATE; k < MAX_BUFFERS; k++)
+        if (details->dtypes[k] == INT8) head = 0;
+    if (last - first < WORTH_ALIGNING) head = 0;
+    for (size_t block = first; block < last; block += BLOCK) {
+        const size_t end = last - block < BLOCK ? last : block + BLOCK;
+        size_t from = block, n = head && head < end - block ? head : tile;
+        for (; from < end; from += n, n = tile) {
+            if (n > end - from) n = end - from;
+            update_tile(&all, from, n);
+        }
+    }
+}
