@@ -70,9 +70,7 @@ struct stages {
     double limit;   /* of their magnitude; 0: none */
     double weight;  /* of the parameter in its average */
     uint8_t clear;  /* sets the gradients to 0 */
-    uint8_t random; /* rounds stochastically */
     uint8_t on_all; /* some of these concern every entry, so that all are updated tile by tile */
-    uint64_t seed;  /* of the random bits: mixed from the caller's seed and the number of the update */
 };
 
 struct gdm_plan {

@@ -24,9 +24,9 @@ static inline uint64_t mix(uint64_t key, uint64_t word) {
     return z ^ z >> 31;
 }
 
-/* The key for a buffer's elements from `first` on, up to the next multiple of 2^32. */
-static inline struct key key_of(const gdm_plan *plan, size_t entry, size_t k, size_t first) {
-    const uint64_t z = mix(mix(mix(plan->stages.seed, entry), k), (uint64_t)first >> 16 >> 16);
+/* The key for the elements of an entry's k-th buffer from `first` on, up to the next multiple of 2^32. */
+static inline struct key key_of(uint64_t seed, size_t k, size_t first) {
+    const uint64_t z = mix(mix(seed, k), (uint64_t)first >> 32);
     return (struct key){(uint32_t)z, (uint32_t)(z >> 32)};
 }
 
@@ -87,11 +87,10 @@ gdm_status gdm_plan_decide(gdm_plan *plan) {
     stages->factor = factor;
     stages->limit = around->max_grad_value;
     stages->clear = (uint8_t)(around->clear_grads != 0);
-    stages->random = around->rounding == GDM_STOCHASTIC;
     stages->on_all = (uint8_t)(factor != 1 || stages->limit > 0 || stages->clear);
-    stages->seed = mix(mix(0, around->seed), plan->updates);
     stages->weight = 1.0 - around->average_decay;
     if (around->average_correction) stages->weight /= 1.0 - power(around->average_decay, plan->updates + 1);
+    plan->asks = around->max_grad_norm > 0 || around->nonfinite != GDM_PROPAGATE || around->average_correction;
     return GDM_OK;
 }
 
@@ -102,10 +101,10 @@ struct tiles {
     const struct isa *isa;
     const struct entry *entry;
     const struct details *details;
-    size_t index; /* of the entry */
     kernel *run;
     const void *constants;
     unsigned used; /* the states in use */
+    uint64_t seed; /* of the random bits: mixed from the plan's seed, the number of the update, and the entry */
     char *scratch; /* for MAX_BUFFERS + 1 tiles */
 };
 
@@ -148,13 +147,11 @@ static void store(const struct tiles *all, size_t k, size_t first, size_t n, con
     if (is_direct(all, k)) return;
     if (dtype == INT8)
         isa->store_int8[kind_of(all, k)][computed_in](stored, all->details->scales[k - STATE] + first / SCALE_BLOCK,
-                                                      wide, n, key_of(all->plan, all->index, k, first),
-                                                      (uint32_t)first);
+                                                      wide, n, key_of(all->seed, k, first), (uint32_t)first);
     else if (k == PARAM && all->details->low_bits)
         isa->store_split(stored, all->details->low_bits + first, wide, n);
-    else if (all->plan->stages.random && isa->store_random[dtype][computed_in])
-        isa->store_random[dtype][computed_in](stored, wide, n, key_of(all->plan, all->index, k, first),
-                                              (uint32_t)first);
+    else if (all->plan->around.rounding == GDM_STOCHASTIC && isa->store_random[dtype][computed_in])
+        isa->store_random[dtype][computed_in](stored, wide, n, key_of(all->seed, k, first), (uint32_t)first);
     else
         isa->store[dtype][computed_in](stored, wide, n);
 }
@@ -218,8 +215,17 @@ void gdm_update_tiles(const gdm_plan *plan, const struct isa *isa, size_t i, siz
     _Alignas(CACHE_LINE) char scratch[(MAX_BUFFERS + 1) * APART];
     const struct entry *entry = &plan->entries[i];
     const struct details *details = &plan->details[i];
-    const struct tiles all = {plan,   isa, entry, details, i, run, constants, plan->groups[entry->group].choice.used,
-                              scratch};
+    const struct tiles all = {
+        .plan = plan,
+        .isa = isa,
+        .entry = entry,
+        .details = details,
+        .run = run,
+        .constants = constants,
+        .used = plan->groups[entry->group].choice.used,
+        .seed = mix(mix(mix(0, plan->around.seed), plan->updates), i),
+        .scratch = scratch,
+    };
     const size_t itemsize = size_of((enum dtype)entry->dtype), tile = TILE / itemsize;
     /* As in run_range, the first tile of a block ends at the parameter's first whole cache line. int8 states do not
      * allow that, since tiles must begin with a block of the scales. */

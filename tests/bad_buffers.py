@@ -27,9 +27,9 @@ def released(x):
 BAD_BUFFERS = {
     "a list": (lambda x: x.tolist(), TypeError, "must be a NumPy array .* not list"),
     "text": (lambda x: "abc", TypeError, "must be a NumPy array .* not str"),
-    "bytes": (lambda x: bytes(N), TypeError, "has dtype uint8; expected float32 or float64"),
+    "bytes": (lambda x: bytes(N), TypeError, "has dtype uint8; expected float"),
     "integers": (lambda x: x.astype(np.int32), TypeError, "has dtype int32"),
-    "half precision": (lambda x: x.astype(np.float16), TypeError, "has dtype float16"),
+    "uint16": (lambda x: x.astype(np.uint16), TypeError, "has dtype uint16; expected float"),
     "complex": (lambda x: x.astype(np.complex64), TypeError, "has dtype complex64"),
     "objects": (lambda x: x.astype(object), TypeError, "has dtype object"),
     "long double": (lambda x: x.astype(np.longdouble), TypeError, f"has dtype {np.dtype(np.longdouble)}"),
@@ -43,6 +43,11 @@ BAD_BUFFERS = {
     "released": (released, TypeError, "must be a NumPy array .* not memoryview"),
 }
 
+
+# The functions take only float32 and float64.
+NARROW = {
+    "half precision": (lambda x: x.astype(np.float16), TypeError, "has dtype float16; expected float32 or float64"),
+}
 
 READ_ONLY = {"read-only": (read_only, ValueError, "is read-only")}
 

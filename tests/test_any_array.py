@@ -293,14 +293,13 @@ def test_other_dtypes_are_refused(backend):
     for x, dtype in [
         (array.array("i", [1] * N), "int32"),
         (Exported(np.ones(N, np.int64)), "int64"),
-        (Exported(np.ones(N, np.float16)), "float16"),
         (Exported(np.ones(N, np.complex64)), "complex64"),
         (Exported(np.ones(N, bool)), "bool"),
         (bytearray(N), "uint8"),
         ((ctypes.c_int * N)(), "int32"),
         (Broken(BufferError("no such type"), "bfloat16"), "bfloat16"),
     ]:
-        refused(x, TypeError, f"has dtype {dtype}; expected float32 or float64")
+        refused(x, TypeError, f"has dtype {dtype}; expected float")
 
 
 def test_strides_are_refused(backend):
@@ -311,9 +310,11 @@ def test_strides_are_refused(backend):
 
 def test_what_does_not_fit_is_refused(backend):
     """By the same checks as NumPy's arrays."""
+    single = gdm.SGD([np.ones(N, np.float32)])
+    with pytest.raises(ValueError, match=r"^grads\[0\] has dtype float64, but params\[0\] has float32"):
+        single.step([Exported(np.ones(N))])
     optimizer = gdm.SGD([np.ones(N)])
     for grad, message in [
-        (np.ones(N, np.float32), r"grads\[0\] has dtype float32, but params\[0\] has float64"),
         (np.ones(3), r"grads\[0\] has shape \(3,\), but params\[0\] has \(8,\)"),
         (np.asfortranarray(np.ones((2, 4))), r"grads\[0\] has shape \(2, 4\), but params\[0\] has \(8,\)"),
     ]:

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import gdm
-from bad_buffers import BAD_BUFFERS, NOT_LIKE, READ_ONLY, N, read_only
+from bad_buffers import BAD_BUFFERS, NARROW, NOT_LIKE, READ_ONLY, N, read_only
 from support import RULES, bits, call, expected, full, function, has, names, plain
 
 
@@ -35,6 +35,7 @@ BUFFER_CASES = [
     for name in good(rule)
     for what, case in {
         **BAD_BUFFERS,
+        **NARROW,
         **({} if name in ("grad", "lr_scale") else READ_ONLY),
         **({} if name == "param" else NOT_LIKE),
     }.items()
@@ -349,7 +350,7 @@ def maybe_bad_calls(draw):
     rule = draw(st.sampled_from(list(RULES)))
     arguments = good(rule)
     for name in draw(st.lists(st.sampled_from(list(arguments)), max_size=2, unique=True)):
-        make = draw(st.sampled_from([case[0] for case in {**BAD_BUFFERS, **READ_ONLY, **NOT_LIKE}.values()]))
+        make = draw(st.sampled_from([case[0] for case in {**BAD_BUFFERS, **NARROW, **READ_ONLY, **NOT_LIKE}.values()]))
         arguments[name] = make(arguments[name])
     options = full(rule)
     for name in draw(st.lists(st.sampled_from(list(reals(rule))), max_size=2, unique=True)):

@@ -208,7 +208,7 @@ LAST = ("groups", 0, "params", 2)
 
 
 BAD_STATES = {
-    "format": (_edit(["format"], 99), "has format 99; expected 3"),
+    "format": (_edit(["format"], 99), "has format 99; expected 4"),
     "class": (_edit(["optimizer"], "Adam"), "is of Adam; expected SGD"),
     "no groups": (_edit(["groups"], KeyError), "not one of gdm's"),
     "groups": (_edit(["groups"], []), "has 0 groups; expected 1"),
@@ -231,7 +231,7 @@ BAD_STATES = {
     "missing": (_edit([*LAST, "state"], {}), r"lacks the states \['velocity'\] of params\[2\]"),
     "ragged": (_edit([*LAST, "state", "velocity"], [[1.0, 2.0], [3.0]]), "not one of gdm's"),
     "format as an array": (_edit(["format"], np.array([1, 1])), "has format array"),
-    "format as text": (_edit(["format"], "1"), "has format '1'; expected 3"),
+    "format as text": (_edit(["format"], "1"), "has format '1'; expected 4"),
     "name as an array": (_edit([*LAST, "name"], np.array(["[2]", "[2]"])), "not one of gdm's"),
     "params": (_edit(["groups", 0, "params"], 3), "not one of gdm's"),
 }

@@ -33,9 +33,9 @@ from ._backend import (
     threads,
 )
 from ._embedding import get_cmake_dir, get_include
-from .errors import CheckpointError, OverlapError, StaleBufferError
+from .errors import CheckpointError, NonFiniteError, OverlapError, StaleBufferError
 from .optimizers import SGD, Adagrad, Adam, AdamW, Lion, NAdam, RMSprop, Signum
-from .reductions import count_nonfinite, grad_norm
+from .reductions import accumulate, count_nonfinite, grad_norm
 
 if TYPE_CHECKING:
     from . import schedules
@@ -51,10 +51,12 @@ __all__ = [
     "CheckpointError",
     "Lion",
     "NAdam",
+    "NonFiniteError",
     "OverlapError",
     "RMSprop",
     "Signum",
     "StaleBufferError",
+    "accumulate",
     "adagrad",
     "adam",
     "available_isas",

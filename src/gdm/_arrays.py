@@ -16,8 +16,8 @@ def _are_plain(arrays: list[Any], writable: bool) -> bool:
 
 
 def _views(arrays: list[Array]) -> list[Array]:
-    """A plain view of each array, whose shape and dtype nobody else can change."""
-    return [np.ndarray.view(x, np.ndarray) for x in arrays]
+    """A plain view of each array, bfloat16 as uint16. Nobody else can change its shape and dtype."""
+    return [np.ndarray.view(x, np.ndarray) if x.dtype.num < 256 else np.ndarray.view(x, np.uint16) for x in arrays]
 
 
 def _memory_extents(arrays: list[Array]) -> list[tuple[int, int]]:
@@ -25,13 +25,13 @@ def _memory_extents(arrays: list[Array]) -> list[tuple[int, int]]:
     return [(address(x), x.nbytes) for x in arrays]
 
 
-def _carve(memory: Array, starts: list[int], params: list[Array]) -> list[Array]:
-    """Parts of one block of memory, which begin at these bytes: each with dtype, shape and order of its parameter."""
+def _carve(memory: Array, starts: list[int], likes: list[Array], dtypes: list[np.dtype[Any]]) -> list[Array]:
+    """Parts of a block of memory, which begin at these bytes: each has the shape and order of an array, and a dtype."""
     return [
-        memory[start : start + param.nbytes]
-        .view(param.dtype)
-        .reshape(param.shape, order="C" if param.flags.c_contiguous else "F")
-        for start, param in zip(starts, params, strict=True)
+        memory[start : start + like.size * dtype.itemsize]
+        .view(dtype)
+        .reshape(like.shape, order="C" if like.flags.c_contiguous else "F")
+        for start, like, dtype in zip(starts, likes, dtypes, strict=True)
     ]
 
 

@@ -33,7 +33,10 @@ VERSION = "1"
 DTYPES: dict[str, np.dtype[Any]] = {  # names and byte order of safetensors
     "F32": np.dtype("<f4"),
     "F64": np.dtype("<f8"),
+    "F16": np.dtype("<f2"),
     "I64": np.dtype("<i8"),
+    "I8": np.dtype("i1"),
+    "U16": np.dtype("<u2"),  # the bits of bfloat16, and the low bits of split parameters
     "U8": np.dtype("u1"),
 }
 MAX_HEADER = 100_000_000  # bytes; safetensors refuses longer headers
@@ -53,7 +56,7 @@ def save(path: StrPath, tree: Any) -> None:
     path : str or os.PathLike
         The file.
     tree : dict, list, tuple, str, bool, int, float, None or array
-        What to save, nested to any depth. Keys are strings. Arrays have dtype float32, float64, int64 or uint8.
+        What to save, nested to any depth. Keys are strings. Arrays have one of the dtypes above.
 
     Raises
     ------
@@ -157,7 +160,7 @@ def _split_off_arrays(value: Any, path: tuple[str | int, ...], found: dict[tuple
     if type(value) is np.ndarray:
         dtype = value.dtype.newbyteorder("<")
         if dtype not in DTYPES.values():
-            raise TypeError(f"{label} has dtype {value.dtype}; expected float32, float64, int64 or uint8")
+            raise TypeError(f"{label} has dtype {value.dtype}; expected {', '.join(str(x) for x in DTYPES.values())}")
         found[path] = np.asarray(value, dtype, order="C")
         return None
     if value is not None and not isinstance(value, (str, bool, int, float)):

@@ -35,6 +35,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 Options = dict[str, Any]
 
 FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
+HALF, BITS = np.dtype(np.float16), np.dtype(np.uint16)  # BITS: those of bfloat16, which NumPy does not have
 MAX_THREADS = 256  # GDM_MAX_THREADS
 FORMS = ("torch", "classic")
 
@@ -100,6 +101,14 @@ def real(name: str, value: object, domain: Domain) -> float:
     if number not in domain:
         raise ValueError(f"{name} must be {domain.words}, got {_show(value)}")
     return number
+
+
+def finite(name: str, value: object) -> float:
+    """Returns the value as a float. It must be a finite real number, of any sign."""
+    try:
+        return math.copysign(real(name, abs(value), NOT_NEGATIVE), value)  # type: ignore[arg-type]
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"{name} must be a finite real number, got {_show(value)}") from None
 
 
 def finite_in(name: str, value: float, dtype: np.dtype[Any]) -> None:
@@ -168,28 +177,72 @@ def options(given: Mapping[str, Any]) -> Options:
     return checked
 
 
-def buffers(names: Sequence[str], given: Sequence[Any], writable: Container[str]) -> tuple[list[Array], Places]:
+def buffers(
+    names: Sequence[str], given: Sequence[Any], writable: Container[str], accepts: Accepts | None = None
+) -> tuple[list[Array], Places]:
     """Returns plain NumPy arrays that share the memory of those that were given, and the places of tensors.
 
-    Each must be a contiguous and aligned buffer of float32 or float64, and writable if its name is in ``writable``.
-    Looking at one may run other people's code, which must leave the others where they are.
+    Each must be a contiguous and aligned buffer of float32 or float64, or of what ``accepts`` says, and writable if its
+    name is in ``writable``. Looking at one may run other people's code, which must leave the others where they are.
     """
-    checked = [_buffer(name, x, name in writable) for name, x in zip(names, given, strict=True)]
+    accepts = accepts or Accepts()
+    checked = [_buffer(name, x, name in writable, accepts) for name, x in zip(names, given, strict=True)]
     places = [place for _, place in checked]
     _foreign.require_unmoved(names, given, places)
     return [x for x, _ in checked], places
 
 
-def _buffer(name: str, given: Any, writable: bool) -> tuple[Array, int | None]:
+class Accepts(NamedTuple):
+    """Which dtypes an array may have beside float32 and float64."""
+
+    narrow: bool = False  # bfloat16 (of ml_dtypes, or a tensor) and float16
+    uint16: bool = False  # uint16, which holds the bits of bfloat16
+
+    def words(self) -> str:
+        return "float64, float32, float16 or bfloat16" if self.narrow else "float32 or float64"
+
+    def refusal(self, x: Array, is_bfloat16_tensor: bool) -> str | None:
+        """What is wrong with the dtype of an array; None if it is one of these."""
+        if x.dtype in FLOATS or (self.narrow and (x.dtype == HALF or is_bfloat16(x.dtype))):
+            return None
+        if x.dtype == BITS and self.narrow:
+            if self.uint16 or is_bfloat16_tensor:
+                return None
+            return (
+                f"expected {self.words()}; if it holds the bits of bfloat16, make the optimizer with dtype='bfloat16'"
+            )
+        if not x.dtype.isnative and x.dtype.newbyteorder("=") in ((*FLOATS, HALF) if self.narrow else FLOATS):
+            return "byte-swapped"
+        return f"expected {self.words()}"
+
+
+def is_bfloat16(dtype: np.dtype[Any]) -> bool:
+    """Whether it is the dtype bfloat16 of ml_dtypes, which is not imported for that."""
+    if dtype.num < 256 or dtype.name != "bfloat16" or dtype.itemsize != 2:
+        return False
+    set_bfloat16(dtype)
+    return True
+
+
+def _no_module(dtype: np.dtype[Any]) -> None:
+    """There is no compiled module that could be told."""
+
+
+set_bfloat16 = _no_module  # the compiled module puts its own function here
+
+
+def _buffer(name: str, given: Any, writable: bool, accepts: Accepts) -> tuple[Array, int | None]:
     x, place = (given, None) if isinstance(given, np.ndarray) else _foreign.view(name, given)
     if type(x) is not np.ndarray:
         if isinstance(x, np.ma.MaskedArray):
             raise TypeError(f"{name} is a masked array, and an update would ignore its mask; pass its .data")
         x = np.ndarray.view(x, np.ndarray)  # without the methods that a subclass overrides
-    if x.dtype not in FLOATS:
-        if x.dtype.newbyteorder("=") in FLOATS:
-            raise TypeError(f"{name} is byte-swapped (dtype {x.dtype.str!r}); expected the machine's byte order")
-        raise TypeError(f"{name} has dtype {x.dtype}; expected float32 or float64")
+    is_tensor = place is not None and str(given.dtype) == "torch.bfloat16"
+    refusal = accepts.refusal(x, is_tensor)
+    if refusal == "byte-swapped":
+        raise TypeError(f"{name} is byte-swapped (dtype {x.dtype.str!r}); expected the machine's byte order")
+    if refusal is not None:
+        raise TypeError(f"{name} has dtype {given.dtype if is_tensor else x.dtype}; {refusal}")
     if not (x.flags.c_contiguous or x.flags.f_contiguous):
         if writable:
             # np.ascontiguousarray(param) as the argument would train a copy, and leave the user's array as it is.
@@ -230,6 +283,25 @@ def like(name: str, x: Array, first_name: str, first: Array) -> None:
     """Requires that ``x`` has the dtype, shape and memory order of ``first``."""
     if x.dtype != first.dtype:
         raise ValueError(f"{name} has dtype {x.dtype}, but {first_name} has {first.dtype}")
+    has_shape_of(name, x, first_name, first)
+
+
+def gradient_for(name: str, x: Array, param_name: str, param: Array) -> None:
+    """Requires that a gradient has the shape and memory order of its parameter, and need not be rounded for it."""
+    if x.dtype == np.float64 and param.dtype != np.float64:
+        raise ValueError(
+            f"{name} has dtype {x.dtype}, but {param_name} has {dtype_name(param)}, whose update is computed in float32"
+        )
+    has_shape_of(name, x, param_name, param)
+
+
+def dtype_name(x: Array) -> str:
+    """The name of an array's storage dtype."""
+    return "bfloat16" if x.dtype == BITS else x.dtype.name
+
+
+def has_shape_of(name: str, x: Array, first_name: str, first: Array) -> None:
+    """Requires that ``x`` has the shape and memory order of ``first``."""
     if x.shape != first.shape:
         raise ValueError(f"{name} has shape {x.shape}, but {first_name} has {first.shape}")
     if not (_both(x, first, "c_contiguous") or _both(x, first, "f_contiguous")):

@@ -11,6 +11,7 @@ So an optimizer keeps a :class:`Source`, which looks again before each step.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -60,7 +61,7 @@ def view(name: str, x: Any) -> tuple[Array, int | None]:
     if is_tensor(x):
         try:
             plain = x.detach() if x.requires_grad else x
-            array: Array = plain.numpy()
+            array: Array = _bits(plain) if str(x.dtype) == "torch.bfloat16" else plain.numpy()
             place: int = x.data_ptr()
             # A wrapper of another tensor has no memory of its own, and may give that of the other one.
             if (plain is x or place == plain.data_ptr()) and (place or not array.size):
@@ -75,6 +76,12 @@ def view(name: str, x: Any) -> tuple[Array, int | None]:
             kinds = "a NumPy array (or a tensor, or another buffer)"
             raise TypeError(f"{name} must be {kinds} of float32 or float64, not {type(x).__name__}") from None
     return _from_dlpack(name, x), None
+
+
+def _bits(tensor: Any) -> Array:
+    """The bits of a tensor of bfloat16, which NumPy does not have."""
+    array: Array = tensor.view(sys.modules["torch"].int16).numpy()
+    return array.view(np.uint16)
 
 
 def views(items: list[Any]) -> list[Any]:
@@ -152,7 +159,7 @@ def _refusal(name: str, x: Any, error: Exception) -> Exception:
         if str(x.layout) != "torch.strided":
             return TypeError(f"{name} has the layout {x.layout}; expected a dense tensor")
         if not _is_float(x.dtype):
-            return TypeError(f"{name} has dtype {x.dtype}; expected float32 or float64")
+            return TypeError(f"{name} has dtype {x.dtype}; expected float32, float64, float16 or bfloat16")
         if x.is_neg():
             return ValueError(
                 f"{name} has its negative bit set: its memory holds the negatives of its elements; call its "
@@ -174,12 +181,14 @@ def _from_dlpack(name: str, x: Any) -> Array:
                 return np.from_dlpack(x)
     except ERRORS as error:
         dtype = getattr(x, "dtype", None)
-        if dtype is not None and not _is_float(dtype):
-            raise TypeError(f"{name} has dtype {dtype}; expected float32 or float64") from None
+        if dtype is not None and (not _is_float(dtype) or str(dtype) == "bfloat16"):
+            raise TypeError(
+                f"{name} has dtype {dtype}; expected float32, float64 or float16, which NumPy can read by DLPack"
+            ) from None
         raise TypeError(f"{name} cannot be read by DLPack: {type(error).__name__}: {error}") from error
     where = DEVICES.get(int(device), f"DLPack type {int(device)}")
     raise TypeError(f"{name} is on the device '{where}:{index}'; expected the CPU")
 
 
 def _is_float(dtype: Any) -> bool:
-    return str(dtype).rpartition(".")[2] in ("float32", "float64")
+    return str(dtype).rpartition(".")[2] in ("float32", "float64", "float16", "bfloat16")

@@ -1,53 +1,22 @@
-"""The NumPy engine: steps by the reference, and the whole engine where the compiled module does not load."""
+"""The NumPy engine, where the compiled module does not load."""
 
 from __future__ import annotations
 
+import math
 import os
 import weakref
 from _thread import LockType, allocate_lock
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Self
 
-import numpy as np
-
-from . import _checks, reference
+from . import _checks
 from ._checks import Array, Options, address
 from ._foreign import Source, look_again
-from ._specification import Progress, Specification
+from ._specification import Around, Progress, Specification
 from .errors import StaleBufferError
 
 if TYPE_CHECKING:
     from .optimizer.snapshot import GroupRecord, Snapshot
-
-
-def numpy_step(
-    snapshot: Snapshot, rules: list[str], options: list[Options], grads: list[Array | None], progress: Progress
-) -> tuple[list[tuple[Array, Array]], Progress]:
-    """One step by the reference. Nothing is written: it returns what is to be written where, and the new progress.
-
-    ``rules`` and ``options`` are those of each group; a gradient that is None leaves its parameter out.
-    """
-    writes: list[tuple[Array, Array]] = []
-    steps, scalars, begun = list(progress.steps), list(progress.scalars), list(progress.begun)
-    for i, (param, grad, group) in enumerate(zip(snapshot.params, grads, snapshot.layout.group_of, strict=True)):
-        if grad is None:
-            continue
-        rule, state = rules[group], snapshot.states[i]
-        formula = getattr(reference, rule).__wrapped__
-        scalar_names = [name for name in reference.written(formula) if name in _checks.SCALARS]
-        # The gradient's memory in the parameter's layout: a bound array may have been given another shape since.
-        order: Literal["C", "F"] = "C" if param.flags.c_contiguous else "F"
-        plain = np.ndarray.view(grad, np.ndarray).ravel(order="K").reshape(param.shape, order=order)
-        given: dict[str, Any] = {**options[group], "step": steps[i] + 1, "lr_scale": snapshot.lr_scales[i]}
-        given["lr"] = options[group]["lr"] * snapshot.lr_factors[i]
-        given |= {name: np.array(x) for name, x in zip(scalar_names, scalars[i], strict=True)}
-        buffers = {"param": param, "grad": plain, **state}
-        new = reference.update(rule, {**given, **buffers}, first=not begun[i])
-        scalars[i] = tuple(float(new.pop(name)) for name in scalar_names)
-        writes += [(buffers[name], x) for name, x in new.items()]
-        steps[i] += 1
-        begun[i] = begun[i] or len(new) > 1
-    return writes, Progress([n + 1 for n in progress.group_steps], steps, scalars, begun)
 
 
 class Engine:
@@ -58,6 +27,9 @@ class Engine:
         # Where our views are: the user's arrays may have moved since those were made.
         self.places = [(*_place(x)[:-1], True) for x in specification.params]
         self.progress = specification.progress
+        self.around = specification.around
+        self.copies = specification.user_copies
+        self.copy_places = [None if x is None else _place(x) for x in self.copies]
         self.bound: list[Array | None] | None = None
         self.bound_sources: list[Source | None] = []
         self.bound_places: list[Any] = []
@@ -112,6 +84,16 @@ class OptimizerCore:
             return function(*args)
         finally:
             del holder
+
+    def _hold(self) -> None:
+        """Locks the optimizer until ``_release()``."""
+        self._require()
+        holder = _Holder()
+        self._lock(weakref.ref(holder))
+        object.__setattr__(self, "_held", holder)
+
+    def _release(self) -> None:
+        object.__setattr__(self, "_held", None)
 
     # ---- changes ----
 
@@ -186,14 +168,20 @@ class OptimizerCore:
         places = [None if grad is None else _place(grad) for grad in bound]
         self._engine.bound, self._engine.bound_places, self._engine.bound_sources = bound, places, sources
 
-    def step(self, grads: Any = None) -> None:
-        self._exclusively(self._step_locked, grads)
+    def _set_around(self, around: Around) -> None:
+        self._require()
+        self._engine.around = around
 
-    def _step_locked(self, grads: Any) -> None:
+    def step(self, grads: Any = None, scale: float = 1.0) -> None:
+        self._exclusively(self._step_locked, grads, scale)
+
+    def _step_locked(self, grads: Any, scale: float) -> None:
         self._require()
         engine, snapshot = self._engine, self._snapshot
         if grads is None and engine.bound is None:
             raise RuntimeError("no gradients: call step(grads), or bind(grads) first")
+        if not math.isfinite(scale):
+            raise ValueError(f"scale must be finite, got {scale!r}")
         lrs = []
         for i, options in enumerate(snapshot.options):
             lr = options["lr"]
@@ -209,7 +197,7 @@ class OptimizerCore:
             self._check_params()
             arrays, _ = self._check_grads(given)
         self._check_params()
-        writes, progress = self._numpy_step(arrays, lrs, engine.progress)
+        writes, progress = self._numpy_step(arrays, lrs, engine.progress, scale)
 
         def put() -> None:
             self._write(writes)
@@ -219,6 +207,7 @@ class OptimizerCore:
 
     def _check_params(self) -> None:
         self._check_unmoved("params", self._engine.user_arrays, self._engine.places, self._engine.sources)
+        self._check_unmoved("copies", self._engine.copies, self._engine.copy_places, [])
 
     def _check_unmoved(self, what: str, arrays: list[Any], places: list[Any], sources: list[Source | None]) -> None:
         look_again(arrays, sources)
@@ -239,7 +228,7 @@ class OptimizerCore:
         def _scheduled_rates(self, index: int, schedule: Any, step: int, count: int) -> Array: ...
         def _check_rate(self, index: int, rate: float) -> None: ...
         def _numpy_step(
-            self, grads: list[Array | None], lrs: list[float], progress: Progress
+            self, grads: list[Array | None], lrs: list[float], progress: Progress, scale: float
         ) -> tuple[list[tuple[Array, Array]], Progress]: ...
 
 

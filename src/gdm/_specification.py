@@ -19,15 +19,40 @@ class Progress(NamedTuple):
     steps: list[int]  # how many steps the parameter has made, without those that left it out
     scalars: list[tuple[float, ...]]  # its rule's scalars, in the order of the table of rules
     begun: list[bool]  # whether its states have been through a step
+    updates: int = 0  # steps of the optimizer that were not skipped
+    skipped: int = 0  # steps that were, since a gradient was not finite
+    grad_norm: float | None = None  # of the last step, if it was needed
 
     def followed_by(self, other: Progress) -> Progress:
         """This progress and that of more groups and parameters."""
-        return Progress(
-            self.group_steps + other.group_steps,
-            self.steps + other.steps,
-            self.scalars + other.scalars,
-            self.begun + other.begun,
+        return self._replace(
+            group_steps=self.group_steps + other.group_steps,
+            steps=self.steps + other.steps,
+            scalars=self.scalars + other.scalars,
+            begun=self.begun + other.begun,
         )
+
+
+class Around(NamedTuple):
+    """What steps do around the rule; ``gdm_step_args`` in gdm.h has the formulas."""
+
+    max_grad_norm: float | None = None
+    max_grad_value: float | None = None
+    nonfinite: str = "propagate"
+    average: float | None = None
+    average_correction: bool = False
+    clear_grads: bool = False
+    rounding: str = "nearest"
+    seed: int = 0
+
+
+class Companions(NamedTuple):
+    """Arrays that a parameter has beside its states."""
+
+    scales: list[Array | None]  # of each state; None for one that is not int8
+    low_bits: Array | None
+    average: Array | None
+    copy: Array | None
 
 
 class Specification(NamedTuple):
@@ -44,5 +69,9 @@ class Specification(NamedTuple):
     options: list[Options]  # of each group: the hyperparameters, among them the options of its rule
     lrs: list[float]  # of each group: the learning rate of the next step
     progress: Progress
+    companions: list[Companions]
+    around: Around
+    uint16: bool  # an array of uint16 holds the bits of bfloat16
+    user_copies: list[Array | None]  # as user_arrays, for copies
     is_one_array: bool  # gradients come as a single array
     is_sequence: bool  # gradients come as a plain sequence

@@ -9,11 +9,15 @@ its payload is not part of the specification.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
-from numpy.typing import DTypeLike
 
 from . import reference
 from ._checks import Array
+
+if TYPE_CHECKING:
+    from numpy.typing import DTypeLike
 
 BLOCK = 128  # elements of an int8 state that share a scale
 STORED = {"float64": np.float64, "float32": np.float32, "bfloat16": np.uint16, "float16": np.float16}

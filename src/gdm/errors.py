@@ -11,3 +11,7 @@ class StaleBufferError(RuntimeError):
 
 class CheckpointError(ValueError):
     """A saved state is damaged, or is the state of another optimizer. Nothing has been loaded."""
+
+
+class NonFiniteError(ArithmeticError):
+    """A gradient is NaN or infinite, and the optimizer was asked to say so. Nothing has changed."""

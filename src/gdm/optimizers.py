@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Unpack
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from .optimizer.options import expanded_lr_scale, loaded_rate, rate_at
 
 if TYPE_CHECKING:
     from ._checks import Options
+    from .optimizer.around import AroundOptions
     from .optimizer.base import Params, Rate
 
 
@@ -52,13 +53,52 @@ class SGD(Optimizer):
     threads : int, optional
         How many threads a step may use, from 1 to 256; by default the result of :func:`gdm.get_num_threads`. The
         updated values do not depend on it.
+    dtype : "bfloat16", optional
+        What arrays of uint16 hold: the bits of bfloat16. Not needed for the dtype of ml_dtypes, or for tensors.
+    state_dtype : str, optional
+        How states are stored: ``"float32"``, ``"bfloat16"``, ``"float16"``, ``"int8"``; by default in the dtype in
+        which the update is computed, float64 for float64 parameters, else float32. int8 states have a scale for each
+        block of 128 elements, and are rounded stochastically.
+    rounding : {"nearest", "stochastic"}, default "nearest"
+        How parameters and states that are bfloat16 or float16 are rounded. To nearest, changes of less than half of the
+        last place are lost; stochastically they arrive on average. The result depends on ``seed`` and the number of
+        updates, not on threads or the machine.
+    seed : int, default 0
+        Of stochastic rounding, from 0 to 2**64 - 1.
+    split_masters : bool, default False
+        Keep 16 more bits of each bfloat16 parameter with its states, so that it is updated as float32, exactly.
+    max_grad_norm : float, optional
+        If the norm of all gradients together is larger, they are multiplied by ``max_grad_norm / (norm + 1e-6)``.
+    max_grad_value : float, optional
+        Then each element is limited to between ``-max_grad_value`` and ``max_grad_value``.
+    nonfinite : {"propagate", "skip", "raise"}, default "propagate"
+        What a step does if a gradient is NaN or infinite: update with it; change nothing, and count it in
+        ``skipped_steps``; or raise :class:`gdm.NonFiniteError`.
+    average : float, optional
+        The decay of a moving average of the parameters, in [0, 1): ``average += (1 - decay) * (param - average)`` after
+        each update. It begins with the parameters.
+    average_correction : bool, default False
+        Correct the bias of the average towards its beginning, as Adam does: after the first update it is the parameter.
+    copies : in the structure of ``params``, optional
+        Arrays of the parameters' shapes, of any float dtype, to which each step copies the parameters.
+    clear_grads : bool, default False
+        Set the gradients to 0 after they have been read, also in a skipped step. They must then be writable.
 
     Attributes
     ----------
     lr, ...
         The hyperparameters above, checked when set. Setting one sets it in every group.
     velocity
-        The states: views, in the structure of ``params``; None for a parameter that has none.
+        The states, in the structure of ``params``; None for a parameter that has none. Views; of bfloat16 and int8
+        states copies in float32.
+    averages, copies
+        As described above, in the structure of ``params``. ``with opt.swap_averages():`` evaluates with the averages.
+    last_grad_norm : float
+        The norm of all gradients in the last step, with ``max_grad_norm``.
+    skipped_steps : int
+        How many steps were skipped.
+    nbytes : int
+        The bytes of states and averages.
     groups : Groups
         The groups, by index or name, with the same attributes: ``opt.groups["head"].lr = 0.001``.
     steps : int
@@ -102,11 +142,13 @@ class SGD(Optimizer):
         form: Literal["torch", "classic"] = "torch",
         lr_scale: Any = 1.0,
         threads: int | None = None,
+        **around: Unpack[AroundOptions],
     ) -> None:
         super().__init__(
             params,
             threads,
             lr_scale,
+            around,
             lr=lr,
             momentum=momentum,
             dampening=dampening,
@@ -178,7 +220,7 @@ class Adagrad(Optimizer):
 
     Parameters
     ----------
-    params, maximize, lr_scale, threads
+    params, maximize, lr_scale, threads, dtype, state_dtype, ...
         As for :class:`gdm.SGD`.
     lr : float or callable, default 0.01
         The learning rate η, or a schedule of it.
@@ -228,11 +270,13 @@ class Adagrad(Optimizer):
         maximize: bool = False,
         lr_scale: Any = 1.0,
         threads: int | None = None,
+        **around: Unpack[AroundOptions],
     ) -> None:
         super().__init__(
             params,
             threads,
             lr_scale,
+            around,
             lr=lr,
             lr_decay=lr_decay,
             eps=eps,
@@ -247,7 +291,7 @@ class RMSprop(Optimizer):
 
     Parameters
     ----------
-    params, maximize, lr_scale, threads
+    params, maximize, lr_scale, threads, dtype, state_dtype, ...
         As for :class:`gdm.SGD`.
     lr : float or callable, default 0.01
         The learning rate η, or a schedule of it.
@@ -301,11 +345,13 @@ class RMSprop(Optimizer):
         maximize: bool = False,
         lr_scale: Any = 1.0,
         threads: int | None = None,
+        **around: Unpack[AroundOptions],
     ) -> None:
         super().__init__(
             params,
             threads,
             lr_scale,
+            around,
             lr=lr,
             alpha=alpha,
             eps=eps,
@@ -321,7 +367,7 @@ class Adam(Optimizer):
 
     Parameters
     ----------
-    params, maximize, lr_scale, threads
+    params, maximize, lr_scale, threads, dtype, state_dtype, ...
         As for :class:`gdm.SGD`.
     lr : float or callable, default 0.001
         The learning rate η, or a schedule of it.
@@ -374,11 +420,13 @@ class Adam(Optimizer):
         maximize: bool = False,
         lr_scale: Any = 1.0,
         threads: int | None = None,
+        **around: Unpack[AroundOptions],
     ) -> None:
         super().__init__(
             params,
             threads,
             lr_scale,
+            around,
             lr=lr,
             betas=betas,
             eps=eps,
@@ -394,7 +442,7 @@ class AdamW(Adam):
 
     Parameters
     ----------
-    params, maximize, lr_scale, threads
+    params, maximize, lr_scale, threads, dtype, state_dtype, ...
         As for :class:`gdm.SGD`.
     lr : float or callable, default 0.001
         The learning rate η, or a schedule of it.
@@ -445,6 +493,7 @@ class AdamW(Adam):
         maximize: bool = False,
         lr_scale: Any = 1.0,
         threads: int | None = None,
+        **around: Unpack[AroundOptions],
     ) -> None:
         super().__init__(
             params,
@@ -457,6 +506,7 @@ class AdamW(Adam):
             maximize=maximize,
             lr_scale=lr_scale,
             threads=threads,
+            **around,
         )
 
 
@@ -465,7 +515,7 @@ class NAdam(Optimizer):
 
     Parameters
     ----------
-    params, maximize, lr_scale, threads
+    params, maximize, lr_scale, threads, dtype, state_dtype, ...
         As for :class:`gdm.SGD`.
     lr : float or callable, default 0.002
         The learning rate η, or a schedule of it.
@@ -517,11 +567,13 @@ class NAdam(Optimizer):
         maximize: bool = False,
         lr_scale: Any = 1.0,
         threads: int | None = None,
+        **around: Unpack[AroundOptions],
     ) -> None:
         super().__init__(
             params,
             threads,
             lr_scale,
+            around,
             lr=lr,
             betas=betas,
             eps=eps,
@@ -537,7 +589,7 @@ class Lion(Optimizer):
 
     Parameters
     ----------
-    params, maximize, lr_scale, threads
+    params, maximize, lr_scale, threads, dtype, state_dtype, ...
         As for :class:`gdm.SGD`.
     lr : float or callable, default 1e-4
         The learning rate η, or a schedule of it.
@@ -582,8 +634,11 @@ class Lion(Optimizer):
         maximize: bool = False,
         lr_scale: Any = 1.0,
         threads: int | None = None,
+        **around: Unpack[AroundOptions],
     ) -> None:
-        super().__init__(params, threads, lr_scale, lr=lr, betas=betas, weight_decay=weight_decay, maximize=maximize)
+        super().__init__(
+            params, threads, lr_scale, around, lr=lr, betas=betas, weight_decay=weight_decay, maximize=maximize
+        )
 
 
 class Signum(Optimizer):
@@ -591,7 +646,7 @@ class Signum(Optimizer):
 
     Parameters
     ----------
-    params, maximize, lr_scale, threads
+    params, maximize, lr_scale, threads, dtype, state_dtype, ...
         As for :class:`gdm.SGD`.
     lr : float or callable, default 0.01
         The learning rate η, or a schedule of it: how far each element moves in a step.
@@ -639,11 +694,13 @@ class Signum(Optimizer):
         maximize: bool = False,
         lr_scale: Any = 1.0,
         threads: int | None = None,
+        **around: Unpack[AroundOptions],
     ) -> None:
         super().__init__(
             params,
             threads,
             lr_scale,
+            around,
             lr=lr,
             momentum=momentum,
             weight_decay=weight_decay,

@@ -1,4 +1,4 @@
-"""Numbers that are worked out from all gradients: their norm, and how many elements are not finite."""
+"""Work on all gradients beside a step: their norm, how many elements are not finite, and their sum over batches."""
 
 from __future__ import annotations
 
@@ -6,10 +6,13 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from . import _backend, _checks, _foreign, reference
-from ._arrays import are_plain
+import numpy as np
 
-__all__ = ["count_nonfinite", "grad_norm"]
+from . import _backend, _checks, _foreign, _stages, reference
+from ._arrays import are_plain, views
+from ._checks import Accepts, Array, Named
+
+__all__ = ["accumulate", "count_nonfinite", "grad_norm"]
 
 _SUM_OF_SQUARES, _LARGEST_MAGNITUDE, _NONFINITE_COUNT = range(3)  # GDM_SUM_OF_SQUARES, ...
 
@@ -20,9 +23,9 @@ def grad_norm(grads: Any, *, order: float = 2) -> float:
     Parameters
     ----------
     grads : array, sequence or mapping of arrays, or nested ones
-        float32 or float64, any shapes, contiguous (C or Fortran order) and aligned. NumPy arrays, tensors, or anything
-        else in the CPU's memory with DLPack or the buffer protocol. A None is left out, so these may be the gradients
-        that an optimizer's ``step`` takes.
+        float64, float32, float16 or bfloat16, any shapes, contiguous (C or Fortran order) and aligned. NumPy arrays,
+        tensors, or anything else in the CPU's memory with DLPack or the buffer protocol. A None is left out, so these
+        may be the gradients that an optimizer's ``step`` takes.
     order : 2 or inf, default 2
         2: the root of the sum of the squares. inf: the largest absolute value.
 
@@ -92,12 +95,102 @@ def _reduce(reduction: int, grads: Any) -> float:
     _collect("grads", grads, names, given)
     arrays = _foreign.views(given)
     if not are_plain(arrays, False):
-        arrays, _ = _checks.buffers(names, given, ())
+        arrays, _ = _checks.buffers(names, given, (), Accepts(narrow=True))
     if _backend.native is not None and _backend.backend() == "native":
         result: float = _backend.native.reduce(reduction, arrays)
         return result
     functions = reference.sum_of_squares, reference.largest_magnitude, reference.count_nonfinite
-    return functions[reduction](arrays)
+    return functions[reduction]([_numbers(x) for x in views(arrays)])
+
+
+def _numbers(x: Array) -> Array:
+    """The numbers of an array in float32, or in float64 if it has those."""
+    return _stages.widen(x, _checks.dtype_name(x), np.float64 if x.dtype == np.float64 else np.float32)
+
+
+def accumulate(total: Any, grads: Any, *, scale: float = 1.0) -> None:
+    """Adds gradients to totals, in place: ``total += scale * grad`` for each array.
+
+    Parameters
+    ----------
+    total : array, sequence or mapping of arrays, or nested ones
+        Where the sums are kept: float64, float32, float16 or bfloat16, contiguous, aligned and writable. NumPy arrays,
+        tensors, or anything else in the CPU's memory with DLPack or the buffer protocol.
+    grads : in the structure of ``total``
+        The gradients, each of the shape and memory order of its total; of another dtype if they like, float64 only for
+        a total of float64. A None adds nothing.
+    scale : float, default 1
+        What the gradients are multiplied by, finite: one over the number of batches, for example.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For what is no such array, or does not fit; the message says which. Nothing has changed then.
+    gdm.OverlapError
+        If a total shares memory with another array.
+
+    Notes
+    -----
+    Computed in float64 if the total is float64, else in float32, and rounded once to the total's dtype.
+
+    Examples
+    --------
+    >>> import numpy as np, gdm
+    >>> total = [np.zeros(2), np.zeros(1)]
+    >>> for batch in range(4):
+    ...     gdm.accumulate(total, [np.array([1.0, 2.0]), None], scale=0.25)
+    >>> total
+    [array([1., 2.]), array([0.])]
+    """
+    factor = _checks.finite("scale", scale)
+    names: list[str] = []
+    totals: list[Any] = []
+    _collect("total", total, names, totals)
+    given = _matching("grads", total, grads)
+    present = [i for i, x in enumerate(given) if x is not None]
+    labels = ["grads" + name.removeprefix("total") for name in names]
+    arrays, _ = _checks.buffers(names, totals, set(names), Accepts(narrow=True))
+    found, _ = _checks.buffers([labels[i] for i in present], [given[i] for i in present], (), Accepts(narrow=True))
+    addends: list[Array | None] = [None] * len(arrays)
+    for i, x in zip(present, found, strict=True):
+        _checks.gradient_for(labels[i], x, names[i], arrays[i])
+        addends[i] = x
+    _checks.disjoint(
+        [Named(name, x, True) for name, x in zip(names, arrays, strict=True)]
+        + [Named(label, x, False) for label, x in zip(labels, addends, strict=True) if x is not None]
+    )
+    if _backend.native is not None and _backend.backend() == "native":
+        _backend.native.accumulate(arrays, addends, factor)
+        return
+    results = []
+    for x, grad in zip(views(arrays), addends, strict=True):
+        if grad is not None:
+            wide = _numbers(x)
+            addend = _numbers(views([grad])[0]).astype(wide.dtype)
+            results.append((x, _stages.narrow(_stages.accumulated(wide, addend, factor), _checks.dtype_name(x))))
+    for x, result in results:
+        x[...] = result
+
+
+def _matching(label: str, like: Any, given: Any) -> list[Any]:
+    """The arrays of ``given`` that belong to those of ``like``, in order; None where there is none."""
+    if isinstance(like, Mapping):
+        if given is None:
+            return [x for key in like for x in _matching(label, like[key], None)]
+        if not isinstance(given, Mapping) or given.keys() != like.keys():
+            raise ValueError(f"{label} must have the keys of total, {list(like)}")
+        return [x for key in like for x in _matching(f"{label}[{key!r}]", like[key], given[key])]
+    if isinstance(like, (list, tuple)):
+        if given is None:
+            return [x for item in like for x in _matching(label, item, None)]
+        if not isinstance(given, (list, tuple)) or len(given) != len(like):
+            raise ValueError(f"{label} must be a sequence of {len(like)} items, like total")
+        return [
+            x
+            for i, (item, other) in enumerate(zip(like, given, strict=True))
+            for x in _matching(f"{label}[{i}]", item, other)
+        ]
+    return [] if like is None else [given]
 
 
 def _collect(label: str, grads: Any, names: list[str], given: list[Any]) -> None:

@@ -1,28 +1,66 @@
 # Arrays: whether they are in order, and operations on many of them.
 
+cdef int bfloat16_type = -1  # NumPy's number for the bfloat16 of ml_dtypes; -1: not known yet
+
+
+def set_bfloat16(dtype):
+    """Tells which dtype is bfloat16."""
+    global bfloat16_type
+    bfloat16_type = dtype.num
+
+
+cdef inline int dtype_of(PyObject *x) noexcept nogil:
+    """The storage dtype of an array; -1 if it has none. An array of uint16 is one of bfloat16, if its user says so."""
+    cdef int kind = PyArray_TYPE(<PyArrayObject *>x)
+    if kind == cnp.NPY_FLOAT:
+        return F32
+    if kind == cnp.NPY_DOUBLE:
+        return F64
+    if kind == NPY_HALF:
+        return F16
+    if kind == cnp.NPY_USHORT or kind == bfloat16_type:
+        return BF16
+    return INT8 if kind == cnp.NPY_BYTE or kind == cnp.NPY_UBYTE else -1
+
+
+cdef inline bint is_stored(PyObject *x, int flags) noexcept nogil:
+    """Whether it is a NumPy array of a storage dtype with these flags. _checks handles subclasses."""
+    return (PyArray_CheckExact(x) and PyArray_FLAGS(<PyArrayObject *>x) & flags == flags and dtype_of(x) >= 0
+            and PyArray_ISNOTSWAPPED(<PyArrayObject *>x))
+
+
 cdef inline bint is_usable(PyObject *x, int flags) noexcept nogil:
-    """Whether it is a NumPy array of native floats with these flags. _checks handles subclasses."""
-    cdef PyArrayObject *array = <PyArrayObject *>x
-    cdef int kind
-    if not PyArray_CheckExact(x) or PyArray_FLAGS(array) & flags != flags:
-        return False
-    kind = PyArray_TYPE(array)
-    return (kind == cnp.NPY_FLOAT or kind == cnp.NPY_DOUBLE) and PyArray_ISNOTSWAPPED(array)
+    """The same for float32 and float64, which the functions take."""
+    return is_stored(x, flags) and dtype_of(x) <= F64
 
 
-cdef inline bint is_like(PyObject *x, PyObject *param) noexcept nogil:
-    """Whether it has the parameter's dtype, shape, and memory order."""
+cdef inline bint is_floating(PyObject *x, int flags, bint uint16) noexcept nogil:
+    """The same for all floats, which the optimizers take; and uint16, if it means bfloat16."""
+    return (is_stored(x, flags) and dtype_of(x) != INT8
+            and (uint16 or PyArray_TYPE(<PyArrayObject *>x) != cnp.NPY_USHORT))
+
+
+cdef inline bint has_shape_of(PyObject *x, PyObject *param) noexcept nogil:
+    """Whether it has the parameter's shape and memory order."""
     cdef PyArrayObject *a = <PyArrayObject *>x
     cdef PyArrayObject *b = <PyArrayObject *>param
     cdef int i, ndim = PyArray_NDIM(b)
-    if not (PyArray_FLAGS(a) & PyArray_FLAGS(b) & CONTIGUOUS):
-        return False
-    if PyArray_TYPE(a) != PyArray_TYPE(b) or PyArray_NDIM(a) != ndim:
+    if not (PyArray_FLAGS(a) & PyArray_FLAGS(b) & CONTIGUOUS) or PyArray_NDIM(a) != ndim:
         return False
     for i in range(ndim):
         if PyArray_DIMS(a)[i] != PyArray_DIMS(b)[i]:
             return False
     return True
+
+
+cdef inline bint is_like(PyObject *x, PyObject *param) noexcept nogil:
+    """Whether it has the parameter's dtype, too."""
+    return PyArray_TYPE(<PyArrayObject *>x) == PyArray_TYPE(<PyArrayObject *>param) and has_shape_of(x, param)
+
+
+cdef inline bint is_gradient_for(PyObject *x, PyObject *param) noexcept nogil:
+    """Whether it fits a parameter: it has its shape, and its numbers need not be rounded for the computation."""
+    return (dtype_of(x) != F64 or dtype_of(param) == F64) and has_shape_of(x, param)
 
 
 cdef inline size_t length(PyObject *x) noexcept nogil:
@@ -33,12 +71,8 @@ cdef inline size_t length(PyObject *x) noexcept nogil:
     return n
 
 
-cdef inline int dtype_of(PyObject *x) noexcept nogil:
-    return F32 if PyArray_TYPE(<PyArrayObject *>x) == cnp.NPY_FLOAT else F64
-
-
 cdef inline size_t bytes_of(PyObject *x) noexcept nogil:
-    return length(x) * (4 if dtype_of(x) == F32 else 8)
+    return length(x) * <size_t>PyArray_ITEMSIZE(<PyArrayObject *>x)
 
 
 cdef inline void *data(PyObject *x) noexcept nogil:
@@ -81,7 +115,7 @@ def are_plain(list arrays, bint writable):
     cdef Py_ssize_t i
     cdef int flags = WRITABLE if writable else READABLE
     for i in range(len(arrays)):
-        if not is_usable(items[i], flags) or not PyArray_FLAGS(<PyArrayObject *>items[i]) & CONTIGUOUS:
+        if not is_floating(items[i], flags, False) or not PyArray_FLAGS(<PyArrayObject *>items[i]) & CONTIGUOUS:
             return False
         if not is_inside_base(items[i], bytes_of(items[i])):
             return False
@@ -89,10 +123,13 @@ def are_plain(list arrays, bint writable):
 
 
 def views(list arrays):
-    """A plain view of each array. The user cannot change its shape and dtype."""
+    """A plain view of each array, bfloat16 as uint16. The user cannot change its shape and dtype."""
     cdef list result = []
+    cdef bint rename
     for x in arrays:
-        result.append(PyArray_View(<PyArrayObject *><PyObject *>x, NULL, &PyArray_Type))
+        rename = PyArray_TYPE(<PyArrayObject *><PyObject *>x) == bfloat16_type
+        result.append(PyArray_View(<PyArrayObject *><PyObject *>x,
+                                   PyArray_DescrFromType(cnp.NPY_USHORT) if rename else NULL, &PyArray_Type))
     return result
 
 
@@ -104,23 +141,24 @@ def memory_extents(list arrays):
     return result
 
 
-def carve(memory, list starts, list params):
-    """Parts of one block of memory, which begin at these bytes: each has its parameter's dtype, shape and order."""
+def carve(memory, list starts, list likes, list dtypes):
+    """Parts of one block of memory, which begin at these bytes: each has the shape and order of an array, and a dtype."""
     cdef char *start = <char *>data(<PyObject *>memory)
     cdef size_t offset, size = <size_t>memory.nbytes
     cdef Py_ssize_t i
-    cdef PyArrayObject *param
+    cdef int kind
+    cdef PyArrayObject *like
     cdef list parts = []
-    if not PyArray_CheckExact(<PyObject *>memory) or len(starts) != len(params):
-        raise RuntimeError("carve() needs an array, and a start for each parameter")
-    for i in range(len(params)):
-        x, offset = params[i], starts[i]
-        param = <PyArrayObject *><PyObject *>x
-        if not is_usable(<PyObject *>x, READABLE) or offset + bytes_of(<PyObject *>x) > size:
+    if not PyArray_CheckExact(<PyObject *>memory) or len(starts) != len(likes) or len(starts) != len(dtypes):
+        raise RuntimeError("carve() needs an array, and a start for each part")
+    for i in range(len(likes)):
+        x, offset, kind = likes[i], starts[i], dtypes[i].num
+        like = <PyArrayObject *><PyObject *>x
+        if (not PyArray_CheckExact(<PyObject *>x) or not PyArray_FLAGS(like) & CONTIGUOUS
+                or offset + length(<PyObject *>x) * <size_t>dtypes[i].itemsize > size):
             raise RuntimeError("a part is outside the memory")
-        part = PyArray_New(&PyArray_Type, PyArray_NDIM(param), PyArray_DIMS(param), PyArray_TYPE(param), NULL,
-                           start + offset, 0,
-                           WRITABLE | (cnp.NPY_ARRAY_C_CONTIGUOUS if PyArray_FLAGS(param) & cnp.NPY_ARRAY_C_CONTIGUOUS
+        part = PyArray_New(&PyArray_Type, PyArray_NDIM(like), PyArray_DIMS(like), kind, NULL, start + offset, 0,
+                           WRITABLE | (cnp.NPY_ARRAY_C_CONTIGUOUS if PyArray_FLAGS(like) & cnp.NPY_ARRAY_C_CONTIGUOUS
                                        else cnp.NPY_ARRAY_F_CONTIGUOUS), None)
         Py_INCREF(memory)
         PyArray_SetBaseObject(<PyArrayObject *><PyObject *>part, <PyObject *>memory)
@@ -138,7 +176,7 @@ cdef int by_start(const void *a, const void *b) noexcept nogil:
 
 
 cdef bint any_overlap(list arrays) except -1:
-    """Whether two of these contiguous arrays share memory."""
+    """Whether two of these contiguous arrays share memory. A None is left out."""
     cdef PyObject **items = items_of(<PyObject *>arrays)
     cdef size_t i, count = 0, size
     cdef memory_span *spans = <memory_span *>PyMem_Malloc((<size_t>len(arrays) + 1) * sizeof(memory_span))
@@ -146,7 +184,7 @@ cdef bint any_overlap(list arrays) except -1:
     if spans == NULL:
         raise MemoryError
     for i in range(<size_t>len(arrays)):
-        size = bytes_of(items[i])
+        size = 0 if items[i] == <PyObject *>None else bytes_of(items[i])
         if size:
             spans[count].start = <uintptr_t>data(items[i])
             spans[count].end = spans[count].start + size

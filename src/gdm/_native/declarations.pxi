@@ -6,13 +6,14 @@ from cpython.mem cimport PyMem_Calloc, PyMem_Free, PyMem_Malloc
 from cpython.object cimport PyObject
 from cpython.pycapsule cimport PyCapsule_New
 from cpython.ref cimport Py_INCREF
-from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t, uintptr_t
+from libc.math cimport NAN
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t, uintptr_t
 from libc.stdlib cimport qsort
-from libc.string cimport memcpy, memset
+from libc.string cimport memcmp, memcpy, memset
 
 from . import _checks, _foreign, reference
 from ._specification import Progress
-from .errors import StaleBufferError
+from .errors import NonFiniteError, StaleBufferError
 
 cnp.import_array()
 
@@ -34,6 +35,9 @@ cdef extern from "numpy/arrayobject.h" nogil:
     bint PyArray_CheckExact(PyObject *)
 
 cdef extern from "numpy/arrayobject.h":
+    cdef enum:
+        NPY_HALF
+    void *PyArray_DescrFromType(int typenum)
     object PyArray_View(PyArrayObject *, void *dtype, void *type)
     object PyArray_New(PyTypeObject *, int ndim, const Py_ssize_t *dims, int typenum, const Py_ssize_t *strides,
                        void *data, int itemsize, int flags, object base)
@@ -70,7 +74,8 @@ cdef extern from "plan.h" nogil:
     cdef enum:
         OK "GDM_OK"
         ERR_MEMORY "GDM_ERR_MEMORY"
-        RULES, F32, F64, PARAM, GRAD, SCALE, STATE, MAX_STATES, MAX_SCALARS, MAX_BUFFERS
+        ERR_NONFINITE "GDM_ERR_NONFINITE"
+        RULES, F32, F64, BF16, F16, INT8, PARAM, GRAD, SCALE, STATE, MAX_STATES, MAX_SCALARS, MAX_BUFFERS
     enum kind:
         not_negative, below_one, up_to_one, flag, form, factors, count, betas, scalar
     struct option_info:
@@ -80,6 +85,9 @@ cdef extern from "plan.h" nogil:
     struct state_info:
         const char *name
         const char *option
+        int kind
+    cdef enum:
+        square
     struct first_args "args_any":
         size_t size
         double lr
@@ -111,12 +119,30 @@ cdef extern from "plan.h" nogil:
         const buffer *states
         size_t state_count
         double lr_factor
+        buffer copy
+        buffer average
+        uint16_t *low_bits
+        float **state_scales
+    ctypedef struct step_args "gdm_step_args":
+        size_t size
+        double scale
+        double max_grad_norm
+        double max_grad_value
+        double average_decay
+        int average_correction
+        int nonfinite
+        int clear_grads
+        int rounding
+        uint64_t seed
     struct entry:
         void **data
         size_t n
         uint32_t group
         uint8_t dtype
         uint8_t order
+        uint8_t tiled
+    struct details:
+        uint8_t *dtypes
     struct group:
         int rule
         any_args args
@@ -128,7 +154,12 @@ cdef extern from "plan.h" nogil:
         group *groups
         size_t group_count
         entry *entries
+        details *details
         size_t count
+        step_args around
+        uint64_t updates, skipped
+        double grad_norm
+        bint was_skipped
         const span *written
         size_t written_count
         size_t elements
@@ -157,6 +188,13 @@ cdef extern from "plan.h" nogil:
     status gdm_plan_arrange(plan *plan)
     bint gdm_plan_overlaps(const plan *plan, const void *start, size_t bytes)
     status gdm_plan_run(plan *plan)
+    bint gdm_is_tiled(const entry *entry, const details *details)
+    status gdm_plan_set_step_args(plan *plan, const step_args *args)
+    status gdm_plan_set_scale(plan *plan, double scale)
+    status gdm_plan_set_updates(plan *plan, uint64_t updates, uint64_t skipped)
+    status gdm_accumulate_unchecked(const buffer *totals, const buffer *grads, const size_t *lengths, size_t count,
+                                    double scale)
+    size_t size_of(int dtype)
     status gdm_reduce(reduction_t reduction, const buffer *buffers, const size_t *lengths, size_t count,
                       double *result)
     const char *gdm_strerror(status)

@@ -1,14 +1,30 @@
 # The engine: a plan in C for the arrays of one specification, and the arrays that it points into.
 
-cdef inline bint is_unchanged(PyObject *x, int flags, const void *place, const entry *e) noexcept nogil:
+cdef struct seen:
+    # Where an array was when it was checked, and NumPy's number for its dtype.
+    void *data
+    int kind
+
+
+cdef inline seen seen_at(PyObject *x) noexcept nogil:
+    cdef seen found
+    found.data, found.kind = data(x), PyArray_TYPE(<PyArrayObject *>x)
+    return found
+
+
+cdef inline bint is_unchanged(PyObject *x, int flags, const seen *before, const entry *e) noexcept nogil:
     """Whether the array still has the memory that was checked at first: address, length, dtype, order, flags; and
     whether the array that it is a view of still has that memory."""
     cdef PyArrayObject *array = <PyArrayObject *>x
-    return (data(x) == place and length(x) == e.n
-            and PyArray_FLAGS(array) & (flags | CONTIGUOUS) == flags | e.order
-            and PyArray_TYPE(array) == (cnp.NPY_FLOAT if e.dtype == F32 else cnp.NPY_DOUBLE)
+    return (data(x) == before.data and length(x) == e.n
+            and PyArray_FLAGS(array) & (flags | CONTIGUOUS) == flags | e.order & CONTIGUOUS
+            and PyArray_TYPE(array) == before.kind
             and PyArray_ISNOTSWAPPED(array)
-            and is_inside_base(x, e.n * (4 if e.dtype == F32 else 8)))
+            and is_inside_base(x, bytes_of(x)))
+
+
+cdef enum:
+    DTYPE_SHIFT = 4  # entry.order: the memory order of a parameter, and from this bit on the dtype of its gradient
 
 
 cdef class Engine:
@@ -21,14 +37,20 @@ cdef class Engine:
     cdef object held  # what else the plan points into: states and factors of the learning rate
     cdef list bound  # the gradients that are bound, or None
     cdef list bound_sources  # as above, for these
-    cdef void **bound_places  # where they were then
+    cdef seen *bound_places  # where they were then
+    cdef seen *param_places
+    cdef list copies  # as user_arrays, or None; None without copies
+    cdef seen *copy_places
     cdef bint is_one_array, is_sequence
+    cdef bint has_norm  # a step has been made, which may have set plan.grad_norm
+    cdef bint uint16  # an array of uint16 holds the bits of bfloat16
     cdef object started_from  # the Progress that the plan's counts go on from: see plan_steps
 
     def __cinit__(self, specification):
         cdef any_args args
         cdef entry_args e
         cdef buffer states[MAX_STATES]
+        cdef float *scales[MAX_STATES]
         cdef double scalars[MAX_SCALARS]
         cdef PyObject *x
         cdef size_t i, k, index
@@ -47,7 +69,8 @@ cdef class Engine:
             refuse(status)
         self.user_arrays, self.sources = specification.user_arrays, some(specification.sources)
         self.params = params
-        self.held = all_states, lr_scales
+        self.held = all_states, lr_scales, specification.companions
+        self.copies, self.uint16 = some(specification.user_copies), specification.uint16
         self.is_one_array, self.is_sequence = specification.is_one_array, specification.is_sequence
         for rule, options, lr in zip(specification.rules, specification.options, specification.lrs, strict=True):
             number = rule_numbers[rule]
@@ -57,18 +80,35 @@ cdef class Engine:
                 status = gdm_plan_set_group_steps(self.plan, index, progress.group_steps[index])
             if status != OK:
                 refuse(status)
+        self.bound_places = <seen *>PyMem_Calloc(3 * <size_t>len(params) + 1, sizeof(seen))
+        if self.bound_places == NULL:
+            raise MemoryError
+        self.param_places = self.bound_places + len(params)
+        self.copy_places = self.param_places + len(params)
         for i in range(<size_t>len(params)):
             x = items_of(<PyObject *>params)[i]
+            self.param_places[i] = seen_at(items_of(<PyObject *>self.user_arrays)[i])
             e.group = groups[i]
             e.n = length(x)
             e.param = buffer_of(x)
             its_states = all_states[i]
             memset(states, 0, sizeof(states))
+            memset(scales, 0, sizeof(scales))
+            its_scales, low_bits, average, copy = specification.companions[i]
             for k in range(<size_t>len(its_states)):
                 state = its_states[k]
                 if state is not None:
                     states[k] = buffer_of(<PyObject *>state)
-            e.states = states
+                if its_scales[k] is not None:
+                    scales[k] = <float *>data(<PyObject *>its_scales[k])
+            e.states, e.state_scales = states, scales
+            e.low_bits = NULL if low_bits is None else <uint16_t *>data(<PyObject *>low_bits)
+            e.average.data = e.copy.data = NULL
+            if average is not None:
+                e.average = buffer_of(<PyObject *>average)
+            if copy is not None:
+                e.copy = buffer_of(<PyObject *>copy)
+                self.copy_places[i] = seen_at(items_of(<PyObject *>self.copies)[i])
             e.state_count = <size_t>len(its_states)
             e.lr_scale.data = NULL
             if lr_scales[i] is not None:
@@ -82,17 +122,37 @@ cdef class Engine:
                 status = gdm_plan_set_progress(self.plan, i, self.plan_steps(e.group, steps[i], begun[i]), scalars)
             if status != OK:
                 refuse(status)
-            self.plan.entries[i].order = <uint8_t>(PyArray_FLAGS(<PyArrayObject *>x) & CONTIGUOUS)
+            self.plan.entries[i].order = <uint8_t>(PyArray_FLAGS(<PyArrayObject *>x) & CONTIGUOUS
+                                                   | self.plan.entries[i].dtype << DTYPE_SHIFT)
         status = gdm_plan_arrange(self.plan)
         if status != OK:
             refuse(status)
-        self.bound_places = <void **>PyMem_Calloc(self.plan.count + 1, sizeof(void *))
-        if self.bound_places == NULL:
-            raise MemoryError
+        gdm_plan_set_updates(self.plan, progress.updates, progress.skipped)
+        self.set_grad_norm(progress.grad_norm)
+        self.set_around(specification.around)
 
     def __dealloc__(self):
         gdm_plan_destroy(self.plan)
         PyMem_Free(self.bound_places)
+
+    cdef int set_around(self, around) except -1:
+        """Sets what steps do around the rule."""
+        cdef step_args args
+        cdef int status
+        memset(&args, 0, sizeof(args))
+        args.size, args.scale = sizeof(args), self.plan.around.scale
+        args.max_grad_norm = around.max_grad_norm or 0.0
+        args.max_grad_value = around.max_grad_value or 0.0
+        args.average_decay = around.average or 0.0
+        args.average_correction, args.clear_grads = around.average_correction, around.clear_grads
+        args.nonfinite = ("propagate", "skip", "raise").index(around.nonfinite)
+        args.rounding, args.seed = around.rounding == "stochastic", around.seed
+        if not memcmp(&args, &self.plan.around, sizeof(args)):
+            return 0
+        status = gdm_plan_set_step_args(self.plan, &args)
+        if status != OK:
+            refuse(status)
+        return 0
 
     cdef uint64_t plan_steps(self, size_t group, uint64_t steps, bint begun) noexcept:
         """The count of steps that the plan is given for a parameter.
@@ -131,7 +191,12 @@ cdef class Engine:
             begun.append(bool(n) if rule.states else was_begun)
         for i in range(self.plan.group_count):
             group_steps.append(self.group_steps(i))
-        return Progress(group_steps, steps, all_scalars, begun)
+        return Progress(group_steps, steps, all_scalars, begun, self.plan.updates, self.plan.skipped, self.grad_norm())
+
+    cdef object grad_norm(self):
+        """The norm of the last step's gradients; None if it was not needed."""
+        cdef double norm = self.plan.grad_norm
+        return None if norm != norm and not (self.has_norm and self.plan.around.max_grad_norm > 0) else norm
 
     cdef int set_progress(self, progress) except -1:
         """Sets the progress after a step with the rules in NumPy."""
@@ -147,6 +212,13 @@ cdef class Engine:
         self.started_from = progress
         for i in range(self.plan.group_count):
             gdm_plan_set_group_steps(self.plan, i, progress.group_steps[i])
+        gdm_plan_set_updates(self.plan, progress.updates, progress.skipped)
+        self.set_grad_norm(progress.grad_norm)
+        return 0
+
+    cdef int set_grad_norm(self, norm) except -1:
+        self.plan.grad_norm = NAN if norm is None else norm
+        self.has_norm = norm is not None
         return 0
 
     cdef double lr(self, size_t index) noexcept:
@@ -159,14 +231,38 @@ cdef class Engine:
         cdef entry *e = self.plan.entries
         cdef PyObject **params = items_of(<PyObject *>self.user_arrays)
         for i in range(self.plan.count):
-            if not is_unchanged(params[i], WRITABLE, e[i].data[PARAM], &e[i]):
+            if not is_unchanged(params[i], WRITABLE, &self.param_places[i], &e[i]):
                 changed[0] = i
                 return False
         return True
 
-    cdef bint are_usable(self, list grads, bint exact) noexcept:
+    cdef bint are_copies_unchanged(self, size_t *changed) noexcept:
+        """The same for the copies."""
+        cdef size_t i
+        cdef PyObject *copy
+        for i in range(self.plan.count):
+            copy = items_of(<PyObject *>self.copies)[i]
+            if copy != <PyObject *>None and not is_unchanged(copy, WRITABLE, &self.copy_places[i],
+                                                             &self.plan.entries[i]):
+                changed[0] = i
+                return False
+        return True
+
+    cdef inline void set_grad(self, size_t i, PyObject *grad) noexcept:
+        """Sets the gradient of a step: an array that has been checked, or NULL."""
+        cdef entry *e = &self.plan.entries[i]
+        e.data[GRAD] = NULL if grad == NULL else data(grad)
+        if grad != NULL and e.order >> DTYPE_SHIFT != dtype_of(grad):
+            e.order = <uint8_t>(e.order & CONTIGUOUS | dtype_of(grad) << DTYPE_SHIFT)
+            self.plan.details[i].dtypes[GRAD] = <uint8_t>dtype_of(grad)
+            e.tiled = gdm_is_tiled(e, &self.plan.details[i])
+
+    cdef inline int grad_flags(self) noexcept:
+        return WRITABLE if self.plan.around.clear_grads else READABLE
+
+    cdef bint are_usable(self, list grads, bint exact) except -1:
         """Whether each parameter has None or a gradient that is valid and shares no memory with what a step writes.
-        ``exact``: subclasses of NumPy's array do not count as valid."""
+        ``exact``: only NumPy's own arrays count as valid, and uint16 only if it holds the bits of bfloat16."""
         cdef size_t i
         cdef entry *e = self.plan.entries
         cdef PyObject **params = items_of(<PyObject *>self.params)
@@ -180,10 +276,11 @@ cdef class Engine:
                 if self.is_one_array:
                     return False
                 continue
-            if not (is_usable(grad, READABLE) or not exact and PyArray_Check(grad)):
+            if not (is_floating(grad, self.grad_flags(), self.uint16) or not exact and PyArray_Check(grad)):
                 return False
-            if not is_like(grad, params[i]) or not is_inside_base(grad, bytes_of(grad)):
+            if not is_gradient_for(grad, params[i]) or not is_inside_base(grad, bytes_of(grad)):
                 return False
-            if data(grad) != e[i].data[GRAD] and gdm_plan_overlaps(self.plan, data(grad), bytes_of(grad)):
+            if ((data(grad) != e[i].data[GRAD] or e[i].order >> DTYPE_SHIFT != dtype_of(grad))
+                    and gdm_plan_overlaps(self.plan, data(grad), bytes_of(grad))):
                 return False
-        return True
+        return not self.plan.around.clear_grads or not any_overlap(grads)

@@ -78,3 +78,6 @@ def functions():
         table.functions[i].name.decode(): (<size_t>table.functions[i].address, table.functions[i].signature.decode())
         for i in range(table.count)
     }
+
+
+_checks.set_bfloat16 = set_bfloat16

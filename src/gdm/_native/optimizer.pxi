@@ -22,7 +22,8 @@ cdef class OptimizerCore:
     ``_flatten(grads)``, which returns a list; ``_check_grads(grads)``, which returns arrays and their sources, or None
     for a NumPy array; ``_label(what, i)``;
     ``_scheduled_rates(group, schedule, step, count)`` and ``_check_rate(group, rate)``; ``_numpy_step(grads, lrs,
-    progress)``, a whole step in NumPy; and ``_set_for_all_groups(name, value)``.
+    progress, scale)``, a whole step in NumPy; ``_refuse_nonfinite(grads)``, which raises; and
+    ``_set_for_all_groups(name, value)``.
     """
 
     cdef Engine engine
@@ -52,6 +53,14 @@ cdef class OptimizerCore:
         finally:
             self.busy = 0
 
+    def _hold(self):
+        """Locks the optimizer until ``_release()``."""
+        self.require()
+        self.lock()
+
+    def _release(self):
+        self.busy = 0
+
     # ---- changes: everything that can fail comes first; then there is only C code, which no interrupt stops ----
 
     def _put_in_place(self, Engine engine not None, snapshot, list options, list writes):
@@ -74,10 +83,10 @@ cdef class OptimizerCore:
             replaced.append(record.options)
         for array, value in writes:
             target, source = <PyObject *>array, <PyObject *>value
-            if not (is_usable(target, WRITABLE) and is_usable(source, READABLE) and is_like(source, target)):
+            if not (is_stored(target, WRITABLE) and is_stored(source, READABLE) and is_like(source, target)):
                 raise RuntimeError("an array that is to be copied does not fit its state")
         if rebind:
-            memcpy(engine.bound_places, before.bound_places, before.plan.count * sizeof(void *))
+            memcpy(engine.bound_places, before.bound_places, before.plan.count * sizeof(seen))
             engine.bound, engine.bound_sources = before.bound, before.bound_sources
         # Nothing fails from here on.
         for array, value in writes:
@@ -220,6 +229,8 @@ cdef class OptimizerCore:
             _foreign.look_again(self.engine.user_arrays, self.engine.sources)
         if not self.engine.are_params_unchanged(&i):
             self.stale("params", i)
+        if self.engine.copies is not None and not self.engine.are_copies_unchanged(&i):
+            self.stale("copies", i)
         return 0
 
     cdef list checked_grads(self, grads, bint own, list sources):
@@ -261,8 +272,7 @@ cdef class OptimizerCore:
         Parameters
         ----------
         grads : in the structure of ``params``
-            One array for each parameter, of its dtype, shape and memory order, contiguous and aligned; or None, which
-            leaves the parameter out of every step. The arrays are kept alive; put each new gradient into them
+            One array for each parameter, of its shape and memory order, contiguous and aligned; or None, which leaves the parameter out of every step. The arrays are kept alive; put each new gradient into them
             (``grad[...] = ...``). A tensor that becomes ``.grad`` later is another array: in PyTorch,
             ``zero_grad(set_to_none=False)`` keeps those that were bound.
 
@@ -284,7 +294,8 @@ cdef class OptimizerCore:
             before = engine.bound
             for i in range(engine.plan.count):
                 grad = items_of(<PyObject *>items)[i]
-                engine.bound_places[i] = NULL if grad == <PyObject *>None else data(grad)
+                if grad != <PyObject *>None:
+                    engine.bound_places[i] = seen_at(grad)
             engine.bound, engine.bound_sources = items, some(sources)
         finally:
             self.busy = 0
@@ -312,44 +323,54 @@ cdef class OptimizerCore:
                 raise RuntimeError("a learning rate from a schedule was refused")
         return 0
 
-    cdef int reference_step(self, list grads) except -1:
+    def _set_around(self, around):
+        """Sets what steps do around the rule: see Around in _specification.py."""
+        self.require()
+        self.engine.set_around(around)
+
+    cdef int reference_step(self, list grads, double scale) except -1:
         """A step with the rules in NumPy: it computes everything first; then C code alone writes it."""
         cdef size_t i
         cdef Engine engine = self.engine
         cdef list lrs = []
         for i in range(engine.plan.group_count):
             lrs.append(engine.lr(i))
-        writes, progress = self._numpy_step(grads, lrs, engine.progress())
+        writes, progress = self._numpy_step(grads, lrs, engine.progress(), scale)
         cdef list ordered = []
         for target, value in writes:
             ordered.append((target, _checks.in_order_of(target, value)))
         for target, value in ordered:
-            if not (is_usable(<PyObject *>target, WRITABLE) and is_usable(<PyObject *>value, READABLE)
-                    and is_like(<PyObject *>value, <PyObject *>target)):
+            if not (is_stored(<PyObject *>target, WRITABLE) and is_stored(<PyObject *>value, READABLE)
+                    and bytes_of(<PyObject *>value) == bytes_of(<PyObject *>target)):
                 raise RuntimeError("the reference returned another array")
         for target, value in ordered:
             memcpy(data(<PyObject *>target), data(<PyObject *>value), bytes_of(<PyObject *>target))
         engine.set_progress(progress)
         return 0
 
-    def step(self, grads=None):
+    def step(self, grads=None, double scale=1.0):
         """Updates every parameter and its state, in place.
 
         Parameters
         ----------
         grads : in the structure of ``params``, optional
             The gradients, for this step only; None in the place of one leaves its parameter out: the parameter, its
-            states and its count of steps stay as they are. Without ``grads``, those that were bound are read.
+            states and its count of steps stay as they are. Without ``grads``, those that were bound are read. Each may
+            have a dtype of its own: float32, float16 or bfloat16; float64 if its parameter is float64.
+        scale : float, default 1
+            What all gradients are multiplied by, finite: the reciprocal of the factor of a scaled loss.
 
         Raises
         ------
         TypeError
-            For a gradient that is no array of float32 or float64 in the CPU's memory, or is byte-swapped.
+            For a gradient that is no such array in the CPU's memory, or is byte-swapped.
         ValueError
-            For a gradient that does not fit its parameter, is not contiguous, or misaligned; or if the structure of
-            ``grads`` is not that of ``params``.
+            For a gradient that does not fit its parameter, is not contiguous, or misaligned, or is read-only and to be
+            cleared; if the structure of ``grads`` is not that of ``params``; or if ``scale`` is not finite.
+        gdm.NonFiniteError
+            If a gradient is NaN or infinite and the optimizer was made with ``nonfinite="raise"``.
         gdm.OverlapError
-            If a gradient shares memory with a parameter or a state.
+            If a gradient shares memory with a parameter or a state; or, if it is to be cleared, with another gradient.
         gdm.StaleBufferError
             If a parameter or a bound gradient has moved, been resized, or changed its dtype, order or flags.
         RuntimeError
@@ -371,6 +392,8 @@ cdef class OptimizerCore:
             engine = self.engine
             if grads is None and engine.bound is None:
                 raise RuntimeError("no gradients: call step(grads), or bind(grads) first")
+            if scale - scale != 0:
+                raise ValueError(f"scale must be finite, got {scale!r}")
             if self.schedules:
                 self.set_scheduled_rates()  # runs user code: before anything is checked
             # While other threads or the reference run, the caller's list may change and release its arrays.
@@ -389,25 +412,30 @@ cdef class OptimizerCore:
                 if grad == <PyObject *>None:
                     e.data[GRAD] = NULL
                     continue
-                if grads is None and not is_unchanged(grad, READABLE, engine.bound_places[i], e):
+                if grads is None and not is_unchanged(grad, engine.grad_flags(), &engine.bound_places[i], e):
                     self.stale("grads", i)
-                e.data[GRAD] = data(grad)
+                engine.set_grad(i, grad)
             if use_reference:
-                self.reference_step(items)
+                self.reference_step(items, scale)
                 return
+            if scale != engine.plan.around.scale:
+                gdm_plan_set_scale(engine.plan, scale)
             if alone:
                 status = gdm_plan_run(engine.plan)
             else:
                 with nogil:
                     status = gdm_plan_run(engine.plan)
+            if status == ERR_NONFINITE:
+                self._refuse_nonfinite(items)
             if status != OK:
                 refuse(status)
+            engine.has_norm = True
         finally:
             self.busy = 0
 
 
 cdef list some(list sources):
-    """The list, or None if all that is in it is None."""
+    """The list, or None if everything in it is None."""
     for source in sources:
         if source is not None:
             return sources

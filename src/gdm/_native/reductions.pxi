@@ -34,7 +34,7 @@ def reduce(int reduction, list arrays):
             raise MemoryError
         for i in range(count):
             x = items_of(<PyObject *>arrays)[i]
-            if not is_usable(x, READABLE):
+            if not is_floating(x, READABLE, True):
                 raise RuntimeError("the arrays of a reduction have not been checked")
             buffers[i] = buffer_of(x)
             lengths[i] = length(x)
@@ -47,6 +47,40 @@ def reduce(int reduction, list arrays):
         if status != OK:
             refuse(status)
         return result
+    finally:
+        PyMem_Free(buffers)
+        PyMem_Free(lengths)
+
+
+def accumulate(list totals, list grads, double scale):
+    """Adds each gradient to its total. The arrays have been checked; None in the place of a gradient adds nothing."""
+    cdef size_t i, k = 0, count = <size_t>len(totals), elements = 0
+    cdef int status
+    cdef PyObject *total
+    cdef PyObject *grad
+    cdef buffer *buffers = <buffer *>PyMem_Malloc((2 * count + 1) * sizeof(buffer))
+    cdef size_t *lengths = <size_t *>PyMem_Malloc((count + 1) * sizeof(size_t))
+    try:
+        if buffers == NULL or lengths == NULL:
+            raise MemoryError
+        for i in range(count):
+            total, grad = items_of(<PyObject *>totals)[i], items_of(<PyObject *>grads)[i]
+            if grad == <PyObject *>None:
+                continue
+            if not (is_floating(total, WRITABLE, True) and is_floating(grad, READABLE, True)
+                    and is_gradient_for(grad, total)):
+                raise RuntimeError("the arrays of a sum have not been checked")
+            buffers[k], buffers[count + k] = buffer_of(total), buffer_of(grad)
+            lengths[k] = length(total)
+            elements += lengths[k]
+            k += 1
+        if elements < GIL_THRESHOLD:
+            status = gdm_accumulate_unchecked(buffers, buffers + count, lengths, k, scale)
+        else:
+            with nogil:
+                status = gdm_accumulate_unchecked(buffers, buffers + count, lengths, k, scale)
+        if status != OK:
+            refuse(status)
     finally:
         PyMem_Free(buffers)
         PyMem_Free(lengths)

@@ -2,33 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
 from os import PathLike
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from .. import _checks
+from .. import _checks, reference
 from .._arrays import are_plain, views
 from .._backend import Engine, OptimizerCore
-from .._checks import Array, Named, Options
+from .._checks import Accepts, Array, Named, Options
 from .._foreign import Source, is_tensor
-from .._numpy_engine import numpy_step
-from .._specification import Progress, Specification
-from ..errors import CheckpointError
+from .._specification import Around, Companions, Progress, Specification
+from ..errors import CheckpointError, NonFiniteError
 from . import options as hyperparameters
 from . import state_dict as saved_state
+from .around import AROUND_NAMES, CHANGEABLE, Storage, changed, computed_in, read
 from .groups import Group, Groups
 from .layout import Layout
+from .numpy_step import Writes, in_shape_of, load, numbers, numbers_like, numpy_step, store
 from .options import FIXED, NUMBERS, rate_at, rule_options
 from .snapshot import GroupRecord, Snapshot
-from .state import allocate, scalar_names, state_names, states_for
+from .state import Wanted, allocate, arrays_for, scalar_names, scale_of, state_names, states_for
 
 if TYPE_CHECKING:
     from .._checks import Floats
+    from .around import AroundOptions
 
     Params = Floats | Iterable[Floats] | Mapping[str, Floats] | Iterable[Mapping[str, Any]]
     Rate = float | Callable[[int], float]  # a learning rate, or a schedule of it
+
+
+NO_AVERAGES = "there are no averages; make the optimizer with average=0.999, for example"
 
 
 class Optimizer(OptimizerCore):
@@ -43,18 +50,22 @@ class Optimizer(OptimizerCore):
     _rule: str  # the name of its rule; the reference's function of that name declares options, states and scalars
     # States that do not begin with 0, and the hyperparameter that says what they begin with.
     _initial: ClassVar[Mapping[str, str]] = {}
+    _storage: Storage
+    _around: Around
+    _swapped: bool = False  # inside swap_averages
 
-    def __init__(self, params: Any, threads: int | None, lr_scale: Any, **defaults: Any) -> None:
+    def __init__(self, params: Any, threads: int | None, lr_scale: Any, around: AroundOptions, **defaults: Any) -> None:
         if self._snapshot is not None:
             raise RuntimeError("an optimizer cannot be initialised twice")
         threads = None if threads is None else _checks.thread_count("threads", threads)
+        self._storage, self._around, copies = read(around)
         layout, arrays, given = Layout.of(params)
         scale = hyperparameters.own_lr_scale(lr_scale)
         if layout.grouped and not isinstance(scale, NUMBERS):
             raise TypeError("lr_scale must be a number where there are groups; give others in the groups")
         self._defaults: Options = {**defaults, "lr_scale": scale}
-        empty = Snapshot(Layout([], layout.grouped), [], {}, [], [], [], [], [], [])
-        self._exclusively(self._add_groups_locked, empty, Progress([], [], [], []), layout, arrays, given)
+        empty = Snapshot(Layout([], layout.grouped), [], {}, [], [], [], [], [], [], [], [])
+        self._exclusively(self._add_groups_locked, empty, Progress([], [], [], []), layout, arrays, given, copies)
         self._threads = threads
 
     # ---- groups ----
@@ -91,7 +102,8 @@ class Optimizer(OptimizerCore):
         Parameters
         ----------
         group : mapping
-            ``"params"``, as given to the class; hyperparameters; and, if you like, a ``"name"``.
+            ``"params"``, as given to the class; hyperparameters; if you like, a ``"name"``; and, if the optimizer has
+            copies, its ``"copies"``.
 
         Returns
         -------
@@ -108,13 +120,13 @@ class Optimizer(OptimizerCore):
     def _add_group_locked(self, group: Mapping[str, Any]) -> GroupRecord:
         before = self._snapshot
         layout, arrays, given = before.layout.with_group(group)
-        after = self._add_groups_locked(before, self._progress(), layout, arrays, [given])
+        after = self._add_groups_locked(before, self._progress(), layout, arrays, [given], None)
         return after.records[-1]
 
     def _add_groups_locked(
-        self, before: Snapshot, progress: Progress, layout: Layout, arrays: list[Any], given: list[Options]
+        self, before: Snapshot, progress: Progress, layout: Layout, arrays: list[Any], given: list[Options], copies: Any
     ) -> Snapshot:
-        """Adds groups with their arrays to those of a snapshot; the layout is that of all."""
+        """Adds groups with their arrays, and copies of these, to those of a snapshot; the layout is that of all."""
         first, old = len(before.records), len(before.params)
         default = self._defaults["lr_scale"]
         if first and not isinstance(default, NUMBERS):
@@ -128,7 +140,8 @@ class Optimizer(OptimizerCore):
         user_arrays, sources = self._checked_params(layout, old, arrays)
         new = views(user_arrays)
         params = before.params + new
-        self._require_disjoint_params(layout, params, before)
+        user_copies, its_copies = self._checked_copies(layout, old, copies, params)
+        self._require_disjoint_params(layout, params, before, its_copies)
 
         lr_factors, lr_scales = list(before.lr_factors), list(before.lr_scales)
         for i, (group, scale) in enumerate(zip(options, scales, strict=True), first):
@@ -148,12 +161,44 @@ class Optimizer(OptimizerCore):
             self._with_states(layout, params, before.states + [{} for _ in new], before.options + options),
             lr_factors,
             lr_scales,
+            before.user_copies + user_copies,
+            before.copies + its_copies,
         )
         initial = [self._initial_scalars(group) for group in options]
         scalars = [initial[g - first] for g in layout.group_of[old:]]
         begin = Progress([0] * len(options), [0] * len(new), scalars, [False] * len(new))
-        self._replace(after, after.options, progress.followed_by(begin), [])
+        writes: Writes = []  # begin with the parameters
+        for param, copy in zip(new, its_copies, strict=True):
+            if copy is not None:
+                writes.append((copy, numbers_like(copy, param)))
+        self._replace(after, after.options, progress.followed_by(begin), writes)
         return after
+
+    def _checked_copies(
+        self, layout: Layout, first: int, given: Any, params: list[Array]
+    ) -> tuple[list[Array | None], list[Array | None]]:
+        """The copies of new parameters, from index ``first`` on: the user's arrays, and our views."""
+        count = len(params) - first
+        if given is None:
+            return [None] * count, [None] * count
+        items = layout.flatten("copies", given)
+        labels = [f"copies{label}" for label in layout.grad_labels()[first:]]
+        present = [k for k, x in enumerate(items) if x is not None]
+        names = [labels[k] for k in present]
+        found, _ = _checks.buffers(names, [items[k] for k in present], set(names), self._accepts)
+        user: list[Array | None] = [None] * count
+        ours: list[Array | None] = [None] * count
+        for k, array in zip(present, found, strict=True):
+            _checks.has_shape_of(labels[k], array, f"params{layout.labels()[first + k]}", params[first + k])
+            user[k] = items[k] if isinstance(items[k], np.ndarray) else array
+        for k, view in zip(present, views([x for x in user if x is not None]), strict=True):
+            ours[k] = view
+        return user, ours
+
+    @property
+    def _accepts(self) -> Accepts:
+        """The dtypes of parameters, gradients and copies."""
+        return Accepts(True, self._storage.uint16)
 
     def remove_group(self, key: int | str) -> None:
         """Forgets a group, by its index or name, with its state. Bound gradients are forgotten, too."""
@@ -178,9 +223,15 @@ class Optimizer(OptimizerCore):
             others(before.states),
             others(before.lr_factors),
             others(before.lr_scales),
+            others(before.user_copies),
+            others(before.copies),
         )
-        group_steps = progress.group_steps[:index] + progress.group_steps[index + 1 :]
-        rest = Progress(group_steps, others(progress.steps), others(progress.scalars), others(progress.begun))
+        rest = progress._replace(
+            group_steps=progress.group_steps[:index] + progress.group_steps[index + 1 :],
+            steps=others(progress.steps),
+            scalars=others(progress.scalars),
+            begun=others(progress.begun),
+        )
         self._replace(after, after.options, rest, [])
 
     def _index_of(self, record: GroupRecord) -> int:
@@ -202,9 +253,13 @@ class Optimizer(OptimizerCore):
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):
             raise AttributeError(name)
+        if name == "averages":  # its property has raised
+            raise AttributeError(NO_AVERAGES)
         snapshot = self._snapshot
+        if name in CHANGEABLE:
+            return getattr(self._around, name)
         if name in self._all_states():
-            return snapshot.layout.unflatten([s[name][...] if name in s else None for s in snapshot.states])
+            return snapshot.layout.unflatten(self._readable(snapshot, name))
         if name not in self._defaults:
             known = ", ".join([*self._defaults, *self._all_states(), "groups", "steps", "param_steps", "threads"])
             raise AttributeError(f"{type(self).__name__} has no attribute {name!r}; it has {known}")
@@ -216,10 +271,93 @@ class Optimizer(OptimizerCore):
         return hyperparameters.copied(first)
 
     def _set_for_all_groups(self, name: str, value: Any) -> None:
-        self._set_options(self._snapshot.records, {name: value})
+        if name in CHANGEABLE:
+            self._exclusively(self._set_around_locked, name, value)
+        else:
+            self._set_options(self._snapshot.records, {name: value})
+
+    def _set_around_locked(self, name: str, value: Any) -> None:
+        around = changed(self._around, {name: value})
+        if name == "average" and (value is None) != (self._around.average is None):
+            raise AttributeError("whether there is an average is fixed when the optimizer is made; its decay is not")
+        self._set_around(around)
+        self._around = around
 
     def __dir__(self) -> list[str]:
-        return [*super().__dir__(), *self._defaults, *self._all_states()]
+        return [*super().__dir__(), *self._defaults, *self._all_states(), *CHANGEABLE]
+
+    # ---- around the rule ----
+
+    @property
+    def averages(self) -> Any:
+        """The moving averages of the parameters, in the structure of ``params``: views of float32, or float64."""
+        if self._around.average is None:
+            raise AttributeError(NO_AVERAGES)
+        return self._snapshot.layout.unflatten([state["average"][...] for state in self._snapshot.states])
+
+    @property
+    def copies(self) -> Any:
+        """The arrays that steps copy the parameters to, in the structure of ``params``; None where there is none."""
+        return self._snapshot.layout.unflatten(self._snapshot.user_copies)
+
+    @property
+    def last_grad_norm(self) -> float | None:
+        """The norm of all gradients of the last step, scaled, before clipping; None without max_grad_norm."""
+        return self._progress().grad_norm
+
+    @property
+    def skipped_steps(self) -> int:
+        """How many steps have been skipped, since a gradient was not finite: with ``nonfinite="skip"``."""
+        return self._progress().skipped
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes of all states and averages. Parameters, gradients and copies are the user's."""
+        return sum(x.nbytes for state in self._snapshot.states for x in state.values())
+
+    @contextmanager
+    def swap_averages(self) -> Iterator[None]:
+        """Puts the averages in the place of the parameters, for evaluation: ``with opt.swap_averages(): ...``.
+
+        At the end the parameters are what they were, to the bit, also after an exception. Meanwhile steps and changes
+        raise ``RuntimeError``. Parameters that are narrower than their average get the nearest numbers.
+        """
+        if self._around.average is None:
+            raise AttributeError(NO_AVERAGES)
+        with self._locked_for_swap():
+            snapshot = self._snapshot
+            before = [x.copy(order="K") for x in snapshot.params]
+            averages = [
+                numbers_like(x, state["average"]) for x, state in zip(snapshot.params, snapshot.states, strict=True)
+            ]
+            try:
+                for param, average in zip(snapshot.params, averages, strict=True):
+                    param[...] = average
+                yield
+            finally:
+                for param, old in zip(snapshot.params, before, strict=True):
+                    param[...] = old
+
+    @contextmanager
+    def _locked_for_swap(self) -> Iterator[None]:
+        self._hold()
+        try:
+            yield
+        finally:
+            self._release()
+
+    def _readable(self, snapshot: Snapshot, name: str) -> list[Array | None]:
+        """A state of each parameter, as the user reads it: a view, or a copy in the compute dtype where NumPy has no
+        such dtype."""
+        result: list[Array | None] = []
+        for param, arrays in zip(snapshot.params, snapshot.states, strict=True):
+            if name not in arrays:
+                result.append(None)
+            elif arrays[name].dtype.kind == "f":
+                result.append(arrays[name][...])
+            else:
+                result.append(in_shape_of(param, load(param, arrays, name)))
+        return result
 
     def _set_options(self, records: list[GroupRecord], changes: Options) -> None:
         """Changes hyperparameters of groups, all or none."""
@@ -278,7 +416,7 @@ class Optimizer(OptimizerCore):
         self, layout: Layout, params: list[Array], index: int, options: Options, steps: int, factors: Iterable[Any]
     ) -> None:
         """Requires that a group's hyperparameters are finite in the narrowest dtype of its parameters."""
-        narrow = any(params[i].itemsize == 4 for i in layout.members(index))
+        narrow = any(params[i].dtype != np.float64 for i in layout.members(index))
         lr = self._lr_of(options, steps)
         hyperparameters.check_range(layout, index, options, lr, factors, np.float32 if narrow else np.float64)
 
@@ -312,18 +450,23 @@ class Optimizer(OptimizerCore):
         if are_plain(given, True):
             return given, [None] * len(given)
         labels = [f"params{label}" for label in layout.labels()[first:]]
-        return _kept(labels, given, set(labels))
+        return _kept(labels, given, set(labels), self._accepts)
 
-    def _require_disjoint_params(self, layout: Layout, params: list[Array], before: Snapshot) -> None:
-        if self._any_overlap(params):
-            labels = [f"params{label}" for label in layout.labels()]
-            _checks.disjoint(Named(label, x, True) for label, x in zip(labels, params, strict=True))
-        if len(before.params) < len(params):
-            written = [x for state in before.states for x in state.values()]
-            if written and self._any_overlap(params + written):
-                labels = [f"params{label}" for label in layout.labels()]
-                named = [Named(label, x, True) for label, x in zip(labels, params, strict=True)]
-                _checks.disjoint(named + self._named_states(before))
+    def _require_disjoint_params(
+        self, layout: Layout, params: list[Array], before: Snapshot, copies: list[Array | None]
+    ) -> None:
+        written = [x for state in before.states for x in state.values()]
+        written += [x for x in before.copies + copies if x is not None]
+        if self._any_overlap(params + written):
+            labels, grad_labels = layout.labels(), layout.grad_labels()
+            named = [Named(f"params{label}", x, True) for label, x in zip(labels, params, strict=True)]
+            named += self._named_states(before)
+            named += [
+                Named(f"copies{label}", x, True)
+                for label, x in zip(grad_labels, before.copies + copies, strict=True)
+                if x is not None
+            ]
+            _checks.disjoint(named)
 
     def _states_for(self, options: Options) -> list[str | None]:
         return states_for(self._rule_of(options), options)
@@ -339,29 +482,34 @@ class Optimizer(OptimizerCore):
         options: list[Options],
         more: list[dict[str, Array]] | None = None,
     ) -> list[dict[str, Array]]:
-        """The states, with those that parameters lack for these options; ``more`` names further ones for each."""
-        names = [[name for name in self._states_for(group) if name is not None] for group in options]
-        wanted = [
-            (i, name)
-            for i, (g, state) in enumerate(zip(layout.group_of, states, strict=True))
-            for name in names[g]
-            if name not in state
-        ]
-        if more is not None:
-            wanted += [
-                (i, name)
-                for i, (g, state) in enumerate(zip(layout.group_of, states, strict=True))
-                for name in more[i]
-                if name not in state and name not in names[g]
-            ]
+        """The states and what belongs to them, with those that parameters lack for these options; ``more`` has further
+        ones for each."""
+        average = self._around.average is not None
+        wanted: list[Wanted] = []
+        names: list[str] = []
+        for i, (g, param, state) in enumerate(zip(layout.group_of, params, states, strict=True)):
+            needed = arrays_for(self._rule_of(options[g]), options[g], param, self._storage, average)
+            if more is not None:
+                needed |= {name: (x.dtype, x) for name, x in more[i].items() if name not in needed}
+            for name, (dtype, like) in needed.items():
+                if name not in state:
+                    wanted.append(Wanted(i, like, dtype))
+                    names.append(name)
         if not wanted:
             return states
-        arrays = allocate(params, [i for i, _ in wanted])
         result = [dict(state) for state in states]
-        for (i, name), array in zip(wanted, arrays, strict=True):
-            result[i][name] = array
-            if name in self._initial:
-                array[...] = options[layout.group_of[i]][self._initial[name]]
+        for want, name, array in zip(wanted, names, allocate(params, wanted), strict=True):
+            result[want.param][name] = array
+        for want, name in zip(wanted, names, strict=True):
+            param, arrays = params[want.param], result[want.param]
+            if name == "average":
+                arrays[name][...] = numbers_like(arrays[name], param)
+            elif name in self._initial:
+                group = options[layout.group_of[want.param]]
+                filled = np.full(param.size, group[self._initial[name]], computed_in(param))
+                draws = partial(np.zeros, param.size, np.uint32)
+                for target, value in store(param, arrays, name, filled, draws, False):
+                    target[...] = value
         return result
 
     def _lr_of(self, options: Options, steps: int) -> float:
@@ -370,11 +518,17 @@ class Optimizer(OptimizerCore):
         return rate_at(lr, steps) if callable(lr) else lr
 
     def _replace(
-        self, snapshot: Snapshot, options: list[Options], progress: Progress, writes: list[tuple[Array, Array]]
+        self,
+        snapshot: Snapshot,
+        options: list[Options],
+        progress: Progress,
+        writes: Writes,
+        around: Around | None = None,
     ) -> None:
         """Puts a snapshot in place of the present one, with an engine of its own; all or nothing.
 
-        ``options`` are those of each group from then on, ``writes`` says what is copied into which state.
+        ``options`` are those of each group from then on, ``writes`` says what is copied into which state, ``around``
+        what is done around the rule from then on.
         """
         names = [self._states_for(group) for group in options]
         specification = Specification(
@@ -392,11 +546,25 @@ class Optimizer(OptimizerCore):
             options,
             [self._lr_of(group, steps) for group, steps in zip(options, progress.group_steps, strict=True)],
             progress,
+            [
+                Companions(
+                    [None if name is None else state.get(scale_of(name)) for name in names[group]],
+                    state.get("low_bits"),
+                    state.get("average"),
+                    copy,
+                )
+                for state, group, copy in zip(snapshot.states, snapshot.layout.group_of, snapshot.copies, strict=True)
+            ],
+            self._around if around is None else around,
+            self._storage.uint16,
+            snapshot.user_copies,
             snapshot.layout.is_one_array,
             snapshot.layout.is_sequence,
         )
         engine = Engine(specification)
         self._put_in_place(engine, snapshot, list(zip(snapshot.records, options, strict=True)), writes)
+        if around is not None:
+            self._around = around
 
     # ---- gradients: what the engine asks for ----
 
@@ -424,27 +592,43 @@ class Optimizer(OptimizerCore):
         given = [i for i, grad in enumerate(grads) if grad is not None or snapshot.layout.is_one_array]
         arrays: list[Array | None] = [None] * len(grads)
         sources: list[Source | None] = [None] * len(grads)
-        kept = _kept([labels[i] for i in given], [grads[i] for i in given], ())
+        names = [labels[i] for i in given]
+        kept = _kept(names, [grads[i] for i in given], set(names) if self._around.clear_grads else (), self._accepts)
         for i, array, source in zip(given, *kept, strict=True):
             arrays[i], sources[i] = array, source
         named = [Named(label, x, True) for label, x in zip(params, snapshot.params, strict=True)]
         named += self._named_states(snapshot)
         for label, grad, name, param in zip(labels, arrays, params, snapshot.params, strict=True):
             if grad is not None:
-                _checks.like(label, grad, name, param)
-                named.append(Named(label, grad, False))
+                _checks.gradient_for(label, grad, name, param)
+                named.append(Named(label, grad, self._around.clear_grads))
         _checks.disjoint(named)
         return arrays, sources
 
     def _numpy_step(
-        self, grads: list[Array | None], lrs: list[float], progress: Progress
-    ) -> tuple[list[tuple[Array, Array]], Progress]:
+        self, grads: list[Array | None], lrs: list[float], progress: Progress, scale: float
+    ) -> tuple[Writes, Progress]:
         """A whole step on the NumPy rules: what is to be written where, and how far all are then."""
         snapshot = self._snapshot
         options = snapshot.options
         rules = [self._rule_of(group) for group in options]
         given = [rule_options(rule, group, lr) for rule, group, lr in zip(rules, options, lrs, strict=True)]
-        return numpy_step(snapshot, rules, given, grads, progress)
+        try:
+            return numpy_step(snapshot, self._around, rules, given, grads, progress, scale)
+        except NonFiniteError:
+            self._refuse_nonfinite(grads)
+            raise
+
+    def _refuse_nonfinite(self, grads: list[Array | None]) -> None:
+        """Raises the error that names the first gradient that is not finite."""
+        for i, grad in enumerate(grads):
+            if grad is not None:
+                count = reference.count_nonfinite([numbers(grad)])
+                if count:
+                    raise NonFiniteError(
+                        f"{self._label('grads', i)} has {count} elements that are NaN or infinite, of {grad.size}"
+                    )
+        raise NonFiniteError("a gradient is NaN or infinite")
 
     # ---- saving ----
 
@@ -501,7 +685,7 @@ class Optimizer(OptimizerCore):
             for state, new in zip(states, loaded.states, strict=True)
             for name, x in new.items()
         ]
-        self._replace(after, loaded.options, loaded.progress, writes)
+        self._replace(after, loaded.options, loaded.progress, writes, loaded.around)
 
     def save(self, path: str | PathLike[str]) -> None:
         """Writes what :meth:`state_dict` gives to a safetensors file, which is there whole or not at all.
@@ -569,6 +753,10 @@ class Optimizer(OptimizerCore):
         elif snapshot.records:
             options |= snapshot.records[0].options
         options["threads"] = self.threads
+        options |= self._around._asdict() | self._storage._asdict()
+        options["dtype"] = "bfloat16" if options.pop("uint16") else None
+        if any(x is not None for x in snapshot.copies):
+            options["copies"] = layout.unflatten(snapshot.user_copies)
         return _restore, (type(self), params, options, self._defaults, self._state_dict_locked(True))
 
     def __repr__(self) -> str:
@@ -577,9 +765,11 @@ class Optimizer(OptimizerCore):
         return f"<{type(self).__name__} of {len(self._snapshot.params)} arrays, {elements:,} elements: {groups}>"
 
 
-def _kept(names: list[str], given: list[Any], writable: Container[str]) -> tuple[list[Array], list[Source | None]]:
+def _kept(
+    names: list[str], given: list[Any], writable: Container[str], accepts: Accepts
+) -> tuple[list[Array], list[Source | None]]:
     """Arrays that an optimizer keeps, each checked: the user's if they are NumPy's, else views and their sources."""
-    arrays, places = _checks.buffers(names, given, writable)
+    arrays, places = _checks.buffers(names, given, writable, accepts)
     sources = [Source.of(*x) for x in zip(names, given, arrays, places, strict=True)]
     return [x if isinstance(x, np.ndarray) else array for x, array in zip(given, arrays, strict=True)], sources
 
@@ -588,7 +778,8 @@ def _restore(
     cls: type[Optimizer], params: Any, options: Options, defaults: Options, state_dict: dict[str, Any]
 ) -> Optimizer:
     optimizer = cls.__new__(cls)
-    Optimizer.__init__(optimizer, params, **options)  # a subclass of the user's may take other arguments
+    around: Any = {name: options.pop(name) for name in AROUND_NAMES if name in options}
+    Optimizer.__init__(optimizer, params, around=around, **options)  # a subclass of the user's may take other arguments
     optimizer._defaults = defaults  # of groups that are added later
     if not state_dict["groups"]:  # all groups were removed; the empty list above made one, of no parameters
         optimizer.remove_group(0)

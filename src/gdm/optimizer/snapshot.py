@@ -27,9 +27,11 @@ class Snapshot(NamedTuple):
     user_arrays: list[Array]  # what the user gave, or a view of it
     sources: list[Source | None]  # what the user gave, if it is no NumPy array and may come to mean other memory
     params: list[Array]  # views of the user's arrays that only we have
-    states: list[dict[str, Array]]
+    states: list[dict[str, Array]]  # and what belongs to them: see arrays_for in state.py
     lr_factors: list[float]  # of the learning rate: a number for the whole parameter
     lr_scales: list[Array | None]  # and, or, one for each element
+    user_copies: list[Array | None]  # where steps copy the parameters to: what the user gave
+    copies: list[Array | None]  # and our views
 
     @property
     def options(self) -> list[Options]:

@@ -15,13 +15,17 @@ they cannot be resized, and a step need not check whether they were.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import cache
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from .. import _checks, reference
 from .._arrays import carve, memory_extents
 from .._checks import Array, Options
+from .._stages import BLOCK, STORED
+from .around import Storage, computed_in, stored_as
 
 LINE = 64  # bytes of a cache line
 DISTANCE = 17 << 10  # bytes between two streams of one parameter: 1 KiB modulo a page, 17 KiB modulo more
@@ -48,18 +52,18 @@ def states_for(rule: str, options: Options) -> list[str | None]:
     return [name if name not in needed_by or options[needed_by[name]] else None for name in state_names(rule)]
 
 
-def places(extents: list[tuple[int, int]], wanted: list[int]) -> tuple[list[int], int, int]:
+def places(addresses: list[int], wanted: list[int], sizes: list[int]) -> tuple[list[int], int, int]:
     """Where states lie in a new block of memory.
 
-    ``extents`` are the address and size of each parameter; ``wanted`` holds, for each state, the index of its
-    parameter. Returns where each state begins, if the block begins at a multiple of the alignment; where the last one
-    ends; and the alignment.
+    ``addresses`` are those of the parameters; ``wanted`` holds, for each state, the index of its parameter, ``sizes``
+    its size in bytes. Returns where each state begins, if the block begins at a multiple of the alignment; where the
+    last one ends; and the alignment.
     """
     count: dict[int, int] = {}  # of the states of each parameter that is not small
     starts = []
     end, alignment = 0, LINE
-    for i in wanted:
-        address, nbytes = extents[i]
+    for i, nbytes in zip(wanted, sizes, strict=True):
+        address = addresses[i]
         period = LINE
         if nbytes >= PERIODS[-1][0]:
             period = next(period for size, period in PERIODS if nbytes >= size)
@@ -79,13 +83,53 @@ def block(nbytes: int, alignment: int) -> tuple[Array, int]:
     return memory, -address % alignment
 
 
-def allocate(params: list[Array], wanted: list[int]) -> list[Array]:
-    """Memory for states, filled with zeros.
+class Wanted(NamedTuple):
+    """An array that a parameter is to get."""
 
-    ``wanted`` holds, for each state, the index of its parameter. The state has that parameter's dtype, shape and order.
-    """
+    param: int  # the index of the parameter
+    like: Array  # has its shape and order
+    dtype: np.dtype[Any]
+
+
+def allocate(params: list[Array], wanted: list[Wanted]) -> list[Array]:
+    """Memory for states and what belongs to them, filled with zeros."""
     if not wanted:
         return []
-    starts, end, alignment = places(memory_extents(params), wanted)
+    sizes = [x.like.size * x.dtype.itemsize for x in wanted]
+    starts, end, alignment = places([start for start, _ in memory_extents(params)], [x.param for x in wanted], sizes)
     memory, offset = block(end, alignment)
-    return carve(memory, [offset + start for start in starts], [params[i] for i in wanted])
+    return carve(memory, [offset + start for start in starts], [x.like for x in wanted], [x.dtype for x in wanted])
+
+
+# The states that are never negative, and whose root their rule uses: csrc/rules.def (a test compares them).
+SQUARES = ("state_sum", "square_avg", "exp_avg_sq", "max_exp_avg_sq")
+
+
+def scale_of(name: str) -> str:
+    """The name of the scales of an int8 state."""
+    return f"{name}_scale"
+
+
+Needed = dict[str, tuple[np.dtype[Any], Array]]  # for each array its dtype, and one that has its shape and order
+
+
+def arrays_for(rule: str, options: Options, param: Array, storage: Storage, average: bool) -> Needed:
+    """All arrays that a parameter needs: its states and what belongs to them."""
+    return possible_arrays([name for name in states_for(rule, options) if name is not None], param, storage, average)
+
+
+def possible_arrays(names: Iterable[str], param: Array, storage: Storage, average: bool) -> Needed:
+    """The states of these names and what belongs to them."""
+    needed: Needed = {}
+    stored = stored_as(storage, param)
+    for name in names:
+        if stored == "int8":
+            needed[name] = np.dtype(np.uint8 if name in SQUARES else np.int8), param
+            needed[scale_of(name)] = np.dtype(np.float32), np.empty(-(-param.size // BLOCK), np.float32)
+        else:
+            needed[name] = np.dtype(STORED[stored]), param
+    if storage.split_masters and param.dtype == np.uint16:
+        needed["low_bits"] = np.dtype(np.uint16), param
+    if average:
+        needed["average"] = computed_in(param), param
+    return needed

@@ -10,16 +10,17 @@ import numpy as np
 
 from .. import _checks
 from .._checks import Array, Options
-from .._specification import Progress
+from .._specification import Around, Progress
 from ..errors import CheckpointError
+from .around import changed
 from .options import FIXED, check, check_lr_scale, copied, loaded_rate, saved_rate
 from .snapshot import Snapshot
-from .state import scalar_names, states_for
+from .state import arrays_for, possible_arrays, scalar_names
 
 if TYPE_CHECKING:
     from .base import Optimizer
 
-FORMAT = 3
+FORMAT = 4
 MAX_STEPS = 2**63 - 1
 
 
@@ -43,13 +44,21 @@ def make(optimizer: Optimizer, snapshot: Snapshot, progress: Progress, *, copy: 
                 "state": {name: x.copy() for name, x in state.items()} if copy else dict(state),
             }
         )
-    return {"format": FORMAT, "optimizer": type(optimizer).__name__, "groups": groups}
+    return {
+        "format": FORMAT,
+        "optimizer": type(optimizer).__name__,
+        "around": optimizer._around._asdict(),
+        "updates": progress.updates,
+        "skipped": progress.skipped,
+        "groups": groups,
+    }
 
 
 class Loaded(NamedTuple):
     """What was read, checked, and is apart from what it was read from."""
 
     options: list[Options]  # of each group
+    around: Around
     lr_factors: list[float]  # of each parameter, and so on
     lr_scales: list[Array | None]
     states: list[dict[str, Array]]
@@ -89,24 +98,58 @@ def _read(optimizer: Optimizer, snapshot: Snapshot, state_dict: Mapping[str, Any
         raise CheckpointError(f"state_dict has {found} parameters in its groups; expected {expected}")
 
     groups = [_read_group(optimizer, snapshot, i, group) for i, group in enumerate(saved)]
-    all_names = set(optimizer._all_states())
     rules = [optimizer._rule_of(options) for options, _, _ in groups]
-    needed = [[x for x in states_for(r, g[0]) if x is not None] for r, g in zip(rules, groups, strict=True)]
+    around = _read_around(optimizer, state_dict["around"])
+    known = set(optimizer._all_states())
     scalars = [scalar_names(rule) for rule in rules]
     read: list[tuple[int, bool, tuple[float, ...], dict[str, Array]]] = []
     for label, i, param, entry in zip(layout.labels(), layout.group_of, snapshot.params, entries, strict=True):
         if entry["name"] != label:
             raise CheckpointError(f"state_dict has a parameter {entry['name']!r} where {label!r} was expected")
-        read.append(_read_entry(label, param, entry, all_names, needed[i], scalars[i]))
+        average = around.average is not None
+        needed = arrays_for(rules[i], groups[i][0], param, optimizer._storage, average)
+        possible = {**possible_arrays(known, param, optimizer._storage, average), **needed}
+        read.append(_read_entry(label, entry, possible, list(needed), scalars[i]))
 
     factors = [x for _, _, of_group in groups for x in of_group]
+    updates, skipped = (_read_count(name, state_dict[name]) for name in ("updates", "skipped"))
     return Loaded(
         [options for options, _, _ in groups],
+        around,
         [x if isinstance(x, float) else 1.0 for x in factors],
         [None if isinstance(x, float) else x for x in factors],
         [state for _, _, _, state in read],
-        Progress([steps for _, steps, _ in groups], [x[0] for x in read], [x[2] for x in read], [x[1] for x in read]),
+        Progress(
+            [steps for _, steps, _ in groups],
+            [x[0] for x in read],
+            [x[2] for x in read],
+            [x[1] for x in read],
+            updates,
+            skipped,
+        ),
     )
+
+
+def _read_count(name: str, value: object) -> int:
+    try:
+        return _checks.whole(name, value, 0, MAX_STEPS)
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"state_dict: {error}") from error
+
+
+def _read_around(optimizer: Optimizer, saved: Mapping[str, Any]) -> Around:
+    """What is done around the rule: as the optimizer's own, with the values that were saved."""
+    own = optimizer._around
+    if saved.keys() != set(own._fields):
+        raise CheckpointError(f"state_dict has around {list(saved)}; expected {list(own._fields)}")
+    try:
+        around = changed(own, dict(saved))
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"state_dict: {error}") from error
+    if (around.average is None) != (own.average is None):
+        has, expected = ("no averages", "some") if around.average is None else ("averages", "none")
+        raise CheckpointError(f"state_dict has {has}; expected {expected}")
+    return around
 
 
 def _read_group(
@@ -131,23 +174,31 @@ def _read_group(
 
 
 def _read_entry(
-    label: str, param: Array, entry: Mapping[str, Any], known: set[str], needed: list[str], scalars: tuple[str, ...]
+    label: str,
+    entry: Mapping[str, Any],
+    expected: Mapping[str, tuple[np.dtype[Any], Array]],
+    needed: list[str],
+    scalars: tuple[str, ...],
 ) -> tuple[int, bool, tuple[float, ...], dict[str, Array]]:
-    """A parameter's steps, whether its states have begun, its scalars, and copies of its states."""
+    """A parameter's steps, whether its states have begun, its scalars, and copies of its states.
+
+    ``expected`` has the dtype of each array that there may be, and an array of its shape.
+    """
     saved = entry["state"]
-    if not known.issuperset(saved):
-        raise CheckpointError(f"state_dict has unknown states {sorted(saved.keys() - known)} for params{label}")
+    if not expected.keys() >= saved.keys():
+        raise CheckpointError(f"state_dict has unknown states {sorted(saved.keys() - expected)} for params{label}")
     for name in needed:
         if name not in saved:
             missing = sorted(set(needed) - saved.keys())
             raise CheckpointError(f"state_dict lacks the states {missing} of params{label}")
-    state, dtype, shape = {}, param.dtype, param.shape
+    state = {}
     for name, x in saved.items():
         copy = state[name] = np.array(x)
-        if copy.dtype != dtype or copy.shape != shape:
+        dtype, like = expected[name]
+        if copy.dtype != dtype or copy.shape != like.shape:
             raise CheckpointError(
                 f"the {name} of params{label} has dtype {copy.dtype} and shape {copy.shape}; "
-                f"expected {dtype} and {shape}"
+                f"expected {dtype} and {like.shape}"
             )
     steps, begun, found = entry["steps"], entry["begun"], entry["scalars"]
     try:

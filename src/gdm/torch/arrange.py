@@ -189,9 +189,9 @@ class Arrangement:
         """Makes states of zeros, in one block of memory."""
         if not wanted:
             return
-        extents = [(draft.local.data_ptr(), draft.local.nbytes) for draft, _ in wanted]
+        addresses, sizes = [draft.local.data_ptr() for draft, _ in wanted], [draft.local.nbytes for draft, _ in wanted]
         first = {id(draft): i for i, (draft, _) in reversed(list(enumerate(wanted)))}
-        starts, end, alignment = places(extents, [first[id(draft)] for draft, _ in wanted])
+        starts, end, alignment = places(addresses, [first[id(draft)] for draft, _ in wanted], sizes)
         memory, offset = block(end, alignment)
         for (draft, key), start in zip(wanted, starts, strict=True):
             local = draft.local
