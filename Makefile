@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 SOURCES := pyproject.toml CMakeLists.txt README.md $(shell find src csrc include cmake -type f -not -name '*.pyc' 2>/dev/null)
 C_FILES := $(shell find csrc include src tests bench -name '*.[ch]' -o -name '*.inc' -o -name '*.def')
 
-.PHONY: help generate demo test test-embed test-torch test-pythons lint format bench bench-torch bench-deepspeed clean
+.PHONY: help generate demo test test-embed test-torch test-pythons lint format bench bench-torch bench-precision bench-deepspeed clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -49,6 +49,9 @@ bench: $(VENV)/bench.installed  ## measure gdm and every peer, on a quiet machin
 
 bench-torch: $(VENV)/bench-torch.installed  ## measure gdm.torch against torch.optim; write out/bench-torch.json
 	$(BIN)/python bench/compare_torch.py --sweep
+
+bench-precision: $(VENV)/bench-torch.installed  ## measure narrow storage, clipping and averages; write out/bench-precision.json
+	$(BIN)/python bench/compare_precision.py
 
 # DeepSpeed compiles its optimizer when it is used first, for a minute. It needs ninja on the path.
 bench-deepspeed: $(VENV)/bench-deepspeed.installed  ## measure gdm.torch against DeepSpeedCPUAdam
