@@ -51,12 +51,16 @@ typedef void kernel(void *const *buffers, size_t n, const void *constants);
         GDM_COMMON_CONSTANTS(CONSTANT) GDM_CONSTANTS_##rule(CONSTANT)                                                  \
     };
 #include "rules.def"
-#undef CONSTANT
 
+/* Each of these begins with the same constants. */
 union constants {
+    struct {
+        GDM_COMMON_CONSTANTS(CONSTANT)
+    } any;
 #define GDM_RULE(rule, states, switches) struct rule##_constants rule;
 #include "rules.def"
 };
+#undef CONSTANT
 
 /* What follows from a rule's options alone. */
 struct choice {

@@ -24,7 +24,7 @@
 
 /* The constants that every rule has; and the bit for coupled decay. */
 #define COMMON_CONSTANTS(args, rate, decoupled)                                                                        \
-    .lr = (rate), .weight_decay = (args)->weight_decay, .sign = (args)->maximize ? -1.0 : 1.0,                         \
+    .lr = (rate), .weight_decay = (args)->weight_decay, .grad_scale = (args)->maximize ? -1.0 : 1.0,                   \
     .decay_factor = (decoupled) ? 1.0 - (args)->lr * (args)->weight_decay : 1.0,                                       \
     .lr_times_decay = (decoupled) ? (args)->lr * (args)->weight_decay : 0.0
 #define DECAY_VARIANT(args, decoupled) ((args)->weight_decay != 0 && !(decoupled) ? COUPLED_DECAY : 0)

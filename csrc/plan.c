@@ -16,7 +16,7 @@ gdm_status gdm_plan_create(gdm_plan **plan) {
     if (!*plan) return GDM_ERR_MEMORY;
     (*plan)->error = (*plan)->other = SIZE_MAX;
     (*plan)->around = (gdm_step_args)GDM_STEP_DEFAULTS;
-    (*plan)->stages.factor = (*plan)->stages.weight = 1.0;
+    (*plan)->stages.kernel_factor = (*plan)->stages.factor = (*plan)->stages.weight = 1.0;
     (*plan)->grad_norm = NAN;
     return GDM_OK;
 }

@@ -66,11 +66,12 @@ struct piece {
 
 /* What a step does to tiles beside the rule. */
 struct stages {
-    double factor;  /* of the gradients */
-    double limit;   /* of their magnitude; 0: none */
-    double weight;  /* of the parameter in its average */
-    uint8_t clear;  /* sets the gradients to 0 */
-    uint8_t on_all; /* some of these concern every entry, so that all are updated tile by tile */
+    double kernel_factor; /* of the gradients: kernels multiply by it, with the sign of `maximize`, at no cost */
+    double factor;        /* the same, but before the limit. One of the two is 1 */
+    double limit;         /* of the gradients' magnitude; 0: none */
+    double weight;        /* of the parameter in its average */
+    uint8_t clear;        /* sets the gradients to 0 */
+    uint8_t on_all;       /* some of these concern every entry, so that all are updated tile by tile */
 };
 
 struct gdm_plan {

@@ -10,17 +10,19 @@
 /* ---- constants -------------------------------------------------------------------------------------------------- */
 
 /* Computes what the step after `steps` steps needs. Writes the step and the pointers to scalars into `args`. */
-static void prepare(const struct group *group, union args *args, struct cache *cache, uint64_t steps, double *scalars,
-                    struct prepared *prepared, double *next_scalars) {
+static void prepare(const gdm_plan *plan, const struct group *group, union args *args, struct cache *cache,
+                    uint64_t steps, double *scalars, struct prepared *prepared, double *next_scalars) {
     const struct rule_info *rule = &gdm_rules[group->rule];
     if (rule->step) *(uint64_t *)((char *)args + rule->step) = steps + 1;
     for (unsigned k = 0; k < rule->scalars; k++) *(double **)((char *)args + rule->scalar[k]) = &scalars[k];
     prepared->variant = group->choice.variant | (steps ? 0 : group->choice.first);
     rule->compute(args, cache, &prepared->constants, next_scalars);
+    prepared->constants.any.grad_scale *= plan->stages.kernel_factor;
 }
 
-static __attribute__((noinline)) void prepare_group(struct group *group) {
-    prepare(group, &group->args, &group->cache, group->steps, group->scalars, &group->prepared, group->next_scalars);
+static __attribute__((noinline)) void prepare_group(const gdm_plan *plan, struct group *group) {
+    prepare(plan, group, &group->args, &group->cache, group->steps, group->scalars, &group->prepared,
+            group->next_scalars);
     group->stale = 0;
 }
 
@@ -48,7 +50,7 @@ static __attribute__((noinline)) const struct own *prepare_own(const gdm_plan *p
     own->lag = details->lag;
     own->lr_factor = details->lr_factor;
     memcpy(own->scalars, scalars, bytes);
-    prepare(group, &args, NULL, group->steps - details->lag, own->scalars, &own->prepared, own->next_scalars);
+    prepare(plan, group, &args, NULL, group->steps - details->lag, own->scalars, &own->prepared, own->next_scalars);
     return own;
 }
 
@@ -223,7 +225,7 @@ gdm_status gdm_plan_run(gdm_plan *plan) {
     }
     if (plan->unsettled) settle(plan);
     for (struct group *group = plan->groups, *end = group + plan->group_count; group < end; group++)
-        if (group->stale) prepare_group(group);
+        if (group->stale) prepare_group(plan, group);
     int elsewhere;
     const unsigned threads = threads_for(plan, &elsewhere);
     const int left_out = threads > 1 ? update_together(plan, isa, threads, elsewhere) : update_all(plan, isa);

@@ -63,6 +63,12 @@ void gdm_plan_clear_grads(const gdm_plan *plan) {
                    plan->entries[i].n * size_of((enum dtype)plan->details[i].dtypes[GRAD]));
 }
 
+static void set_kernel_factor(gdm_plan *plan, double factor) {
+    if (factor == plan->stages.kernel_factor) return;
+    plan->stages.kernel_factor = factor;
+    for (size_t g = 0; g < plan->group_count; g++) plan->groups[g].stale = 1;
+}
+
 gdm_status gdm_plan_decide(gdm_plan *plan) {
     const gdm_step_args *around = &plan->around;
     struct stages *stages = &plan->stages;
@@ -84,10 +90,11 @@ gdm_status gdm_plan_decide(gdm_plan *plan) {
         const double clip = around->max_grad_norm / (norm + 1e-6);
         if (!(clip >= 1)) factor = factor * clip; /* NaN, too */
     }
-    stages->factor = factor;
     stages->limit = around->max_grad_value;
+    stages->factor = stages->limit > 0 ? factor : 1.0;
+    set_kernel_factor(plan, stages->limit > 0 ? 1.0 : factor);
     stages->clear = (uint8_t)(around->clear_grads != 0);
-    stages->on_all = (uint8_t)(factor != 1 || stages->limit > 0 || stages->clear);
+    stages->on_all = (uint8_t)(stages->limit > 0 || stages->clear);
     stages->weight = 1.0 - around->average_decay;
     if (around->average_correction) stages->weight /= 1.0 - power(around->average_decay, plan->updates + 1);
     plan->asks = around->max_grad_norm > 0 || around->nonfinite != GDM_PROPAGATE || around->average_correction;
