@@ -80,13 +80,13 @@ gdm_status gdm_accumulate(const gdm_buffer *totals, const gdm_buffer *grads, con
                           double scale) {
     if (count && (!totals || !grads || !lengths)) return GDM_ERR_NULL;
     for (size_t i = 0; i < count; i++) {
-        if (!lengths[i]) continue;
-        const gdm_status status = check_pair(totals[i], grads[i], lengths[i]);
+        const gdm_status status = lengths[i] ? check_pair(totals[i], grads[i], lengths[i]) : GDM_OK;
         if (status) return status;
+    }
+    for (size_t i = 0; i < count; i++)
         for (size_t k = 0; k < count; k++)
             if (share_memory(totals[i], grads[k], lengths[i], lengths[k]) ||
                 (k < i && share_memory(totals[i], totals[k], lengths[i], lengths[k])))
                 return GDM_ERR_OVERLAP;
-    }
     return gdm_accumulate_unchecked(totals, grads, lengths, count, scale);
 }

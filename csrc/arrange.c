@@ -26,9 +26,9 @@ static struct span span_at(const void *start, size_t n, unsigned dtype) {
     return (struct span){first, first ? first + n * size_of((enum dtype)dtype) : 0};
 }
 
-/* The memory of an entry's gradient. */
-static struct span span_of_grad(const gdm_plan *plan, size_t i) {
-    return span_at(plan->entries[i].data[GRAD], plan->entries[i].n, plan->details[i].dtypes[GRAD]);
+/* The memory of an entry's gradient, or of its lr_scale. */
+static struct span span_of_read(const gdm_plan *plan, size_t i, size_t k) {
+    return span_at(plan->entries[i].data[k], plan->entries[i].n, plan->details[i].dtypes[k]);
 }
 
 /* The memory of all that a step always writes of an entry; empty spans for what there is not. */
@@ -42,7 +42,7 @@ static void find_written(const gdm_plan *plan, size_t i, struct span *spans) {
     spans[k++] = span_at(details->average.data, entry->n, details->average.dtype);
     for (size_t j = 0; j < MAX_STATES; j++) {
         spans[k++] = span_at(entry->data[STATE + j], entry->n, details->dtypes[STATE + j]);
-        spans[k++] = span_at(details->scales[j], (entry->n + SCALE_BLOCK - 1) / SCALE_BLOCK, F32);
+        spans[k++] = span_at(details->scales[j], scales_of(entry->n), F32);
     }
 }
 
@@ -93,39 +93,59 @@ gdm_status gdm_plan_arrange(gdm_plan *plan) {
     return GDM_OK;
 }
 
+/* The first of some spans that shares memory with this one; `count` if none does. The spans are sorted, and share no
+ * memory with each other. */
+static size_t find_shared(const struct span *spans, size_t count, struct span memory) {
+    /* The spans before index `low` end at or before the memory's start; those from index `high` on do not. */
+    size_t low = 0, high = count;
+    while (low < high) {
+        const size_t middle = low + (high - low) / 2;
+        if (spans[middle].end <= memory.start)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return memory.start < memory.end && low < count && spans[low].start < memory.end ? low : count;
+}
+
+/* Finds the first and the last entry whose gradient has this byte. Only called to report an error. */
+static void find_grads(const gdm_plan *plan, uintptr_t byte, size_t *first, size_t *last) {
+    *first = *last = SIZE_MAX;
+    for (size_t i = 0; i < plan->count; i++) {
+        const struct span span = span_of_read(plan, i, GRAD);
+        if (span.end <= byte || span.start > byte) continue;
+        if (*first == SIZE_MAX) *first = i;
+        *last = i;
+    }
+}
+
 gdm_status gdm_plan_check_grads_apart(gdm_plan *plan) {
     struct span *grads = plan->written + plan->written_count;
-    size_t count = 0;
+    size_t count = 0, last;
     for (size_t i = 0; i < plan->count; i++) {
-        const struct span span = span_of_grad(plan, i);
+        const struct span span = span_of_read(plan, i, GRAD);
         if (span.start < span.end) grads[count++] = span;
     }
     if (count) qsort(grads, count, sizeof *grads, by_start);
     for (size_t k = 1; k < count; k++) {
         if (grads[k].start >= grads[k - 1].end) continue;
-        for (size_t i = 0; i < plan->count; i++) {
-            const struct span span = span_of_grad(plan, i);
-            if (span.end <= grads[k].start || span.start > grads[k].start) continue;
-            if (plan->error == SIZE_MAX) plan->error = i;
-            plan->other = i;
-        }
+        find_grads(plan, grads[k].start, &plan->error, &plan->other);
+        return GDM_ERR_OVERLAP;
+    }
+    for (size_t i = 0; i < plan->count; i++) {
+        const struct span scale = span_of_read(plan, i, SCALE);
+        const size_t k = find_shared(grads, count, scale);
+        if (k == count) continue;
+        plan->error = i;
+        find_grads(plan, grads[k].start, &plan->other, &last);
         return GDM_ERR_OVERLAP;
     }
     return GDM_OK;
 }
 
 int gdm_plan_overlaps(const gdm_plan *plan, const void *start, size_t bytes) {
-    const uintptr_t first = (uintptr_t)start, last = first + bytes;
-    /* The spans before index `low` end at or before `first`; those from index `high` on do not. */
-    size_t low = 0, high = plan->written_count;
-    while (low < high) {
-        const size_t middle = low + (high - low) / 2;
-        if (plan->written[middle].end <= first)
-            low = middle + 1;
-        else
-            high = middle;
-    }
-    return bytes && low < plan->written_count && plan->written[low].start < last;
+    const uintptr_t first = (uintptr_t)start;
+    return find_shared(plan->written, plan->written_count, (struct span){first, first + bytes}) < plan->written_count;
 }
 
 gdm_status gdm_plan_check_read(gdm_plan *plan, size_t entry, const void *start, size_t bytes) {

@@ -208,13 +208,16 @@ typedef double reducer(const void *block, size_t n); /* at most BLOCK elements *
 
 /* ---- stages: what is done to a tile of a buffer beside the rule -------------------------------------------------- */
 
-/* Two numbers that choose the random bits of a buffer's elements: see draw() in stages/number.h. */
+/* Two numbers that choose the random bits of a buffer's elements: see draw() in stages/numbers.inc. */
 struct key {
     uint32_t add, mix;
 };
 
 /* int8 storage: each block of so many elements of an entry has a scale. */
 enum { SCALE_BLOCK = 128 };
+static inline size_t scales_of(size_t n) {
+    return (n + SCALE_BLOCK - 1) / SCALE_BLOCK;
+}
 
 /* `out` and `in` are `n` elements. Those without a type are of the dtype that a table below has as an index. `first` is
  * the number of the first element in its entry, modulo 2^32. A load gives compute dtypes, a store takes them. */

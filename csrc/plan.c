@@ -217,15 +217,17 @@ static gdm_status add_companions(const gdm_entry_args *args, const struct entry 
     gdm_status status = check_in_place(COPY, args->copy, entry->n, (enum dtype)entry->dtype);
     if (!status) status = check_in_place(AVERAGE, args->average, entry->n, (enum dtype)entry->dtype);
     if (status) return status;
-    if (args->low_bits && details->dtypes[PARAM] != BF16) return GDM_ERR_DTYPE;
-    if (args->low_bits && entry->n) status = check_buffer(args->low_bits, entry->n, BF16);
+    if (args->low_bits && entry->n) {
+        if (details->dtypes[PARAM] != BF16) return GDM_ERR_DTYPE;
+        status = check_buffer(args->low_bits, entry->n, BF16);
+    }
     details->copy = args->copy;
     details->average = args->average;
     details->low_bits = args->low_bits;
     for (size_t k = 0; k < args->state_count && entry->n && !status; k++) {
         if (!entry->data[STATE + k] || details->dtypes[STATE + k] != INT8) continue;
         details->scales[k] = args->state_scales ? args->state_scales[k] : NULL;
-        status = check_buffer(details->scales[k], entry->n / SCALE_BLOCK + 1, F32);
+        status = check_buffer(details->scales[k], scales_of(entry->n), F32);
     }
     return status;
 }
@@ -325,6 +327,7 @@ gdm_status gdm_plan_add(gdm_plan *plan, const gdm_entry_args *args, size_t *inde
     }
     include_factor(group, &entry, own.lr_factor);
     group->dtypes |= (uint8_t)(1u << entry.dtype);
+    plan->asks |= entry.tiled; /* its random bits and the weight of its average depend on the update */
     *index = plan->count;
     plan->entries[plan->count] = entry;
     plan->details[plan->count++] = details;
@@ -344,7 +347,7 @@ static gdm_status set_buffer(gdm_plan *plan, size_t index, size_t k, gdm_buffer 
     status = add_buffer(&entry, &details, k, buffer);
     if (!entry.data[k]) details.dtypes[k] = entry.dtype;
     entry.tiled = (uint8_t)gdm_is_tiled(&entry, &details);
-    if (plan->around.clear_grads && k == GRAD) plan->changed = 1; /* it must be compared with the other gradients */
+    if (plan->around.clear_grads) plan->changed = 1; /* it must be compared with the gradients */
     if (!status && buffer.data && !plan->changed)
         status = gdm_plan_check_read(plan, index, buffer.data, entry.n * size_of((enum dtype)buffer.dtype));
     if (status) {

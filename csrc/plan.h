@@ -105,8 +105,8 @@ struct gdm_plan {
  * have been added. GDM_ERR_OVERLAP if two of the written buffers share memory; gdm_plan_get_error says which. */
 gdm_status gdm_plan_arrange(gdm_plan *plan);
 
-/* GDM_ERR_OVERLAP if two gradients share memory, which they may not if steps clear them. Reorders the spans behind
- * those of plan->written, for which there is room. */
+/* GDM_ERR_OVERLAP if a gradient shares memory with another gradient or with an lr_scale, which it may not if steps
+ * clear it. Uses the room behind the spans of plan->written. */
 gdm_status gdm_plan_check_grads_apart(gdm_plan *plan);
 
 /* Whether a step writes to any of these bytes. */

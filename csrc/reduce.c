@@ -79,13 +79,18 @@ struct source {
     size_t count;
 };
 
+/* A buffer that is left out has n = 0; its dtype may be anything. */
 static gdm_buffer get_buffer(const struct source *from, size_t i, size_t *n) {
+    gdm_buffer buffer;
     if (from->buffers) {
+        buffer = from->buffers[i];
         *n = from->lengths[i];
-        return from->buffers[i];
+    } else {
+        buffer = (gdm_buffer){from->plan->entries[i].data[GRAD], (gdm_dtype)from->plan->details[i].dtypes[GRAD]};
+        *n = from->plan->entries[i].n;
     }
-    *n = from->plan->entries[i].n;
-    return (gdm_buffer){from->plan->entries[i].data[GRAD], (gdm_dtype)from->plan->details[i].dtypes[GRAD]};
+    if (!buffer.data) *n = 0;
+    return buffer;
 }
 
 /* Fills the window with the next blocks, from this element of this buffer on. Advances i and element past them. */
@@ -94,12 +99,11 @@ static void fill(struct window *window, const struct source *from, size_t *i, si
     for (; *i < from->count; (*i)++, *element = 0) {
         size_t n;
         const gdm_buffer buffer = get_buffer(from, *i, &n);
-        const size_t itemsize = size_of((enum dtype)buffer.dtype);
-        for (; buffer.data && *element < n; *element += BLOCK) {
+        for (; *element < n; *element += BLOCK) {
             const size_t rest = n - *element;
             if (window->count == WINDOW) return;
             window->blocks[window->count++] = (struct block){
-                .start = (const char *)buffer.data + *element * itemsize,
+                .start = (const char *)buffer.data + *element * size_of((enum dtype)buffer.dtype),
                 .n = (unsigned)(rest < BLOCK ? rest : BLOCK),
                 .dtype = (uint8_t)buffer.dtype,
                 .last = rest <= BLOCK,
@@ -118,7 +122,7 @@ static gdm_status reduce(gdm_reduction reduction, const struct source *from, uns
     if (!window.isa) return GDM_ERR_ISA;
     for (size_t k = 0, n; k < from->count; k++) {
         const gdm_buffer buffer = get_buffer(from, k, &n);
-        if (buffer.data) bytes += n * size_of((enum dtype)buffer.dtype);
+        if (n) bytes += n * size_of((enum dtype)buffer.dtype);
     }
     const fp_mode found = set_default_fp_mode();
     const unsigned threads = gdm_pool_threads_for(bytes, allowed ? allowed : (unsigned)gdm_get_num_threads());

@@ -13,7 +13,31 @@ import pytest
 
 import gdm
 from cheader import ARGS, args
-from cplan import add_arrays, buffer, destroy, function, new_group, new_plan, reduce, set_lr, set_num_threads, step
+from cplan import (
+    BF16,
+    F16,
+    F32,
+    F64,
+    INT8,
+    NEAREST,
+    SKIP,
+    STOCHASTIC,
+    accumulate,
+    add_arrays,
+    buffer,
+    destroy,
+    function,
+    new_group,
+    new_plan,
+    reduce,
+    report_of,
+    set_lr,
+    set_num_threads,
+    set_step_args,
+    step,
+    step_args,
+)
+from cstages import Plan, Stored
 
 HELPER = """
 #if defined __x86_64__
@@ -142,6 +166,64 @@ def test_plans_compute_in_the_default_mode_in_every_thread(in_mode, plans, rule,
             assert in_mode(set_lr, plans[1], 0, 1 / 3) == "OK"
     for one, other in zip(*memory, strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+def special(name: str, n: int) -> np.ndarray:
+    """Numbers for an entry of cstages, many of them subnormal in one of the dtypes."""
+    rng = np.random.default_rng(len(name))
+    return rng.standard_normal(n) * np.exp2(rng.choice([-149, -126, -24, -14, 0], n))
+
+
+@pytest.mark.parametrize("threads", [1, 4])
+@pytest.mark.parametrize("rounding", [NEAREST, STOCHASTIC], ids=["nearest", "stochastic"])
+def test_stages_compute_in_the_default_mode_in_every_thread(in_mode, threads, rounding):
+    """The decision about the step, too: the norm and the weight of the average."""
+    around = {"max_grad_norm": 1 / 3, "max_grad_value": 0.1, "average_decay": 1 / 3, "average_correction": 1}
+    with Plan() as one, Plan() as other:
+        for plan in (one, other):
+            group = plan.group("adam")
+            for param, grad, state in ((BF16, F16, INT8), (F32, BF16, F16), (F64, F16, INT8)):
+                more = {"copy": F16, "average": BF16, "fill": special}
+                plan.entry(group, 5000, param=param, grad=grad, state=state, **more)
+            plan.entry(group, 300_000 if threads > 1 else 300, param=BF16, split=True, fill=special)
+            assert set_num_threads(plan.plan, threads if plan is other else 1) == "OK"
+            fields = step_args(**around, scale=1 / 3, rounding=rounding, nonfinite=SKIP)
+            set_them = (set_step_args, plan.plan, byref(fields))
+            assert (in_mode(*set_them) if plan is other else set_step_args(*set_them[1:])) == "OK"
+        for _ in range(2):
+            assert step(one.plan) == "OK"
+            assert in_mode(step, other.plan) == "OK"
+        assert report_of(one.plan).grad_norm == report_of(other.plan).grad_norm
+        for a, b in zip(one.entries, other.entries, strict=True):
+            b.check([x for stored in a.buffers for x in stored.arrays])
+
+
+@pytest.mark.parametrize(("total", "grad"), [(BF16, F16), (F16, BF16), (F32, F16), (F64, F32)])
+def test_gradients_are_accumulated_in_the_default_mode(in_mode, total, grad):
+    compute = np.float64 if total == F64 else np.float32
+    totals = [Stored(special("total", 5000), total, compute) for _ in range(2)]
+    grads = Stored(special("grad", 5000), grad, compute)
+
+    def run(into):
+        return accumulate(byref(into.buffer), byref(grads.buffer), byref(c_size_t(5000)), 1, 1 / 3)
+
+    assert run(totals[0]) == "OK"
+    assert in_mode(run, totals[1]) == "OK"
+    np.testing.assert_array_equal(totals[0].memory, totals[1].memory)
+
+
+@pytest.mark.parametrize("dtype", [BF16, F16])
+def test_reductions_of_narrow_buffers_compute_in_the_default_mode(in_mode, dtype):
+    """Of subnormal numbers."""
+    x = Stored(special("x", 5000), dtype, np.float32)
+
+    def run(kind):
+        result = c_double()
+        assert reduce(kind, byref(x.buffer), byref(c_size_t(5000)), 1, byref(result)) == "OK"
+        return result.value
+
+    for kind in range(3):
+        assert in_mode(run, kind) == run(kind)
 
 
 @pytest.mark.parametrize("kind", range(3))

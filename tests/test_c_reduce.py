@@ -23,6 +23,7 @@ from cplan import (
     steps_of,
 )
 from cplan import set_num_threads as plan_set_num_threads
+from gdm import _stages
 from support import ISAS
 
 SUM_OF_SQUARES, LARGEST_MAGNITUDE, NONFINITE_COUNT = KINDS = range(3)
@@ -176,6 +177,44 @@ def test_reductions_are_right_over_many_buffers(kind):
         arrays[k] = None
     assert_same(kind, *arrays)
     assert reduced(kind, *arrays) == reduced(kind, *(x for x in arrays if x is not None and x.size))
+
+
+@pytest.mark.filterwarnings("ignore:invalid value encountered in cast")
+@pytest.mark.usefixtures("every_isa")
+@pytest.mark.parametrize("kind", KINDS)
+def test_narrow_buffers_are_reduced_as_their_numbers_in_float32(kind):
+    """All numbers of bfloat16 and float16, finite ones and others; all sizes; mixed with other dtypes."""
+    every = np.arange(1 << 16, dtype=np.uint16)
+    rng = np.random.default_rng(0)
+    for n in (*range(0, 70, 3), 257, BLOCK - 1, BLOCK, BLOCK + 1, 3 * BLOCK + 17, every.size):
+        patterns = rng.permutation(every)[:n]
+        finite = patterns & 0xBBFF  # without one digit of the exponent, in either dtype
+        for x in (patterns, finite):
+            halves, wide = x.view(np.float16), _stages.widen(x, "bfloat16", np.float32)
+            np.testing.assert_equal(reduced(kind, halves), reduced(kind, halves.astype(np.float32)))
+            np.testing.assert_equal(reduced(kind, x), reduced(kind, wide))
+            mixed = reduced(kind, x, halves, wide, wide.astype(np.float64))
+            np.testing.assert_equal(
+                mixed, reduced(kind, wide, halves.astype(np.float32), wide, wide.astype(np.float64))
+            )
+
+
+@pytest.mark.usefixtures("threads")
+@pytest.mark.parametrize("kind", KINDS)
+def test_narrow_buffers_are_reduced_by_several_threads(kind):
+    x = np.resize(np.arange(0x7C00, dtype=np.uint16), WINDOW + 5 * BLOCK + 7).view(np.float16)
+    assert reduced(kind, x) == reduced(kind, x.astype(np.float32))
+
+
+@pytest.mark.parametrize("dtype", [-1, 99, 2**31 - 1])
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_dtype_of_a_buffer_that_is_left_out_does_not_matter(kind, dtype):
+    x = np.full(8, 2.0, np.float32)
+    result = c_double()
+    for left_out, n in ((buffer(None, dtype), 8), (buffer(x, dtype), 0)):
+        buffers = (Buffer * 3)(left_out, buffer(x), left_out)
+        assert reduce(kind, buffers, (c_size_t * 3)(n, 8, n), 3, byref(result)) == "OK"
+        assert result.value == expected(kind, x)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -9,298 +9,79 @@ from ctypes import byref, c_size_t, c_void_p
 import numpy as np
 import pytest
 
-import gdm
+from cheader import args
 from cplan import (
     BF16,
-    DTYPE,
     F16,
     F32,
     F64,
     INT8,
+    NEAREST,
     REFUSE,
     SKIP,
     STOCHASTIC,
-    STORED_AS,
-    EntryArgs,
-    StepArgs,
-    add,
-    buffer,
-    destroy,
-    new_group,
-    new_plan,
+    set_args,
+    set_lr,
+    set_lr_factor,
     set_num_threads,
-    set_step_args,
     step,
-    step_args,
 )
-from gdm import _stages, reference
-from gdm.optimizer.state import scalar_names, states_for
-from support import ISAS, RULES
+from cstages import FLOATS, NAME, Plan, c_options, numbers, use_parallel_for
+from support import RULES, at_once, special_values
 
-NAME = {number: name for name, number in DTYPE.items()}
-SQUARES = {"state_sum", "square_avg", "exp_avg_sq", "max_exp_avg_sq"}
-# Options that use every state of a rule.
-OPTIONS = {
-    "momentum": {"momentum": 0.9, "dampening": 0.1},
-    "rmsprop": {"centered": True, "momentum": 0.5},
-    "adam": {"amsgrad": True, "weight_decay": 0.1, "decoupled_weight_decay": True},
-}
-SIZES = [1, 2, 63, 127, 128, 129, 1023, 1024, 1025, 4095, 4096, 4097, 5000, 9000]
+BLOCK, PIECE = 4096, 16384
 
 
 @pytest.fixture
 def plan():
-    made = new_plan()
-    yield made
-    destroy(made)
+    with Plan() as made:
+        yield made
 
 
-@pytest.fixture(params=ISAS)
-def isa(request):
-    before = gdm.isa()
-    gdm.set_isa(request.param)
-    yield request.param
-    gdm.set_isa(before)
+def of_name(dtype) -> str:
+    return NAME.get(dtype, str(dtype))
 
 
-def aligned(n: int, dtype, offset: int = 0):
-    """An array of zeros that begins so many elements behind a cache line."""
-    dtype = np.dtype(dtype)
-    memory = np.zeros((n + 64) * dtype.itemsize + 128, np.uint8)
-    start = -memory.ctypes.data % 64 + offset * dtype.itemsize
-    return memory[start : start + n * dtype.itemsize].view(dtype)
-
-
-def numbers(n: int, seed: int = 0, scale: float = 1.0):
-    """Numbers of many magnitudes."""
-    rng = np.random.default_rng(seed)
-    return rng.standard_normal(n) * np.exp2(rng.integers(-8, 3, n)) * scale
-
-
-class Stored:
-    """A buffer of an entry: its memory, and what it holds in the compute dtype."""
-
-    def __init__(self, values, dtype: int, compute, offset: int = 0, square: bool = False, split: bool = False) -> None:
-        self.dtype, self.compute, self.square = dtype, compute, square
-        n = len(values)
-        self.scales = self.low = None
-        if dtype == INT8:
-            self.memory = aligned(n, np.uint8 if square else np.int8, offset)
-            self.scales = np.zeros((n + 127) // 128, np.float32)
-            return
-        self.memory = aligned(n, STORED_AS[dtype], offset)
-        if split:
-            self.low = aligned(n, np.uint16, offset)
-            self.memory[:], self.low[:] = _stages.split(values.astype(np.float32))
-            return
-        self.memory[:] = _stages.narrow(values.astype(compute), NAME[dtype])
-
-    @property
-    def buffer(self):
-        return buffer(self.memory, self.dtype)
-
-    @property
-    def wide(self):
-        if self.dtype == INT8:
-            return _stages.dequantize(self.memory, self.scales, square=self.square, compute=self.compute)
-        if self.low is not None:
-            return _stages.join(self.memory, self.low)
-        return _stages.widen(self.memory, NAME[self.dtype], self.compute)
-
-    def expected(self, wide, random: bool, draws):
-        """What the memory must hold after these numbers have been stored: a list of arrays."""
-        if self.dtype == INT8:
-            return list(_stages.quantize(wide, draws(), square=self.square))
-        if self.low is not None:
-            return list(_stages.split(wide))
-        narrow = self.dtype in (BF16, F16)
-        return [_stages.narrow(wide, NAME[self.dtype], draws() if random and narrow else None)]
-
-    @property
-    def arrays(self):
-        return [x for x in (self.memory, self.scales, self.low) if x is not None]
-
-
-class Entry:
-    """An entry of a plan, and how the rules and stages in NumPy update it."""
-
-    def __init__(
-        self,
-        plan,
-        rule: str,
-        n: int,
-        *,
-        param: int = F32,
-        grad: int = F32,
-        state: int = F32,
-        copy: int | None = None,
-        average: int | None = None,
-        split: bool = False,
-        offset: int = 0,
-        index: int = 0,
-        seed: int = 0,
-        lr_scale: bool = False,
-    ) -> None:
-        self.rule, self.index, self.steps = rule, index, 0
-        self.options = OPTIONS.get(rule, {})
-        self.compute = np.float64 if param == F64 else np.float32
-        names = reference.names(getattr(reference, rule).__wrapped__)[1]
-        filled = {name: value for name, value in self.options.items() if name in names}
-        self.states = [name for name in states_for(rule, {**defaults(rule), **filled}) if name is not None]
-        every = states_for(rule, {**defaults(rule), **filled})
-        self.param = Stored(numbers(n, seed), param, self.compute, offset, split=split)
-        self.grad = Stored(numbers(n, seed + 1), grad, self.compute, offset)
-        self.state = {
-            name: Stored(np.zeros(n), state, self.compute, offset, square=name in SQUARES) for name in self.states
-        }
-        self.copy = None if copy is None else Stored(np.zeros(n), copy, self.compute, offset)
-        self.average = None if average is None else Stored(self.param.wide, average, self.compute, offset)
-        self.lr_scale = None
-        more = {}
-        if lr_scale:
-            self.lr_scale = aligned(n, self.compute, offset)
-            self.lr_scale[:] = np.abs(numbers(n, seed + 2))
-            more["lr_scale"] = buffer(self.lr_scale)
-        if copy is not None:
-            more["copy"] = self.copy.buffer
-        if average is not None:
-            more["average"] = self.average.buffer
-        if split:
-            more["low_bits"] = self.param.low.ctypes.data
-        states = [None if name is None else self.state[name] for name in every]
-        if state == INT8:
-            scales = [None if x is None else x.scales.ctypes.data for x in states]
-            more["state_scales"] = (c_void_p * len(states))(*scales)
-        buffers = [buffer(None) if x is None else x.buffer for x in states]
-        more["states"] = (type(buffer(None)) * max(len(buffers), 1))(*buffers)
-        if index == 0:
-            new_group(plan, rule, lr=0.01, **c_options(rule, self.options))
-        fields = {"size": ctypes.sizeof(EntryArgs), "n": n, "param": self.param.buffer, "grad": self.grad.buffer}
-        fields |= {"state_count": len(states), "lr_factor": 1.0, **more}
-        assert add(plan, byref(EntryArgs(**fields)), byref(c_size_t())) == "OK"
-
-    def expected(self, around: StepArgs, updates: int, norm: float | None) -> list[tuple]:
-        """What a step must leave: pairs of an array and what it must hold. Counts the step."""
-        n = len(self.param.memory)
-        factor = around.scale
-        if around.max_grad_norm > 0:
-            clip = around.max_grad_norm / (norm + 1e-6)
-            factor = factor if clip >= 1 else factor * clip
-        grad = self.grad.wide
-        if factor != 1:
-            grad = _stages.scaled(grad, factor)
-        if around.max_grad_value > 0:
-            grad = _stages.limited(grad, around.max_grad_value)
-        self.steps += 1
-        param = self.param.wide
-        given = {**defaults(self.rule), **self.options, "lr": 0.01, "step": self.steps, "lr_scale": self.lr_scale}
-        given |= {name: np.array(self.scalar()) for name in scalar_names(self.rule)}
-        buffers = {"param": param, "grad": grad, **{name: x.wide for name, x in self.state.items()}}
-        names = [*buffers, *reference.names(getattr(reference, self.rule).__wrapped__)[1], *scalar_names(self.rule)]
-        given = {name: value for name, value in {**given, **buffers}.items() if name in names}
-        new = reference.update(self.rule, given, first=self.steps == 1)
-        for name in scalar_names(self.rule):
-            self.kept = float(new.pop(name))
-        random = around.rounding == STOCHASTIC
-
-        def draws(role):
-            return lambda: _stages.draws(around.seed, updates, self.index, role, 0, n)
-
-        pairs = list(zip(self.param.arrays, self.param.expected(new["param"], random, draws(0)), strict=True))
-        every = states_for(self.rule, {**defaults(self.rule), **self.options})
-        for k, name in enumerate(every):
-            if name is not None:
-                stored = self.state[name]
-                pairs += zip(stored.arrays, stored.expected(new[name], random, draws(3 + k)), strict=True)
-        if self.copy is not None:
-            pairs.append((self.copy.memory, _stages.narrow(new["param"], NAME[self.copy.dtype])))
-        if self.average is not None:
-            weight = _stages.average_weight(around.average_decay, updates + 1, bool(around.average_correction))
-            wide = _stages.averaged(self.average.wide, new["param"], weight)
-            pairs.append((self.average.memory, _stages.narrow(wide, NAME[self.average.dtype])))
-        if around.clear_grads:
-            pairs.append((self.grad.memory, np.zeros_like(self.grad.memory)))
-        else:
-            pairs.append((self.grad.memory, self.grad.memory.copy()))
-        return pairs
-
-    kept = 1.0
-
-    def scalar(self) -> float:
-        return self.kept
-
-
-def defaults(rule: str) -> dict:
-    import inspect
-
-    parameters = inspect.signature(getattr(reference, rule)).parameters.values()
-    return {x.name: x.default for x in parameters if x.default is not x.empty and x.default is not None}
-
-
-def c_options(rule: str, options: dict) -> dict:
-    given = {**defaults(rule), **options}
-    given = {name: value for name, value in given.items() if name not in ("lr", "step", "lr_scale")}
-    if "form" in given:
-        given["form"] = ("torch", "classic").index(given["form"])
-    return {name: tuple(x) if isinstance(x, (tuple, list)) else x for name, x in given.items()}
-
-
-def check_steps(plan, entries: list[Entry], around: StepArgs, steps: int = 3) -> None:
-    assert set_step_args(plan, byref(around)) == "OK"
-    for updates in range(steps):
-        for entry in entries:
-            entry.grad.memory[:] = _stages.narrow(
-                numbers(len(entry.grad.memory), 10 * updates + entry.index).astype(entry.compute),
-                NAME[entry.grad.dtype],
-            )
-        squares = [entry.grad.wide for entry in entries]
-        norm = gdm.grad_norm(squares) * abs(around.scale)
-        pairs = [pair for entry in entries for pair in entry.expected(around, updates, norm)]
-        assert step(plan) == "OK"
-        for found, wanted in pairs:
-            np.testing.assert_array_equal(bits(found), bits(wanted))
-
-
-def bits(x):
-    return x.view({1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}[x.itemsize])
-
-
-# ---- whole steps ----
+# ---- whole steps -------------------------------------------------------------------------------------------------
 
 COMBINATIONS = [
     (param, grad, state)
-    for param, grad, state in itertools.product(
-        (F32, F64, BF16, F16), (F32, F64, BF16, F16), (F32, F64, BF16, F16, INT8)
-    )
+    for param, grad, state in itertools.product(FLOATS, FLOATS, (*FLOATS, INT8))
     if F64 not in (grad, state) or param == F64
 ]
 
 
-@pytest.mark.parametrize(("param", "grad", "state"), COMBINATIONS, ids=lambda x: NAME[x])
-@pytest.mark.parametrize("rounding", [0, STOCHASTIC], ids=["nearest", "stochastic"])
-def test_every_combination_of_dtypes(plan, isa, param, grad, state, rounding):
-    entry = Entry(plan, "adam", 1500, param=param, grad=grad, state=state)
-    check_steps(plan, [entry], step_args(rounding=rounding, seed=7))
+@pytest.mark.usefixtures("isa")
+@pytest.mark.parametrize(("param", "grad", "state"), COMBINATIONS, ids=of_name)
+@pytest.mark.parametrize("rounding", [NEAREST, STOCHASTIC], ids=["nearest", "stochastic"])
+def test_every_combination_of_dtypes(plan, param, grad, state, rounding):
+    plan.entry(plan.group("adam"), 1500, param=param, grad=grad, state=state)
+    plan.steps(rounding=rounding, seed=7)
 
 
+@pytest.mark.usefixtures("isa")
 @pytest.mark.parametrize("rule", RULES)
-@pytest.mark.parametrize("state", [F32, BF16, F16, INT8], ids=lambda x: NAME[x])
-@pytest.mark.parametrize("param", [F32, F64, BF16], ids=lambda x: NAME[x])
-def test_every_rule(plan, isa, rule, param, state):
-    entry = Entry(plan, rule, 1100, param=param, grad=BF16, state=state, lr_scale=True)
-    check_steps(plan, [entry], step_args(rounding=STOCHASTIC, seed=3, scale=0.5))
+@pytest.mark.parametrize("state", [F32, BF16, F16, INT8], ids=of_name)
+@pytest.mark.parametrize("param", [F32, F64, BF16], ids=of_name)
+def test_every_rule(plan, rule, param, state):
+    plan.entry(plan.group(rule), 1100, param=param, grad=BF16, state=state, lr_scale=True)
+    plan.steps(rounding=STOCHASTIC, seed=3, scale=0.5)
 
 
 AROUND = {
     "scale": {"scale": 1 / 1024},
     "negative scale": {"scale": -0.3},
+    "zero scale": {"scale": 0.0},
     "norm": {"max_grad_norm": 1.0},
+    "norm, negative scale": {"max_grad_norm": 1.0, "scale": -2.0},
     "large norm": {"max_grad_norm": 1e9},
     "value": {"max_grad_value": 0.1},
     "both": {"max_grad_norm": 2.0, "max_grad_value": 0.01, "scale": 3.0},
     "clear": {"clear_grads": 1},
+    "no average": {"average_decay": 0.0},
     "average": {"average_decay": 0.9},
     "corrected average": {"average_decay": 0.99, "average_correction": 1},
+    "corrected average of the last": {"average_decay": 0.0, "average_correction": 1},
     "skip": {"nonfinite": SKIP},
     "all": {
         "scale": 0.7,
@@ -316,45 +97,242 @@ AROUND = {
 }
 
 
+@pytest.mark.usefixtures("isa")
 @pytest.mark.parametrize("around", AROUND.values(), ids=AROUND)
-@pytest.mark.parametrize("param", [F32, F64, BF16, "split"], ids=["float32", "float64", "bfloat16", "split"])
-def test_what_is_done_around_the_rule(plan, isa, param, around):
+@pytest.mark.parametrize("param", [F32, F64, BF16, "split"], ids=of_name)
+def test_what_is_done_around_the_rule(plan, param, around):
     split = param == "split"
-    dtype = BF16 if split else param
-    entries = [
-        Entry(
-            plan,
-            "adam",
-            n,
-            param=dtype,
-            split=split,
-            grad=F32,
-            copy=(F16, F64, F32)[index],
-            average=(F32, BF16, F16)[index],
-            index=index,
-        )
-        for index, n in enumerate((1300, 7, 4200))
-    ]
-    check_steps(plan, entries, step_args(**around))
+    group = plan.group("adam")
+    for n, copy, average in ((1300, F16, F32), (7, F64, BF16), (4200, F32, F16)):
+        plan.entry(group, n, param=BF16 if split else param, split=split, copy=copy, average=average)
+    plan.steps(**around)
 
 
+@pytest.mark.usefixtures("isa")
+def test_step_args_may_change_between_steps(plan):
+    """Each step does what the last step args say; all in one plan, one after the other."""
+    group = plan.group("adam")
+    plan.entry(group, 1300, param=BF16, state=INT8, copy=F32, average=F32)
+    plan.entry(group, 600)
+    for around in (*AROUND.values(), {}, {"rounding": STOCHASTIC}, {"max_grad_norm": 0.1}, {}):
+        plan.steps(1, **around)
+
+
+def test_options_may_change_between_steps(plan):
+    group = plan.group("adam")
+    entry = plan.entry(group, 1300, param=BF16, state=INT8, average=F32, lr_factor=0.5)
+    plan.steps(2, average_decay=0.5)
+    group.lr = 0.3
+    assert set_lr(plan.plan, 0, 0.3) == "OK"
+    plan.steps(2, average_decay=0.5)
+    entry.lr_factor = 0.25
+    assert set_lr_factor(plan.plan, 0, 0.25) == "OK"
+    group.options = {**group.options, "betas": (0.5, 0.75), "amsgrad": False}
+    assert set_args(plan.plan, 0, byref(args("adam", lr=0.3, **c_options(group.options)))) == "OK"
+    unused = entry.state.pop("max_exp_avg_sq")
+    before = [x.copy() for x in unused.arrays]
+    plan.steps(2, average_decay=0.5)
+    for array, old in zip(unused.arrays, before, strict=True):
+        np.testing.assert_array_equal(array, old)
+
+
+# ---- sizes, addresses, cuts --------------------------------------------------------------------------------------
+
+MIXTURES = [
+    {"param": F32, "grad": BF16, "state": BF16, "average": F16},
+    {"param": BF16, "grad": F16, "state": F32, "copy": F32},
+    {"param": BF16, "grad": BF16, "state": INT8, "split": True, "copy": BF16},
+    {"param": F64, "grad": F32, "state": INT8, "copy": F16, "average": F64},
+]
+SIZES = [
+    0,
+    *(1, 2, 3, 31, 32, 33, 63, 64, 65),  # vectors
+    *(127, 128, 129, 255, 256, 257, 511, 512, 513),  # blocks of scales, tiles of float64
+    *(1023, 1024, 1025, 2047, 2048, 2049),  # tiles, WORTH_ALIGNING
+    *(BLOCK - 1, BLOCK, BLOCK + 1, BLOCK + 129, 2 * BLOCK + 5, 3 * BLOCK - 7),
+]
+
+
+@pytest.mark.usefixtures("isa")
 @pytest.mark.parametrize("n", SIZES)
-@pytest.mark.parametrize("offset", [0, 1, 7])
-def test_sizes_and_offsets(isa, n, offset):
-    for param, state in ((F32, BF16), (BF16, F32), (BF16, INT8), (F64, INT8)):
-        plan = new_plan()
-        entry = Entry(plan, "adam", n, param=param, grad=BF16, state=state, average=F32, offset=offset)
-        check_steps(plan, [entry], step_args(rounding=STOCHASTIC, average_decay=0.5), steps=2)
-        destroy(plan)
+@pytest.mark.parametrize("offset", [0, 1, 7, 17])
+def test_sizes_and_offsets(plan, n, offset):
+    group = plan.group("adam")
+    for mixture in MIXTURES:
+        plan.entry(group, n, offset=offset, **mixture)
+    plan.steps(2, rounding=STOCHASTIC, average_decay=0.5, max_grad_value=1.0)
+
+
+@pytest.mark.usefixtures("isa")
+def test_all_small_sizes(plan):
+    """Entries of 0 to 257 elements in one plan."""
+    group = plan.group("momentum")
+    for n in range(258):
+        plan.entry(group, n, offset=n % 5, **MIXTURES[n % 4])
+    plan.steps(2, rounding=STOCHASTIC, average_decay=0.5, clear_grads=1)
+
+
+TASK = ctypes.CFUNCTYPE(None, c_void_p, c_size_t)
+PARALLEL_FOR = ctypes.CFUNCTYPE(None, c_void_p, c_size_t, TASK, c_void_p)
+AROUND_IN_THREADS = {"seed": 5, "average_decay": 0.9, "max_grad_norm": 1.0, "clear_grads": 1}
+
+
+def add_large(plan: Plan, more: int = 0) -> None:
+    """Entries that end at, before and behind the ends of pieces, which begin within others."""
+    group = plan.group("adam")
+    for k, n in enumerate((PIECE, 5, PIECE + 1, 2 * PIECE - 6, 70_001, 3 * PIECE, PIECE - 1, 129, more)):
+        plan.entry(group, n, offset=k % 3, **MIXTURES[k % 4])
 
 
 @pytest.mark.parametrize("threads", range(1, 9))
 def test_the_number_of_threads_changes_nothing(plan, threads):
-    sizes = (300_000, 5, 40_000, 70_001)
-    entries = [
-        Entry(plan, "adam", n, param=BF16, grad=BF16, state=(BF16, INT8)[index % 2], copy=F32, average=F32, index=index)
-        for index, n in enumerate(sizes)
-    ]
-    assert set_num_threads(plan, threads) == "OK"
-    around = step_args(rounding=STOCHASTIC, seed=5, average_decay=0.9, max_grad_norm=1.0, clear_grads=1)
-    check_steps(plan, entries, around, steps=2)
+    """A host's threads, which all begin at once, and take pieces in turn."""
+    ran = []
+
+    @PARALLEL_FOR
+    def parallel_for(_host, count, task, context):
+        at_once(lambda k: [task(context, i) for i in range(k, count, threads)], threads)
+        ran.append(count)
+
+    add_large(plan)
+    assert set_num_threads(plan.plan, threads) == "OK"
+    use_parallel_for(parallel_for)
+    try:
+        plan.steps(2, rounding=STOCHASTIC, **AROUND_IN_THREADS)
+    finally:
+        use_parallel_for(None)
+    assert len(ran) == (0 if threads == 1 else 2)  # the gradients alone are too few for threads
+
+
+@pytest.mark.parametrize("threads", [2, 3])
+def test_gdms_own_threads_change_nothing(plan, threads):
+    add_large(plan, 500_000)
+    assert set_num_threads(plan.plan, threads) == "OK"
+    plan.steps(2, rounding=STOCHASTIC, **AROUND_IN_THREADS)
+
+
+# ---- many groups and entries -------------------------------------------------------------------------------------
+
+
+def test_entries_of_all_kinds_in_one_plan(plan):
+    """Several rules, dtypes, counts of steps, factors; some left out, one added late."""
+    groups = [plan.group("adam"), plan.group("nadam", lr=0.1), plan.group("momentum"), plan.group("sgd")]
+    for k, n in enumerate((1500, 300, 5000, 0, 128, 70_000, 1, 2048)):
+        factor = (1.0, 0.5, 0.0)[k % 3]
+        plan.entry(groups[k % 4], n, lr_factor=factor, lr_scale=k == 2, **(MIXTURES[k % 4] if k != 6 else {}))
+    around = {"rounding": STOCHASTIC, "average_decay": 0.9, "average_correction": 1, "max_grad_norm": 3.0}
+    for k, left_out in enumerate(("", "0 5", "1 2 6", "0 1 2 3 4 5 6 7", "", "4 8", "8", "")):
+        for entry in plan.entries:
+            plan.leave_out(entry, str(entry.index) in left_out.split())
+        if k == 3:
+            plan.entry(groups[1], 777, **MIXTURES[2])
+            plan.leave_out(plan.entries[8])
+        plan.steps(1, clear_grads=k % 2, **around)
+
+
+def test_progress_of_their_own(plan):
+    """Counts of steps and scalars that are set change the constants; the random bits depend on the updates alone."""
+    group = plan.group("nadam")
+    for k in range(4):
+        plan.entry(group, 700, **MIXTURES[k])
+    plan.set_progress(plan.entries[1], 6, mu_product=0.25)
+    plan.set_progress(plan.entries[3], 1000, mu_product=0.5)
+    plan.steps(2, rounding=STOCHASTIC, seed=9)
+    plan.set_progress(plan.entries[3], 0, mu_product=1.0)
+    plan.steps(2, rounding=STOCHASTIC, seed=9)
+
+
+# ---- special values ----------------------------------------------------------------------------------------------
+
+
+def special(name: str, n: int) -> np.ndarray:
+    """Special values of float16, bfloat16, float32 and float64, in an order of the buffer's own; squares >= 0."""
+    values = np.concatenate(
+        [
+            special_values(np.float32).astype(np.float64),
+            special_values(np.float64),
+            special_values(np.float16).astype(np.float64),
+            [65519.0, 65520.0, 3.3895e38, 3.3896e38, 2.0**-25, 2.0**-134, 1e-39, -1e-39, 0.1, -300.0],
+        ]
+    )
+    rng = np.random.default_rng(len(name))
+    x = rng.permutation(np.resize(values, n))
+    if name.startswith(("exp_avg_sq", "max", "square", "state_sum")):
+        x = np.abs(x)
+    x[256:1152] = numbers(896, 3)  # some blocks of int8 states have no special values, or one
+    x[600] = x[128 * 5 + len(name)]
+    x[1024 + len(name)] = (np.nan, np.inf, -np.inf)[len(name) % 3]
+    return np.abs(x) if name.startswith(("exp_avg_sq", "max", "square", "state_sum")) else x
+
+
+@pytest.mark.usefixtures("isa")
+@pytest.mark.parametrize("rounding", [NEAREST, STOCHASTIC], ids=["nearest", "stochastic"])
+@pytest.mark.parametrize(("param", "grad", "state"), COMBINATIONS, ids=of_name)
+@pytest.mark.filterwarnings("ignore:overflow encountered in cast", "ignore:invalid value encountered")
+def test_special_values(plan, param, grad, state, rounding):
+    for rule in ("adam", "momentum", "lion"):
+        plan.entry(plan.group(rule), 1500, param=param, grad=grad, state=state, copy=F16, average=BF16, fill=special)
+    plan.set(scale=0.5, max_grad_value=1e30, rounding=rounding, average_decay=0.9)
+    plan.step()
+    plan.step()
+
+
+@pytest.mark.usefixtures("isa")
+@pytest.mark.filterwarnings("ignore:overflow encountered in cast", "ignore:invalid value encountered")
+def test_special_values_of_a_split_parameter(plan):
+    plan.entry(plan.group("sgd"), 1500, param=BF16, split=True, copy=F32, average=F32, fill=special)
+    plan.set(average_decay=0.9)
+    plan.step()
+    plan.step()
+
+
+@pytest.mark.usefixtures("isa")
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_a_block_of_an_int8_state_becomes_nan(plan, bad):
+    """All of the block with a number that is not finite, and no other."""
+    entry = plan.entry(plan.group("adam", amsgrad=False), 400, state=INT8)
+    plan.steps(2)
+    entry.grad.memory[200] = bad
+    plan.step()
+    for state in entry.state.values():
+        assert np.isnan(state.wide[128:256]).all()
+        assert np.isfinite(state.wide[:128]).all()
+        assert np.isfinite(state.wide[256:]).all()
+
+
+# ---- off leaves no trace -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("isa")
+@pytest.mark.parametrize("kind", ["float32", "float64", *range(len(MIXTURES))])
+def test_a_plan_without_step_args_steps_as_with_the_defaults(kind):
+    """Also the random bits of int8 states, which differ from step to step, and averages."""
+    mixture = {"param": F64, "grad": F64, "state": F64} if kind == "float64" else {}
+    mixture = MIXTURES[kind] if isinstance(kind, int) else mixture
+    with Plan() as one, Plan() as other:
+        for plan in (one, other):
+            plan.entry(plan.group("adam"), 5000, **mixture)
+            if plan is other:
+                plan.set()
+            for _ in range(3):
+                plan.new_grads()
+                plan.step()
+        other.entries[0].check([x.copy() for stored in one.entries[0].buffers for x in stored.arrays])
+
+
+@pytest.mark.usefixtures("isa")
+@pytest.mark.parametrize("around", [{}, {"max_grad_norm": 1e30}, {"max_grad_value": 1e30}, {"nonfinite": REFUSE}])
+def test_what_changes_no_number_leaves_no_trace(around):
+    """The kernel tile by tile gives the bits of the kernel on the buffers; so do stages that have nothing to do."""
+    with Plan() as one, Plan() as other:
+        for plan in (one, other):
+            group = plan.group("adam")
+            for n in (5000, 7, 70_000):
+                plan.entry(group, n, offset=1)
+        other.set(**around)
+        for _ in range(2):
+            for plan in (one, other):
+                plan.new_grads()
+                assert step(plan.plan) == "OK"
+        for a, b in zip(one.entries, other.entries, strict=True):
+            b.check([x.copy() for stored in a.buffers for x in stored.arrays])

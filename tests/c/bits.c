@@ -1,7 +1,8 @@
-/* Every rule, dtype and combination of options, first steps too, over sizes 0 to 257, from fixed pseudo-random numbers.
- * Prints the instruction set in use, and a line for each case: the rule, the dtype, the options that are on, and a hash
- * of the results. These lines are the same on every machine. With the argument every-isa it is a test of its own. It
- * prints each case in which an instruction set of this machine differs from the first one, and fails if there is any.
+/* Every rule, dtype and combination of options, first steps too, over sizes 0 to 257, from fixed pseudo-random numbers;
+ * then every stage, over many patterns of bits. Prints the instruction set in use, and a line for each case: the rule,
+ * the dtype, the options that are on, and a hash of the results; or "stage", its name and dtypes, and a hash. These
+ * lines are the same on every machine. With the argument every-isa it is a test of its own. It prints each case in
+ * which an instruction set of this machine differs from the first one, and fails if there is any.
  */
 #include "../../csrc/core.h"
 
@@ -97,18 +98,24 @@ static void print_case(enum rule rule, enum dtype dtype, unsigned combination, i
     printf("%s", first ? " first-step" : "");
 }
 
+/* Keeps the hash of a case, or compares it. Returns whether the case is to be printed. */
+static int end_case(void) {
+    const uint64_t wanted = expected[cases];
+    hashes[cases++] = hash;
+    if (mode == RECORD || (mode == COMPARE && hash == wanted)) return 0;
+    differences++;
+    return 1;
+}
+
 /* Every dtype and size. */
 static int every_dtype(enum rule rule, unsigned combination, const union args *args, const struct choice *choice,
                        int with_lr_scale, int first) {
     for (enum dtype dtype = 0; dtype < DTYPES; dtype++) {
         hash = 14695981039346656037u;
         if (cases == MAX_CASES || every_size(rule, dtype, args, choice, with_lr_scale)) return 1;
-        const uint64_t wanted = expected[cases];
-        hashes[cases++] = hash;
-        if (mode == RECORD || (mode == COMPARE && hash == wanted)) continue;
+        if (!end_case()) continue;
         print_case(rule, dtype, combination, first);
         printf(" %016" PRIx64 "\n", hash);
-        differences++;
     }
     return 0;
 }
@@ -135,6 +142,137 @@ static int every_option(enum rule rule) {
     }
 }
 
+/* ---- stages ----------------------------------------------------------------------------------------------------- */
+
+static const char *const names[STORAGES] = {"f32", "f64", "bf16", "f16", "int8"};
+
+/* Adds a buffer of any dtype to the hash. */
+static void add_stored(enum dtype dtype, const void *buffer, size_t n) {
+    const uint8_t *bytes = buffer;
+    const uint16_t *halves = buffer;
+    if (dtype < DTYPES) add_all(dtype, buffer, n);
+    for (size_t i = 0; i < n && dtype >= DTYPES; i++) {
+        uint32_t word = dtype == INT8 ? bytes[i] : halves[i];
+        if (dtype == BF16 && (word & 0x7fff) > 0x7f80) word = 0x7fc0;
+        if (dtype == F16 && (word & 0x7fff) > 0x7c00) word = 0x7e00;
+        add(&word, sizeof word);
+    }
+}
+
+/* All patterns of 16 bits; as float they have any exponent, and in turn a tie, its neighbours and other lower halves.
+ * As double they are those numbers, or near them. */
+enum { PATTERNS = 1 << 16 };
+static union pattern {
+    uint16_t halves[PATTERNS];
+    int8_t bytes[PATTERNS];
+    float floats[PATTERNS];
+    double doubles[PATTERNS];
+    uint32_t words[PATTERNS];
+} given[STORAGES], out, more;
+static float scales[PATTERNS / SCALE_BLOCK];
+
+static void fill_patterns(void) {
+    static const uint32_t lower[] = {0x8000, 0x7fff, 0x8001, 0, 1, 0xffff, 0x1000, 0x0fff, 0x1001, 0x3000, 0xabcd};
+    for (uint32_t i = 0; i < PATTERNS; i++) {
+        given[F32].words[i] = i << 16 | lower[(i ^ i >> 8) % 11];
+        given[F64].doubles[i] = given[F32].floats[i] * (i % 3 ? 1 : 1 + 0x1p-40);
+        given[BF16].halves[i] = given[F16].halves[i] = (uint16_t)i;
+        given[INT8].bytes[i] = (int8_t)(i % 251);
+    }
+}
+
+/* Numbers for states in int8: blocks of them, some too small for a scale, some with a number that is not finite. */
+static void fill_states(enum dtype dtype) {
+    for (uint32_t i = 0; i < PATTERNS; i++) {
+        const uint32_t block = i / SCALE_BLOCK;
+        double x = number() * (block % 7 ? 1 : 0x1p-140);
+        if (i % 1021 == 5) x = i % 2 ? INFINITY : NAN;
+        if (block % 31 == 3) x = 0;
+        if (dtype == F32)
+            given[F32].floats[i] = (float)x;
+        else
+            given[F64].doubles[i] = x;
+    }
+}
+
+/* Ends the case of a stage. */
+static void end_stage(const char *stage, enum dtype from, enum dtype to) {
+    if (end_case()) printf("stage %s %s %s %016" PRIx64 "\n", stage, names[from], names[to], hash);
+    hash = 14695981039346656037u;
+}
+
+static void every_conversion(const struct isa *isa, enum dtype computed_in) {
+    const struct key key = {0x12345678, 0x9abcdef0};
+    for (enum dtype dtype = 0; dtype < FLOATS; dtype++) {
+        if (dtype == computed_in) continue;
+        isa->load[dtype][computed_in](&out, &given[dtype], PATTERNS);
+        add_stored(computed_in, &out, PATTERNS);
+        end_stage("load", dtype, computed_in);
+        isa->store[dtype][computed_in](&out, &given[computed_in], PATTERNS);
+        add_stored(dtype, &out, PATTERNS);
+        end_stage("store", computed_in, dtype);
+        if (dtype < DTYPES) continue;
+        isa->store_random[dtype][computed_in](&out, &given[computed_in], PATTERNS, key, 0xffff8000);
+        add_stored(dtype, &out, PATTERNS);
+        end_stage("store_random", computed_in, dtype);
+    }
+}
+
+static void every_int8(const struct isa *isa, enum dtype computed_in) {
+    static const char *const stages[][2] = {{"store_int8_plain", "load_int8_plain"},
+                                            {"store_int8_square", "load_int8_square"}};
+    const struct key key = {0x9abcdef0, 0x12345678};
+    for (int kind = plain; kind <= square; kind++) {
+        fill_states(computed_in);
+        for (size_t i = 0; i < PATTERNS && kind == square; i++) {
+            given[F32].floats[i] = fabsf(given[F32].floats[i]);
+            given[F64].doubles[i] = fabs(given[F64].doubles[i]);
+        }
+        isa->store_int8[kind][computed_in](&out, scales, &given[computed_in], PATTERNS - 9, key, 128);
+        add_stored(INT8, &out, PATTERNS - 9);
+        add_stored(F32, scales, PATTERNS / SCALE_BLOCK);
+        end_stage(stages[kind][0], computed_in, INT8);
+        isa->load_int8[kind][computed_in](&out, &given[INT8], scales, PATTERNS - 9);
+        add_stored(computed_in, &out, PATTERNS - 9);
+        end_stage(stages[kind][1], INT8, computed_in);
+    }
+}
+
+static void every_arithmetic(const struct isa *isa, enum dtype dtype) {
+    isa->scale[dtype](&out, &given[dtype], PATTERNS, 1.0 / 3);
+    add_stored(dtype, &out, PATTERNS);
+    end_stage("scale", dtype, dtype);
+    isa->limit[dtype](&out, &given[dtype], PATTERNS, 1.0 / 3);
+    add_stored(dtype, &out, PATTERNS);
+    end_stage("limit", dtype, dtype);
+    /* The other number of each pair is one of another magnitude. */
+    memset(&more, 0, sizeof more);
+    memcpy(&more, (const char *)&given[dtype] + 12345 * size_of(dtype), (PATTERNS - 12345) * size_of(dtype));
+    isa->average[dtype](&more, &given[dtype], PATTERNS, 0.1);
+    add_stored(dtype, &more, PATTERNS);
+    end_stage("average", dtype, dtype);
+    isa->accumulate[dtype](&more, &given[dtype], PATTERNS, 0.1);
+    add_stored(dtype, &more, PATTERNS);
+    end_stage("accumulate", dtype, dtype);
+}
+
+static void every_stage(const struct isa *isa) {
+    hash = 14695981039346656037u;
+    fill_patterns();
+    for (enum dtype dtype = 0; dtype < DTYPES; dtype++) {
+        every_conversion(isa, dtype);
+        every_arithmetic(isa, dtype);
+    }
+    isa->load_split(out.floats, given[BF16].halves, (const uint16_t *)&given[F32] + 1, PATTERNS);
+    add_stored(F32, &out, PATTERNS);
+    end_stage("load_split", BF16, F32);
+    isa->store_split(out.halves, more.halves, given[F32].floats, PATTERNS);
+    add_stored(BF16, &out, PATTERNS);
+    add_stored(BF16, &more, PATTERNS);
+    end_stage("store_split", F32, BF16);
+    for (enum dtype dtype = 0; dtype < DTYPES; dtype++) every_int8(isa, dtype);
+}
+
 static int run(void) {
     state = 88172645463325252u, cases = 0, differences = 0;
     printf("%s\n", gdm_isa());
@@ -150,6 +288,7 @@ static int run(void) {
         }
         if (every_option(rule)) return 1;
     }
+    every_stage(gdm_active_isa());
     return 0;
 }
 
