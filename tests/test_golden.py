@@ -18,6 +18,9 @@ every_isa = pytest.mark.parametrize("instructions", ISAS)
 every_optimizer = pytest.mark.parametrize(
     "case", VECTORS["optimizers"], ids=lambda case: f"{case['class']}-{describe(case['options'])}"
 )
+every_stage = pytest.mark.parametrize(
+    "case", VECTORS["stages"], ids=lambda case: f"{case['rule']}-{describe(case['stored'])}"
+)
 every_schedule = pytest.mark.parametrize("case", VECTORS["schedules"], ids=lambda case: case["schedule"])
 
 
@@ -77,6 +80,15 @@ def test_optimizers(case, suffix, engine):
     assert not wrong, "\n".join(wrong)
 
 
+@every_stage
+@every_isa
+def test_stages(case, instructions):
+    gdm.set_isa(instructions)
+    what = f"{case['rule']} stored as {case['stored']}, {case['around']}"
+    wrong = differences(what, case["results"], generate.stage_results(case))
+    assert not wrong, "\n".join(wrong)
+
+
 @every_schedule
 def test_schedules(case):
     rate = generate.schedule(case["schedule"])
@@ -87,7 +99,11 @@ def test_schedules(case):
 
 def test_nothing_is_left_out():
     """A new rule, option, class or kind of schedule has its vectors: ``cd tests && python -m golden.generate``."""
-    made = {"functions": generate.function_cases(), "optimizers": generate.optimizer_cases()}
+    made = {
+        "functions": generate.function_cases(),
+        "optimizers": generate.optimizer_cases(),
+        "stages": generate.stage_cases(),
+    }
     for name, cases in made.items():
         assert {generate.key(case) for case in cases} <= {generate.key(case) for case in VECTORS[name]}
     assert {case["rule"] for case in VECTORS["functions"]} == set(RULES)

@@ -175,12 +175,82 @@ static void one_plan(unsigned *random) {
     atomic_fetch_add(&runs, 1);
 }
 
+/* The same with narrow buffers and all stages, on entries whose pieces are not whole tiles; and accumulating. */
+enum { LARGE = 250001, SMALL = 5003, TOGETHER = LARGE + SMALL };
+
+struct narrow {
+    uint16_t param[TOGETHER], low[TOGETHER], grad[TOGETHER], average[TOGETHER], total[TOGETHER];
+    int8_t m[TOGETHER];
+    uint8_t v[TOGETHER];
+    float copy[TOGETHER], m_scales[TOGETHER / 128 + 2], v_scales[TOGETHER / 128 + 2];
+};
+
+static void add_narrow(gdm_plan *plan, struct narrow *its, size_t group, size_t first, size_t n) {
+    const size_t block = first ? first / 128 + 1 : 0;
+    const gdm_buffer states[] = {{its->m + first, GDM_INT8}, {its->v + first, GDM_INT8}};
+    float *const scales[] = {its->m_scales + block, its->v_scales + block};
+    gdm_entry_args added = GDM_ENTRY_DEFAULTS;
+    size_t entry;
+    added.group = group;
+    added.n = n;
+    added.param = (gdm_buffer){its->param + first, GDM_BFLOAT16};
+    added.grad = (gdm_buffer){its->grad + first, GDM_BFLOAT16};
+    added.average = (gdm_buffer){its->average + first, GDM_FLOAT16};
+    added.copy = (gdm_buffer){its->copy + first, GDM_FLOAT32};
+    if (!first) added.low_bits = its->low;
+    added.states = states;
+    added.state_count = 2;
+    added.state_scales = scales;
+    if (gdm_plan_add(plan, &added, &entry)) fail("gdm_plan_add with narrow buffers");
+}
+
+static void one_narrow_plan(unsigned *random) {
+    const gdm_adam_args args = {.size = sizeof args, .lr = 0.1, .betas = {0.9, 0.99}, .eps = 1e-8};
+    gdm_step_args around = GDM_STEP_DEFAULTS;
+    gdm_plan *plans[2];
+    struct narrow *memory[2];
+    around.max_grad_norm = 1;
+    around.average_decay = 0.9;
+    around.clear_grads = 1;
+    around.rounding = GDM_STOCHASTIC;
+    around.seed = rand_r(random);
+    for (int k = 0; k < 2; k++) {
+        size_t group;
+        memory[k] = calloc(1, sizeof *memory[k]);
+        if (!memory[k]) fail("calloc");
+        if (gdm_plan_create(&plans[k])) fail("gdm_plan_create");
+        if (gdm_plan_add_group(plans[k], GDM_RULE_ADAM, &args, &group)) fail("gdm_plan_add_group");
+        add_narrow(plans[k], memory[k], group, 0, LARGE);
+        add_narrow(plans[k], memory[k], group, LARGE, SMALL);
+        if (gdm_plan_set_step_args(plans[k], &around)) fail("gdm_plan_set_step_args");
+    }
+    gdm_plan_set_num_threads(plans[0], 1);
+    for (int step = 0; step < 2; step++)
+        for (int k = 0; k < 2; k++) {
+            const gdm_buffer total = {memory[k]->total, GDM_BFLOAT16}, grad = {memory[k]->grad, GDM_BFLOAT16};
+            const size_t n = TOGETHER;
+            if (k) gdm_plan_set_num_threads(plans[k], 1 + rand_r(random) % 8);
+            for (size_t i = 0; i < TOGETHER; i++) memory[k]->grad[i] = (uint16_t)(0x3c00 + (i + (size_t)step) % 1000);
+            if (gdm_accumulate(&total, &grad, &n, 1, 0.5)) fail("gdm_accumulate");
+            if (gdm_plan_step(plans[k])) fail("gdm_plan_step with narrow buffers");
+        }
+    if (memcmp(memory[0], memory[1], sizeof *memory[0])) fail("the result of narrow buffers depends on the threads");
+    for (int k = 0; k < 2; k++) {
+        gdm_plan_destroy(plans[k]);
+        free(memory[k]);
+    }
+    atomic_fetch_add(&runs, 1);
+}
+
 static void *caller(void *seed) {
     unsigned random = (unsigned)(size_t)seed;
     const time_t end = time(NULL) + 4;
     while (time(NULL) < end) {
         for (int i = 0; i < 50; i++) one_run(&random);
-        one_plan(&random);
+        if (rand_r(&random) % 2)
+            one_plan(&random);
+        else
+            one_narrow_plan(&random);
         /* Now and then long enough for the workers to fall asleep. */
         if (rand_r(&random) % 4 == 0) nanosleep(&(struct timespec){0, 200000}, NULL);
     }

@@ -27,6 +27,7 @@ then some of its elements to look at: those at 0, n // 3 and 2 * (n // 3).
 functions: "numbers": 67 elements, states from 0, updates with step = 1, 2, 3, 4, 1000, each with a new gradient;
 "special": zeros, subnormals, infinities, NaN and huge numbers in every buffer but lr_scale, one update.
 optimizers: five steps of three parameters, the first two in the first group; "exp_avg 1" is the second one's.
+stages: three steps of a plan in C with one parameter of 700 elements, stored in these dtypes; bfloat16 as integers.
 schedules: only steps at which the rate cannot depend on the C library (its sin and pow may round differently)."""
 
 STEPS = (1, 2, 3, 4, 1000)
@@ -69,7 +70,8 @@ def special(label: str, dtype: np.dtype) -> np.ndarray:
 
 def summary(x: np.ndarray) -> str:
     """What is stored of a buffer."""
-    pattern = bits(np.ascontiguousarray(x)).ravel()
+    x = np.ascontiguousarray(x)
+    pattern = (bits(x) if x.dtype.kind == "f" else x.view(f"u{x.itemsize}")).ravel()
     digest = hashlib.sha256(pattern.astype(pattern.dtype.newbyteorder("<")).tobytes()).hexdigest()
     samples = x.ravel()[:: max(1, x.size // 3)][:3]
     return " ".join([digest, *(float(value).hex() for value in samples)])
@@ -181,6 +183,59 @@ def optimizer_results(case: dict, dtype: np.dtype) -> Results:
     return results
 
 
+# ---- The stages ------------------------------------------------------------------------------------------------------
+
+RANDOM = {"rounding": 1, "seed": 2**63 + 5}
+STAGED_OPTIONS = {
+    "adam": {"amsgrad": True, "weight_decay": 0.1, "decoupled_weight_decay": True},
+    "rmsprop": {"centered": True, "momentum": 0.5},
+    "momentum": {"momentum": 0.9, "dampening": 0.1},
+}
+STAGES = [  # rule, how its entry is stored, the fields of gdm_step_args
+    ("adam", {"param": "bfloat16", "grad": "bfloat16", "state": "bfloat16"}, RANDOM),
+    ("adam", {"param": "float16", "grad": "float16", "state": "float16"}, RANDOM),
+    ("adam", {"param": "bfloat16", "grad": "float32", "state": "float32"}, {}),
+    ("adam", {"param": "float32", "grad": "bfloat16", "state": "int8", "copy": "bfloat16"}, {"seed": 7}),
+    ("rmsprop", {"param": "float64", "grad": "float32", "state": "int8", "copy": "float16"}, {}),
+    (
+        "momentum",
+        {"param": "bfloat16", "split": True, "grad": "bfloat16", "state": "int8", "average": "float16"},
+        {"scale": 0.75, "max_grad_norm": 1.5, "max_grad_value": 0.01, "average_decay": 0.9, "average_correction": 1},
+    ),
+]
+
+
+def stage_cases() -> list[dict]:
+    return [
+        {"rule": rule, "options": STAGED_OPTIONS[rule], "stored": stored, "around": around}
+        for rule, stored, around in STAGES
+    ]
+
+
+def stage_results(case: dict) -> Results:
+    """The buffers after three steps, in C. Each step is also compared with the stages in NumPy."""
+    from cplan import DTYPE
+    from cstages import Plan
+
+    def fill(name: str, n: int) -> np.ndarray:
+        states = RULES[case["rule"]]["states"]
+        return np.zeros(n) if name in states else numbers(name, np.dtype(np.float64), n)
+
+    stored = {name: DTYPE.get(dtype, dtype) for name, dtype in case["stored"].items()}
+    with Plan() as plan:
+        entry = plan.entry(plan.group(case["rule"], lr=0.03, **case["options"]), 700, fill=fill, **stored)
+        plan.set(**case["around"])
+        for step in range(3):
+            entry.grad.set(numbers(f"grad {step}", np.dtype(np.float64), 700))
+            plan.step()
+    buffers = {"param": entry.param, "copy": entry.copy, "average": entry.average, **entry.state}
+    arrays = {"low_bits": entry.param.low}
+    for name, buffer in buffers.items():
+        if buffer is not None:
+            arrays |= {name: buffer.memory, f"scales of {name}": buffer.scales}
+    return {name: summary(x) for name, x in arrays.items() if x is not None}
+
+
 # ---- The schedules ---------------------------------------------------------------------------------------------------
 
 SCHEDULES: dict[str, Iterable[int]] = {
@@ -232,7 +287,8 @@ def main() -> None:
         {"schedule": text, "results": {str(step): schedule(text)(step).hex() for step in steps}}
         for text, steps in SCHEDULES.items()
     ]
-    made = {"functions": functions, "optimizers": optimizers, "schedules": schedules}
+    stages = [{**case, "results": stage_results(case)} for case in stage_cases()]
+    made = {"functions": functions, "optimizers": optimizers, "stages": stages, "schedules": schedules}
     stored = json.loads(FILE.read_text()) if FILE.exists() else {}
     vectors = {"about": ABOUT.split("\n"), **{name: merged(stored.get(name, []), made[name]) for name in made}}
     FILE.write_text(json.dumps(vectors, indent=1) + "\n")
