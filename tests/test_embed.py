@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 
 import gdm
+from gdm import _stages
 
 ROOT = Path(__file__).parent.parent
 EMBED = ROOT / "tests/embed"
@@ -59,12 +60,12 @@ def say(capsys):
 # ---- the fit that all examples make -----------------------------------------------------------------------------
 
 
+def blur(x: np.ndarray) -> np.ndarray:
+    return np.float32(0.25) * np.roll(x, 1) + x + np.float32(0.25) * np.roll(x, -1)
+
+
 def expected(n: int = 64, steps: int = 50) -> tuple[np.ndarray, list[float]]:
     """Its parameters and losses, by the reference."""
-
-    def blur(x):
-        return np.float32(0.25) * np.roll(x, 1) + x + np.float32(0.25) * np.roll(x, -1)
-
     measured = blur(np.arange(n, dtype=np.float32) % 7)
     param, velocity = np.zeros(n, np.float32), np.zeros(n, np.float32)
     losses = []
@@ -99,6 +100,34 @@ def test_a_plan_in_c(tmp_path):
     need("cc")
     run("cc", EMBED / "c/plan.c", *STRICT, *config("--cflags", "--libs"), "-o", tmp_path / "plan")
     assert_fits(run(tmp_path / "plan"))
+
+
+def test_mixed_precision_in_c(tmp_path):
+    """Its losses, norms and parameters are those of the stages and the reference."""
+    need("cc")
+    run("cc", EMBED / "c/mixed.c", *STRICT, *config("--cflags", "--libs"), "-o", tmp_path / "mixed")
+    lines = [line.split() for line in run(tmp_path / "mixed").splitlines()]
+    found = {kind: [float(x) for name, x in lines if name == kind] for kind in ("loss", "norm", "param")}
+
+    measured = blur(np.arange(64, dtype=np.float32) % 7)
+    param, velocity = np.zeros(64, np.float32), np.zeros(64, np.float32)
+    losses, norms = [], []
+    for step in range(51):
+        weights = _stages.widen(_stages.narrow(param, "bfloat16"), "bfloat16", np.float32)
+        residual = blur(weights) - measured
+        grad = _stages.widen(_stages.narrow(blur(residual), "bfloat16"), "bfloat16", np.float32)
+        norm = gdm.grad_norm([grad])
+        if step % 10 == 0:
+            losses.append(float(np.cumsum(0.5 * residual.astype(float) * residual)[-1]))
+            norms.append(norm)
+        clip = 10 / (norm + 1e-6)
+        grad = _stages.scaled(grad, clip) if clip < 1 else grad
+        new = grad if step == 0 else np.float32(0.9) * velocity + grad
+        velocity, param = new, param - np.float32(0.1) * new
+    assert losses[-1] < losses[0] / 50
+    assert found["loss"] == losses
+    assert found["norm"] == norms
+    np.testing.assert_array_equal(np.array(found["param"], np.float32), param)
 
 
 def pkg_config(prefix: Path) -> list[str]:

@@ -503,6 +503,8 @@ typedef enum gdm_nonfinite { GDM_PROPAGATE = 0, GDM_SKIP = 1, GDM_REFUSE = 2 } g
  *
  * The weight is 1 - average_decay. With average_correction it is (1 - average_decay) / (1 - average_decay^t) in the
  * t-th update, so that the average does not depend on what it begins with.
+ *
+ * With clear_grads the gradients are written, so each must have its memory for itself.
  */
 typedef struct gdm_step_args {
     size_t size;            /* sizeof(gdm_step_args) */
