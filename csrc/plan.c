@@ -327,7 +327,6 @@ gdm_status gdm_plan_add(gdm_plan *plan, const gdm_entry_args *args, size_t *inde
     }
     include_factor(group, &entry, own.lr_factor);
     group->dtypes |= (uint8_t)(1u << entry.dtype);
-    plan->asks |= entry.tiled; /* its random bits and the weight of its average depend on the update */
     *index = plan->count;
     plan->entries[plan->count] = entry;
     plan->details[plan->count++] = details;
