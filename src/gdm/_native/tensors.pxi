@@ -146,7 +146,7 @@ def set_tensor_library(dict addresses, size_t offset, tuple keys, tuple grads, t
     cdef size_t address
     own.offset = 0
     own.parallel_for = own.no_grad = NULL
-    own.version_word = 0
+    own.negated_bit = own.plain_keys = own.version_word = 0
     own.exchange = <dlpack *><size_t>exchange
     if addresses:
         own.data = <get_pointer *><size_t>addresses["aoti_torch_get_data_ptr"]
@@ -217,23 +217,11 @@ cdef inline bint read_shape(void *handle, tensor *out) noexcept:
                 or own.ndim(handle, &out.ndim))
 
 
-cdef inline bint is_where(PyObject *x, const void *data) noexcept:
-    """Whether a tensor that keeps a number, and has been read before, still keeps it there."""
-    cdef void *now
-    cdef void *handle = <char *>x + torch_library.offset
-    if not torch_library.offset or may_be_negated(handle):
-        return False  # it must be read as a whole
-    return not torch_library.data(handle, &now) and now == data
-
-
-cdef inline bint read_again(PyObject *x, tensor *out, void *data, int dtype) noexcept:
-    """Reads a tensor that had this address and dtype before. If it has the address still, its dtype has not changed."""
-    cdef void *now
-    cdef void *handle = <char *>x + torch_library.offset
-    if not torch_library.offset or data == NULL or torch_library.data(handle, &now) or now != data:
-        return read_tensor(x, out)
-    out.data, out.dtype, out.may_be_negated = data, dtype, may_be_negated(handle)
-    return read_shape(handle, out)
+cdef inline bint read_again(PyObject *x, tensor *out) noexcept:
+    """Reads a tensor that mostly is a plain one. Nothing is known from before: another dtype may lie at the same
+    address."""
+    cdef tensor_library *own = &torch_library
+    return own.plain_keys and read_plain(<char *>x + own.offset, out) or read_tensor(x, out)
 
 
 cdef bint read_by_dlpack(PyObject *x, tensor *out) noexcept:
@@ -368,6 +356,20 @@ cdef inline bint read_number(PyObject *x, number *out) noexcept:
             return False
     out.data, out.dtype = read.data, read.dtype
     return out.data != NULL
+
+
+cdef inline bint read_number_again(PyObject *x, number *out) noexcept:
+    """Reads a tensor that mostly is a plain one without axes, as PyTorch's counts are."""
+    cdef tensor_library *own = &torch_library
+    cdef void *handle = <char *>x + own.offset
+    cdef int32_t code
+    cdef int64_t ndim
+    if not own.plain_keys or not is_plain(x) or keys_of(handle) != own.plain_keys:
+        return read_number(x, out)
+    if own.ndim(handle, &ndim) or ndim or own.dtype(handle, &code) or own.data(handle, &out.data):
+        return read_number(x, out)
+    out.dtype = F32 if code == own.float32 else F64 if code == own.float64 else OTHER_DTYPE
+    return out.dtype != OTHER_DTYPE and out.data != NULL
 
 
 cdef inline bint lie_alike(const tensor *p, const tensor *g, size_t n) noexcept:
@@ -575,7 +577,7 @@ cdef class TensorEngine:
         cdef bint as_planned = s.counter != NULL or s.scalar != NULL
         gdm_plan_get_progress(self.plan, s.entry, &planned, scalars)
         if s.counter != NULL:
-            if not is_where(s.counter, s.count.data) and not read_number(s.counter, &s.count):
+            if not read_number_again(s.counter, &s.count):
                 return False
             if not is_rounded(<double>planned, &s.count):
                 count = get_number_of(&s.count)
@@ -585,7 +587,7 @@ cdef class TensorEngine:
         else:
             as_planned, planned = planned == steps, steps
         if s.scalar != NULL:
-            if not is_where(s.scalar, s.kept.data) and not read_number(s.scalar, &s.kept):
+            if not read_number_again(s.scalar, &s.kept):
                 return False
             if scalars[0] != get_number_of(&s.kept):  # a float32 tensor has rounded it
                 as_planned, scalars[0] = False, get_number_of(&s.kept)
@@ -771,7 +773,7 @@ cdef class TensorEngine:
         e = &self.plan.entries[s.entry]
         if s.is_nested and optimizer._local_of(<object>s.param) is not <object>s.local:
             return False
-        if not read_again(s.local, &p, e.data[PARAM], e.dtype) or not fills_memory(&p, &n):
+        if not read_again(s.local, &p) or not fills_memory(&p, &n):
             return False
         if n != e.n or n and p.dtype != e.dtype or p.may_be_negated and (<object>s.local).is_neg():
             return False
@@ -796,7 +798,7 @@ cdef class TensorEngine:
         for k in range(MAX_STATES):
             if s.states[k] == NULL:
                 continue
-            if not read_again(s.states[k], &x, e.data[STATE + k], e.dtype) or not lie_alike(&p, &x, n):
+            if not read_again(s.states[k], &x) or not lie_alike(&p, &x, n):
                 return False
             if x.may_be_negated and (<object>s.states[k]).is_neg():
                 return False
