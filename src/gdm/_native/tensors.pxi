@@ -123,6 +123,12 @@ cdef enum:
     NO_ENTRY = 0xFFFFFFFF
     GIL_THRESHOLD_OF_TENSORS = 131072  # more than GIL_THRESHOLD: releasing the GIL means holding all gradients
 
+cdef enum:
+    # How a plan fits the tensors. The last: it may fit, but the step must hold references to the gradients.
+    FITS
+    NO_FIT
+    NEEDS_HOLD
+
 
 cdef struct tensor:
     void *data
@@ -185,6 +191,11 @@ cdef inline bint read_by_libtorch(PyObject *x, tensor *out) noexcept:
 cdef inline bint may_be_negated(void *handle) noexcept:
     cdef tensor_library *own = &torch_library
     return not own.negated_bit or keys_of(handle) & own.negated_bit
+
+
+cdef inline bint is_known_to_be_negated(const tensor *x) noexcept:
+    """Whether the elements are negated when they are read; False if that must be asked in Python."""
+    return x.may_be_negated and torch_library.negated_bit
 
 
 cdef inline uint64_t keys_of(void *handle) noexcept:
@@ -402,6 +413,7 @@ cdef struct slot:
     uint32_t group
     uint32_t entry  # in the plan, or NO_ENTRY
     bint is_present  # this step updates it
+    bint is_left  # PyTorch updates it in this step
     bint is_foreign  # PyTorch updates it
     bint is_nested  # the memory belongs to another tensor than the parameter
 
@@ -443,8 +455,9 @@ cdef class TensorEngine:
     cdef list plan_groups  # for each group its index in the plan and its rule, or None
     cdef list live  # for each group whether options are tensors, whose values may change
     cdef list versioned  # for each slot the tensors whose versions a step increments
-    cdef list foreign, left  # slots that PyTorch updates: always, and in this step
-    cdef size_t present  # how many parameters this step updates
+    cdef list foreign  # slots that PyTorch always updates
+    cdef size_t left  # how many more it updates in this step
+    cdef size_t misfit  # the slot at which the plan was last found not to fit
     cdef bint hold  # steps must hold references to the gradients: other code may run during a step
     cdef bint must_arrange  # buffers of the plan have moved
     cdef unsigned busy  # see OptimizerCore
@@ -564,7 +577,7 @@ cdef class TensorEngine:
             s.scalar = <PyObject *>scalar
         if not self.read_progress(s, begun):
             raise RuntimeError("a count of steps has not been checked")
-        self.hold = self.hold or s.is_nested
+        self.hold = self.hold or s.is_nested or not is_plain(s.param)
         return 0
 
     cdef bint read_progress(self, slot *s, uint64_t steps) noexcept:
@@ -700,125 +713,159 @@ cdef class TensorEngine:
     cdef bint gather(self, optimizer) except -1:
         """Reads all addresses, and checks everything; False if the plan no longer fits the optimizer.
 
-        Without ``hold`` no other code can run until the end of the step, so nobody can free a gradient. If other code
-        must run after all, ``hold`` is set and nothing is left to update: gather once more.
+        Other code may run at first: in Python functions, and wherever a Python object is made, since the garbage
+        collector may then call finalizers. It may free gradients and move tensors. So from read_slots on there is no
+        Python code, and no object is made, until the end of the step. Without ``hold`` a step needs no gradient before.
         """
-        cdef bint held = self.hold
-        cdef slot *s
-        cdef size_t i
-        cdef int status
-        self.left, self.present = None, 0
+        cdef int found
+        self.hold = self.hold or torch_library.no_grad == NULL
+        self.left = 0
+        if self.hold and not self.take_grads(optimizer):
+            return False
         if not self.same_groups(optimizer) or not self.same_state(optimizer):
             return False
+        found = self.read_slots()
+        if found == NEEDS_HOLD and not self.hold:
+            self.hold = True
+            return self.gather(optimizer)
+        return found == FITS
+
+    cdef bint take_grads(self, optimizer) except -1:
+        """Takes references to all gradients, as tensors that kernels can read. False if the plan no longer fits."""
+        cdef size_t i
         for i in range(self.slot_count):
-            s = &self.slots[i]
-            s.is_present = False
-            if s.is_foreign:
-                continue
-            if not self.gather_slot(optimizer, i, s):
+            Py_CLEAR(self.slots[i].grad)
+            self.slots[i].is_left = False
+        for i in range(self.slot_count):
+            if not self.slots[i].is_foreign and not self.take_grad(optimizer, &self.slots[i]):
                 return False
-            if self.hold != held:
-                return True
-            if not held:
-                Py_CLEAR(s.grad)
-        if self.must_arrange:
-            status = gdm_plan_arrange(self.plan)
-            if status != OK:
-                return False
-            self.must_arrange = False
-            for i in range(self.slot_count):
-                s = &self.slots[i]
-                if s.is_present and not is_apart(self.plan, s, self.plan.entries[s.entry].data[GRAD],
-                                                   self.bytes_of_entry(s.entry)):
-                    self.leave(i)
         return True
 
-    cdef inline size_t bytes_of_entry(self, size_t i) noexcept:
-        return self.plan.entries[i].n * <size_t>(4 if self.plan.entries[i].dtype == F32 else 8)
-
-    cdef int leave(self, size_t i) except -1:
-        """Leaves the parameter of a slot to PyTorch in this step."""
-        cdef slot *s = &self.slots[i]
-        self.present -= s.is_present
-        s.is_present = False
-        Py_CLEAR(s.grad)
-        self.plan.entries[s.entry].data[GRAD] = NULL
-        if self.left is None:
-            self.left = []
-        self.left.append(i)
-        return 0
-
-    cdef bint gather_slot(self, optimizer, size_t i, slot *s) except -1:
-        cdef tensor p, g, x
-        cdef entry *e
-        cdef bint readable
-        cdef size_t n, k
-        cdef PyObject *grad = NULL
-        cdef void *direct = NULL
-        if not self.hold and torch_library.no_grad != NULL and is_plain(s.param):
-            direct = grad_of(s.param)  # without a Python object for it, which PyTorch may have to make first
-        elif grad_descriptor != NULL and is_plain(s.param):
+    cdef bint take_grad(self, optimizer, slot *s) except -1:
+        cdef tensor p, g
+        cdef size_t n
+        cdef PyObject *grad
+        if grad_descriptor != NULL and is_plain(s.param):
             grad = get_by(grad_descriptor, s.param)
         else:
             grad = PyObject_GetAttr(s.param, <PyObject *>GRAD_NAME)
         if grad == <PyObject *>None:
             Py_CLEAR(grad)
-        s.grad = grad
-        if grad == NULL and direct == NULL:
-            if s.entry != NO_ENTRY:
-                self.plan.entries[s.entry].data[GRAD] = NULL
             return True
-        if s.entry == NO_ENTRY:
+        s.grad = grad
+        if s.entry == NO_ENTRY or s.is_nested and optimizer._local_of(<object>s.param) is not <object>s.local:
             return False
-        e = &self.plan.entries[s.entry]
-        if s.is_nested and optimizer._local_of(<object>s.param) is not <object>s.local:
+        if not torch_library.negated_bit and self.is_any_negated(s):
             return False
         if not read_again(s.local, &p) or not fills_memory(&p, &n):
             return False
-        if n != e.n or n and p.dtype != e.dtype or p.may_be_negated and (<object>s.local).is_neg():
-            return False
-        if direct != NULL:
-            readable = read_plain(direct, &g) and lie_alike(&p, &g, n)
+        if not s.is_nested and is_plain(grad) and read_tensor(grad, &g) and is_readable(&p, &g, n, grad):
+            return True
+        usable = optimizer._usable_grad(<object>s.param, <object>s.local, <object>grad)
+        if usable is None:
+            self.leave(s)
         else:
-            readable = not s.is_nested and is_plain(grad) and read_tensor(grad, &g) and is_readable(&p, &g, n, grad)
-        if not readable:
-            if not self.hold:
-                self.hold = True
-                return True
-            usable = optimizer._usable_grad(<object>s.param, <object>s.local, <object>grad)
-            if usable is None:
-                return self.leave(i) == 0
             Py_INCREF(usable)
+            s.grad = <PyObject *>usable
             release(grad)
-            grad = s.grad = <PyObject *>usable
-            if not read_tensor(grad, &g) or not is_readable(&p, &g, n, grad):
-                raise RuntimeError("a gradient has not been checked")
-        self.present += 1
-        s.is_present = True
+        return True
+
+    cdef bint is_any_negated(self, slot *s) except -1:
+        """Asks whether the elements of the parameter or of a state are negated when they are read."""
+        cdef size_t k
+        for k in range(MAX_STATES):
+            if s.states[k] != NULL and (<object>s.states[k]).is_neg():
+                return True
+        return (<object>s.local).is_neg()
+
+    cdef inline void leave(self, slot *s) noexcept:
+        """Leaves a parameter to PyTorch in this step."""
+        s.is_present, s.is_left = False, True
+        self.left += 1
+        self.plan.entries[s.entry].data[GRAD] = NULL
+
+    cdef int read_slots(self) noexcept:
+        """Reads the addresses of all buffers into the plan."""
+        cdef slot *s
+        cdef size_t i
+        cdef int found
+        for i in range(self.slot_count):
+            s = &self.slots[i]
+            s.is_present = False
+            if s.is_foreign:
+                continue
+            found = self.read_slot(s)
+            if found != FITS:
+                self.misfit = i
+                return found
+        if self.must_arrange:
+            if gdm_plan_arrange(self.plan) != OK:
+                return NO_FIT
+            self.must_arrange = False
+            for i in range(self.slot_count):
+                s = &self.slots[i]
+                if s.is_present and not is_apart(self.plan, s, self.plan.entries[s.entry].data[GRAD],
+                                                   self.bytes_of_entry(s.entry)):
+                    self.misfit = i
+                    if not self.hold:
+                        self.must_arrange = True  # so that the gradients are compared once more
+                        return NEEDS_HOLD
+                    self.leave(s)
+        return FITS
+
+    cdef inline size_t bytes_of_entry(self, size_t i) noexcept:
+        return self.plan.entries[i].n * <size_t>(4 if self.plan.entries[i].dtype == F32 else 8)
+
+    cdef inline int read_slot(self, slot *s) noexcept:
+        cdef tensor p, g, x
+        cdef entry *e
+        cdef size_t n, k
+        cdef void *direct = NULL
+        cdef bint has_grad = s.grad != NULL
+        if not self.hold:
+            if not is_plain(s.param):
+                return NEEDS_HOLD
+            direct = grad_of(s.param)  # without a Python object for it, which PyTorch may have to make first
+            has_grad = direct != NULL
+        if s.entry == NO_ENTRY:
+            return NO_FIT if has_grad else FITS
+        e = &self.plan.entries[s.entry]
+        if not read_again(s.local, &p) or not fills_memory(&p, &n) or n != e.n:
+            return NO_FIT
+        if n and p.dtype != e.dtype or is_known_to_be_negated(&p) or not lie_alike(&p, &p, n):
+            return NO_FIT
         for k in range(MAX_STATES):
             if s.states[k] == NULL:
                 continue
-            if not read_again(s.states[k], &x) or not lie_alike(&p, &x, n):
-                return False
-            if x.may_be_negated and (<object>s.states[k]).is_neg():
-                return False
+            if not read_again(s.states[k], &x) or not lie_alike(&p, &x, n) or is_known_to_be_negated(&x):
+                return NO_FIT
             self.move(&e.data[STATE + k], x.data)
         self.move(&e.data[PARAM], p.data)
+        if not has_grad or s.is_left:
+            e.data[GRAD] = NULL
+            return FITS
+        if direct != NULL:
+            if not read_plain(direct, &g) or not lie_alike(&p, &g, n):
+                return NEEDS_HOLD
+        elif not read_tensor(s.grad, &g) or not lie_alike(&p, &g, n) or is_known_to_be_negated(&g):
+            return NO_FIT
+        s.is_present = True
         if n == 0:
             e.data[GRAD] = &e.data[GRAD]  # not NULL: PyTorch counts the steps of a parameter without elements
         elif g.data != e.data[GRAD] or self.must_arrange:
             e.data[GRAD] = g.data
             if not self.must_arrange and not is_apart(self.plan, s, g.data, self.bytes_of_entry(s.entry)):
-                return self.leave(i) == 0
-        return s.counter == NULL and s.scalar == NULL or self.read_progress(s, 0)
+                self.leave(s)
+                return FITS if self.hold else NEEDS_HOLD
+        return FITS if s.counter == NULL and s.scalar == NULL or self.read_progress(s, 0) else NO_FIT
 
     cdef inline void move(self, void **place, void *data) noexcept:
         if place[0] != data:
             place[0] = data
             self.must_arrange = True
 
-    cdef int mark_changed(self) except -1:
-        """Tells autograd which tensors change."""
+    cdef bint mark_changed(self) except -1:
+        """Tells autograd which tensors change. Returns whether other code may have run."""
         cdef list changed = None
         cdef slot *s
         cdef size_t i
@@ -828,9 +875,10 @@ cdef class TensorEngine:
                 if changed is None:
                     changed = []
                 changed.extend(<tuple>self.versioned[i])
-        if changed is not None:
-            increment_version(changed)
-        return 0
+        if changed is None:
+            return False
+        increment_version(changed)
+        return True
 
     cdef void release_grads(self) noexcept:
         cdef size_t i
@@ -853,35 +901,46 @@ cdef class TensorEngine:
             if s.scalar != NULL:
                 set_number_of(&s.kept, scalars[0])
 
+    cdef int step_by_torch(self, optimizer) except -1:
+        """Lets PyTorch update what is left to it. Since it has written then, the rest of the step must not fail: it uses
+        the gradients that it holds, and ends with the groups and states that it began with."""
+        cdef size_t i
+        indices = list(self.foreign)
+        for i in range(self.slot_count):
+            if self.slots[i].is_left:
+                indices.append(i)
+        optimizer._step_by_torch(indices)
+        self.read_slots_again(optimizer)
+        return 0
+
+    cdef int read_slots_again(self, optimizer) except -1:
+        """Reads all addresses again when other code may have run: that of a subclass of a tensor, a finalizer."""
+        cdef size_t left = self.left
+        if self.read_slots() == FITS and self.left == left:
+            return 0
+        raise RuntimeError(
+            f"{optimizer._name_of(self.misfit)} changed its dtype, size, or layout, or began to share memory with its "
+            "gradient, in the middle of a step. It has not been updated, others may have been. No other thread, "
+            "finalizer or code of a tensor's subclass may change parameters, states or gradients during a step")
+
     def step(self, optimizer, unsigned threads):
         """Makes a step, with at most so many threads; 0: as many as PyTorch uses.
 
         Returns False, and has changed nothing, if the plan no longer fits the optimizer, or the rules in NumPy are to be
         used."""
         cdef int status
-        cdef bint held
         if use_reference:
             return False
         if self.busy == 1 + gdm_generation():
             raise RuntimeError("this optimizer is already in the middle of a step")
         self.busy = 1 + gdm_generation()
         try:
-            held = self.hold
             if not self.gather(optimizer):
                 return False
-            if self.hold != held:
-                self.release_grads()
-                if not self.gather(optimizer):
-                    return False
-            if self.foreign or self.left is not None:
-                self.release_grads()
-                optimizer._step_by_torch(self.foreign + (self.left or []))
-                # PyTorch may have made states for these parameters. A subclass of a tensor may run any code.
-                self.watch_state(optimizer.state)
-                left, held = self.left, self.hold
-                if not self.gather(optimizer) or self.left != left or self.hold != held:
-                    raise RuntimeError("the optimizer changed while PyTorch updated some of its parameters")
-            self.mark_changed()
+            if self.foreign or self.left:
+                self.step_by_torch(optimizer)
+            if self.mark_changed():
+                self.read_slots_again(optimizer)
             use_threads(self.plan, threads)
             if not self.hold:
                 status = gdm_plan_run(self.plan)

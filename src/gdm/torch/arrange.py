@@ -235,6 +235,8 @@ class Arrangement:
         """Takes them out again, those of these parameters or all. Returns whether there were any."""
         state, chosen = self._optimizer.state, None if params is None else {id(param) for param in params}
         undone = [x for x in self._before if chosen is None or id(x[0]) in chosen]
+        # PyTorch may make others instead, which stay.
+        self._before = [x for x in self._before if chosen is not None and id(x[0]) not in chosen]
         for param, before in undone:
             if before is None:
                 state.pop(param, None)

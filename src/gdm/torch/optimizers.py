@@ -212,6 +212,14 @@ class NativeStep(torch.optim.Optimizer):
         scalar = _checks.SCALARS.get(key)
         return 0.0 if scalar is None else scalar.initial
 
+    def _name_of(self, index: int) -> str:
+        """The name of a parameter in messages."""
+        for g, group in enumerate(self.param_groups):
+            if index < len(group["params"]):
+                return label(group, g, index)
+            index -= len(group["params"])
+        return "a parameter"
+
     _local_of = staticmethod(local_of)
     _usable_grad = staticmethod(usable_grad)
 
