@@ -370,3 +370,30 @@ def test_threads_are_checked(n):
         optimizer.threads = n
     assert optimizer.threads == 3
     assert copy.deepcopy(optimizer).threads == 3
+
+
+@pytest.mark.parametrize("device", ["meta", "cpu"])
+def test_the_default_device_does_not_matter(device):
+    """Neither for what is found out when gdm.torch is imported, nor for the states. Adagrad's are made by PyTorch."""
+    names = [name for name in CLASSES if name != "Adagrad"]
+    code = f"""
+import torch
+torch.set_default_device("{device}")
+import gdm
+from gdm.torch import tensors
+offset = tensors._offset()
+print(all(tensors._keys(offset)), all(tensors._grads(offset)), all(tensors._versions(offset)))
+for name in {names}:
+    param = torch.nn.Parameter(torch.zeros(3, device="cpu"))
+    param.grad = torch.ones(3, device="cpu")
+    optimizer = getattr(gdm.torch, name)([param], lr=0.5)
+    for _ in range(3):
+        optimizer.step()
+    print(name, param.tolist(), [str(x.device) for x in optimizer.state[param].values()])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    (found, *steps) = done.stdout.splitlines()
+    assert not os.path.exists("/proc/self/mem") or found == "True True True"
+    assert len(steps) == len(names)
+    assert "meta" not in done.stdout

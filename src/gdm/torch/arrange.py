@@ -181,7 +181,8 @@ class Arrangement:
                 value = self._optimizer._initial(key)
                 if key in draft.numbers:
                     wide = torch.get_default_dtype() == torch.float64 and not group.get("fused")
-                    draft.new[key] = torch.tensor(value, dtype=torch.float64 if wide else torch.float32)
+                    dtype = torch.float64 if wide else torch.float32
+                    draft.new[key] = torch.tensor(value, dtype=dtype, device="cpu")  # whatever the default device is
                 elif value:
                     part_like(draft.param, draft.local, draft.new[key]).fill_(value)
 

@@ -81,7 +81,7 @@ def _addresses() -> dict[str, int]:
 def _offset() -> int:
     """Where a Python tensor holds its C++ tensor, which is one pointer; 0 if it is not found."""
     word = ctypes.sizeof(ctypes.c_void_p)
-    examples = [torch.empty(3), torch.nn.Parameter(torch.empty(0))]
+    examples = [torch.empty(3, device="cpu"), torch.nn.Parameter(torch.empty(0, device="cpu"))]
     for offset in range(object.__basicsize__, object.__basicsize__ + 3 * word, word):
         if all(ctypes.c_void_p.from_address(id(x) + offset).value == x._cdata for x in examples):
             return offset
@@ -102,7 +102,7 @@ def _keys(offset: int) -> tuple[int, int, int]:
     all are 0: gdm then asks in Python.
     """
     shapes = [(), (1,), (3,), (2, 0), (2, 3), (4, 3, 2), (1, 2, 3, 4), (2, 1, 2, 1, 2, 3)]
-    plain = [torch.empty(shape, dtype=dtype) for shape in shapes for dtype in FLOATS]
+    plain = [torch.empty(shape, dtype=dtype, device="cpu") for shape in shapes for dtype in FLOATS]
     plain += [torch.nn.Parameter(x.detach()) for x in plain] + [x[..., 0] for x in plain if x.numel() and x.ndim]
     negated = [torch._neg_view(x.detach()) for x in plain]
     telling, same, words = [(1 << 64) - 1] * WORDS, [True] * WORDS, _words(plain[0], offset)
@@ -147,7 +147,7 @@ def _grads(offset: int) -> tuple[int, int, int]:
                 without.append((memory.words(words[i]) or [0] * WORDS)[k])
     except OSError:
         return 0, 0, 0
-    no_meta = all(_words(torch.zeros(3), offset)[i] == 0 for _ in range(3))
+    no_meta = all(_words(torch.zeros(3, device="cpu"), offset)[i] == 0 for _ in range(3))
     return (i, k, without[0]) if no_meta and without[0] and len(set(without)) == 1 else (0, 0, 0)
 
 
@@ -183,9 +183,10 @@ def _versions(offset: int) -> tuple[int, int]:
 
 def _examples() -> list[Any]:
     """Tensors of several kinds that require gradients."""
-    flat = torch.zeros(20, dtype=torch.float64)
-    params = [torch.nn.Parameter(torch.zeros(3)), torch.nn.Parameter(torch.zeros(2, 3, dtype=torch.float64))]
-    return [*params, torch.nn.Parameter(flat[3:9]), torch.zeros(()).requires_grad_(), flat[12:].requires_grad_()]
+    flat = torch.zeros(20, dtype=torch.float64, device="cpu")
+    tensors = [torch.zeros(3, device="cpu"), torch.zeros(2, 3, dtype=torch.float64, device="cpu"), flat[3:9]]
+    others = [torch.zeros((), device="cpu"), flat[12:]]
+    return [torch.nn.Parameter(x) for x in tensors] + [x.requires_grad_() for x in others]
 
 
 class _Memory:
