@@ -333,6 +333,42 @@ def test_options_are_changed_between_steps(name):
                 group["momentum"] = 0.1 * (step % 3)
 
 
+@pytest.mark.parametrize("name", ["Adam", "AdamW", "NAdam", "Lion"])
+def test_options_in_a_list_are_changed_in_place(name):
+    twins = Twins(name)
+    for opt, _ in twins.both():
+        opt.param_groups[0]["betas"] = [0.9, 0.99]
+    for step in range(6):
+        twins.steps([step])
+        for opt, _ in twins.both():
+            opt.param_groups[0]["betas"][step % 2] -= 0.1
+
+
+def test_a_tensor_as_momentum_is_changed_in_place():
+    """It is 0 at first, so that the rule is another one then."""
+    twins = Twins("SGD")
+    for opt, _ in twins.both():
+        opt.param_groups[0]["momentum"] = torch.tensor(0.0)
+    for step in range(6):
+        twins.steps([step], lambda step, i: i == 1)
+        for opt, _ in twins.both():
+            opt.param_groups[0]["momentum"].fill_([0.0, 0.9, 0.5][step % 3])
+
+
+def test_an_option_comes_into_gdms_range_in_place(monkeypatch):
+    (param,) = parameters(shapes=[(3,)])
+    optimizer = gdm.torch.SGD([param], lr=torch.tensor(1e300, dtype=torch.float64))
+    optimizer.step()
+    left = []
+    monkeypatch.setattr(optimizer, "_step_by_torch", left.append)
+    param.grad = torch.ones(3)
+    optimizer.step()
+    assert left == [[0]]
+    optimizer.param_groups[0]["lr"].fill_(0.5)
+    optimizer.step()
+    assert left == [[0]]
+
+
 # ---- schedules ----
 
 

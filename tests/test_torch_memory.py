@@ -248,6 +248,19 @@ def test_the_garbage_collector_may_free_gradients_during_a_step(name, read_by):
         assert -1.001 < moved.item() <= 0.0  # of the gradient that was there, or of none
 
 
+@pytest.mark.parametrize("name", ["SGD", "Lion"])
+def test_a_state_is_renamed(name):
+    """It is another state then."""
+    options = {"momentum": 0.9} if name == "SGD" else {}
+    twins = Twins(name, parameters(torch.float32, shapes=[(5,)]), options)
+    twins.steps(range(2))
+    for optimizer, (param,) in twins.both():
+        state = optimizer.state[param]
+        (key,) = state
+        state["own"] = state.pop(key)
+    twins.steps(range(2, 4))
+
+
 # ---- what cannot be undone ----
 
 

@@ -449,7 +449,7 @@ cdef class TensorEngine:
     # What the optimizer held when the engine was made.
     cdef object groups, state  # a list and a dict, or of subclasses
     cdef list group_dicts, param_lists, group_values  # the values of each group are in the order of `keys`
-    cdef list state_keys, state_values, inner_values
+    cdef list state_keys, state_values, inner_keys, inner_values
     cdef list slot_objects
     cdef tuple keys  # the options; the first is the learning rate
     cdef list plan_groups  # for each group its index in the plan and its rule, or None
@@ -484,7 +484,7 @@ cdef class TensorEngine:
         for described in groups:
             if described is None:
                 self.plan_groups.append(None)
-                self.live.append(False)
+                self.live.append(True)  # an option may come into gdm's range
                 continue
             rule, options, live = described
             fill(&args, rule_numbers[rule], options, options["lr"])
@@ -530,8 +530,10 @@ cdef class TensorEngine:
         return values
 
     cdef int watch_state(self, state) except -1:
-        self.state, self.state_keys, self.state_values, self.inner_values = state, list(state), list(state.values()), []
+        self.state, self.state_keys, self.state_values = state, list(state), list(state.values())
+        self.inner_keys, self.inner_values = [], []
         for inner in self.state_values:
+            self.inner_keys.append(list(inner) if isinstance(inner, dict) else None)
             self.inner_values.append(list(inner.values()) if isinstance(inner, dict) else None)
         return 0
 
@@ -683,8 +685,9 @@ cdef class TensorEngine:
         return True
 
     cdef bint same_state(self, optimizer) except -1:
-        """Whether the optimizer's states are the same objects as before."""
+        """Whether the optimizer's states are the same objects as before, with the same names."""
         cdef PyObject *key
+        cdef PyObject *names
         cdef PyObject *value
         cdef PyObject *inner
         cdef PyObject *content
@@ -695,7 +698,7 @@ cdef class TensorEngine:
         while PyDict_Next(<PyObject *>state, &position, &key, &value):
             if key != items_of(<PyObject *>self.state_keys)[i] or value != items_of(<PyObject *>self.state_values)[i]:
                 return False
-            inner = items_of(<PyObject *>self.inner_values)[i]
+            names, inner = items_of(<PyObject *>self.inner_keys)[i], items_of(<PyObject *>self.inner_values)[i]
             i += 1
             if inner == <PyObject *>None:
                 continue
@@ -703,7 +706,7 @@ cdef class TensorEngine:
                 return False
             k = inside = 0
             while PyDict_Next(value, &inside, &key, &content):
-                if content != items_of(inner)[k]:
+                if content != items_of(inner)[k] or key != items_of(names)[k]:
                     return False
                 k += 1
         return True

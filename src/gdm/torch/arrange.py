@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numbers
+from types import NoneType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -39,7 +41,7 @@ class Described(NamedTuple):
 
     rule: str
     options: Options
-    live: bool  # some options are tensors or arrays, whose values may change
+    live: bool  # some options are tensors, arrays, lists, or others whose values may change
 
 
 class Slot(NamedTuple):
@@ -70,17 +72,17 @@ def describe(rule: str, group: Options, fixed: Options) -> Described | None:
         return None
     if any(value >= FLOAT32_OVERFLOW for name, value in checked.items() if REALS.get(name) is NOT_NEGATIVE):
         return None
-    return Described(rule, checked, any(_has_tensor(given[name]) for name in names))
+    return Described(rule, checked, any(may_change(given[name]) for name in names))
 
 
 _NO_OPTIONS = ("step", *_checks.OPTIONAL_STATES, *_checks.SCALARS)
 
 
-def _has_tensor(value: Any) -> bool:
+def may_change(value: Any) -> bool:
     """Whether a value, or an item of it, can change in place."""
-    return any(
-        isinstance(x, (torch.Tensor, np.ndarray)) for x in (value if isinstance(value, (tuple, list)) else (value,))
-    )
+    if isinstance(value, tuple):
+        return any(may_change(x) for x in value)
+    return not isinstance(value, (numbers.Number, np.generic, str, NoneType))
 
 
 def _plain(value: Any) -> Any:

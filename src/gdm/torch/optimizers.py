@@ -14,7 +14,7 @@ from .. import _backend, _checks, reference
 from .._checks import Options
 from ..optimizer.state import scalar_names, state_names
 from . import methods
-from .arrange import Arrangement, Described, describe, label
+from .arrange import Arrangement, Described, describe, label, may_change
 from .tensors import connect, flat, local_of, usable_grad
 
 __all__ = ["SGD", "Adagrad", "Adam", "AdamW", "Lion", "NAdam", "RMSprop", "Signum"]
@@ -356,7 +356,10 @@ class SGD(NativeStep, torch.optim.SGD):
 
     def _describe(self, group: Options) -> Described | None:
         fixed = {"decoupled_weight_decay": False, "form": "torch"}
-        return describe("momentum" if group["momentum"] else "sgd", group, fixed)
+        described = describe("momentum" if group["momentum"] else "sgd", group, fixed)
+        if described is not None and may_change(group["momentum"]):  # then the rule may, too
+            return described._replace(live=True)
+        return described
 
 
 class Adagrad(NativeStep, torch.optim.Adagrad):
