@@ -614,6 +614,22 @@ def test_a_step_by_a_wrong_one_among_many_changes_nothing(name):
     refused(call, ValueError, r"grads\[99\] has shape")
 
 
+@BACKENDS
+@pytest.mark.parametrize("kind", ["inference tensors", "leaves"])
+def test_numbers_are_kept_in_tensors_of_any_kind(kind, backend_name):
+    """All or nothing is written, also where PyTorch would refuse to fill such a tensor."""
+    gdm.set_backend(backend_name)
+    with torch.inference_mode(kind == "inference tensors"):
+        numbers = [torch.ones(()), torch.zeros(())]
+    if kind == "leaves":
+        numbers = [x.requires_grad_() for x in numbers]
+    param, exp_avg, exp_avg_sq = torch.zeros(3), torch.zeros(3), torch.zeros(3)
+    functional.nadam([param], [torch.ones(3)], [exp_avg], [exp_avg_sq], numbers[:1], numbers[1:], lr=0.5)
+    assert numbers[1] == 1
+    assert numbers[0] < 1
+    assert bool((param < 0).all())
+
+
 # ---- the module ----
 
 

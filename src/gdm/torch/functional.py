@@ -34,7 +34,7 @@ import numpy as np
 import torch
 
 from .. import _backend, _checks, reference
-from .._checks import Options
+from .._checks import Array, Options
 from ..errors import OverlapError
 from ..optimizer.state import scalar_names, state_names
 from .tensors import FLOATS, connect, flat, is_count, is_native, is_number, same_layout
@@ -357,7 +357,7 @@ def _require_like(name: str, x: Any, first: str, param: Any) -> None:
 def _by_reference(
     rule: str, options: Options, lists: dict[str, list[Any]], states: list[Any], scalars: list[Any] | None, first: bool
 ) -> None:
-    writes, numbers = [], []
+    writes: list[tuple[Array, Any]] = []
     for i, (param, grad) in enumerate(zip(lists["params"], lists["grads"], strict=True)):
         if grad is None:
             continue
@@ -368,12 +368,10 @@ def _by_reference(
         number = step if isinstance(step, int) else int(step.item()) + 1
         new = reference.update(rule, {**options, "step": number, "lr_scale": None, **buffers, **own}, first=first)
         if scalars:
-            numbers += [(scalars[i], float(new.pop(name))) for name in own]
-        numbers += [] if isinstance(step, int) else [(step, float(number))]
+            writes += [(flat(scalars[i]), new.pop(name)) for name in own]
+        writes += [] if isinstance(step, int) else [(flat(step), number)]
         writes += [(buffers[name], x) for name, x in new.items()]
-    for target, value in writes:
-        target[...] = value
-    for tensor, number_after in numbers:
-        tensor.fill_(number_after)
     changed = [param for param, grad in zip(lists["params"], lists["grads"], strict=True) if grad is not None]
     torch.autograd.graph.increment_version(changed)
+    for target, value in writes:
+        target[...] = value
