@@ -311,3 +311,22 @@ def test_what_moves_while_pytorch_makes_its_part_of_a_step_is_found():
     breaking(optimizer, move)
     optimizer.step()
     assert params[0].tolist() == [-0.5] * 6
+
+
+@pytest.mark.parametrize("name", ["Adam", "Adagrad", "Lion", "Signum"])
+def test_pytorch_refuses_before_it_writes(name):
+    """Also where it updates several groups one after the other, and refuses a gradient of a later one."""
+    first, second = torch.nn.Parameter(torch.ones(3, dtype=torch.complex64)), parameter(4)
+    dense = torch.nn.Parameter(torch.ones(3, dtype=torch.float16))
+    if name in ("Lion", "Signum"):
+        first = torch.nn.Parameter(torch.ones(3, dtype=torch.float16))
+    for groups in ([[first], [dense, second]], [[first, dense, second]]):
+        optimizer = getattr(gdm.torch, name)([{"params": x} for x in groups], lr=0.5, weight_decay=0.1)
+        for param in (first, dense):
+            param.grad = torch.ones_like(param)
+        second.grad = torch.ones(4).to_sparse()
+        before = everything(optimizer)
+        for _ in range(2):
+            with pytest.raises(RuntimeError, match="sparse"):
+                optimizer.step()
+        assert_same_tensors(everything(optimizer), before)

@@ -27,16 +27,18 @@ class _Method(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        present = [param for group in self.param_groups for param in group["params"] if param.grad is not None]
+        for param in present:
+            if param.grad.is_sparse:
+                raise RuntimeError(f"{type(self).__name__} does not support sparse gradients")
+            if torch.is_complex(param):
+                raise RuntimeError(f"{type(self).__name__} does not support complex parameters")
         for group in self.param_groups:
             lr = group["lr"]
             lr = lr.item() if isinstance(lr, torch.Tensor) else lr
             for param in group["params"]:
                 if param.grad is None:
                     continue
-                if param.grad.is_sparse:
-                    raise RuntimeError(f"{type(self).__name__} does not support sparse gradients")
-                if torch.is_complex(param):
-                    raise RuntimeError(f"{type(self).__name__} does not support complex parameters")
                 state = self.state[param]
                 if "exp_avg" not in state:
                     state["exp_avg"] = torch.zeros_like(param, memory_format=torch.preserve_format)

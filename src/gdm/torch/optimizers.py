@@ -226,18 +226,27 @@ class NativeStep(torch.optim.Optimizer):
     def _step_by_torch(self, indices: list[int]) -> None:
         """Lets PyTorch's own code update the parameters with these indices, those on the CPU with its for-loop.
 
-        In their first step PyTorch must make their states itself: SGD's velocity begins with the gradient.
+        In their first step PyTorch must make their states itself: SGD's velocity begins with the gradient. It may
+        refuse gradients that are sparse, Adagrad only together with weight decay. It gets these first, so that it has
+        written nothing else then.
         """
-        chosen, whole, groups, i = set(indices), self.param_groups, [], 0
+        chosen, whole, i = set(indices), self.param_groups, 0
+        groups: list[Options] = []
+        sparse: list[Options] = []
         for group in whole:
             kept = [param for k, param in enumerate(group["params"], i) if k in chosen]
             i += len(group["params"])
             on_cpu = [param for param in kept if param.device.type == "cpu"]
             elsewhere = [param for param in kept if param.device.type != "cpu"]
-            if on_cpu:
-                groups.append({**group, "params": on_cpu, "foreach": False, "fused": False})
+            for its, are_sparse in ((groups, False), (sparse, True)):
+                if some := [param for param in on_cpu if _has_sparse_grad(param) is are_sparse]:
+                    its.append({**group, "params": some, "foreach": False, "fused": False})
             if elsewhere:
                 groups.append({**group, "params": elsewhere})
+        sparse.sort(key=lambda group: not group.get("weight_decay"))
+        counts = [self.state[x].get("step") for group in sparse for x in group["params"] if x in self.state]
+        counted = [(x, x.clone()) for x in counts if isinstance(x, torch.Tensor)]  # Adagrad counts before it refuses
+        groups = sparse + groups
         step = self._torchs.step
         if getattr(step, "hooked", False):
             step = inspect.unwrap(step, stop=lambda f: not getattr(f, "hooked", False))
@@ -252,11 +261,17 @@ class NativeStep(torch.optim.Optimizer):
         except BaseException:
             for param in without_state:
                 self.state.pop(param, None)
+            for count, before in counted:
+                count.copy_(before)
             raise
         finally:
             self.param_groups = whole
             for name, value in scaling.items():
                 setattr(self, name, value)
+
+
+def _has_sparse_grad(param: Any) -> bool:
+    return param.grad is not None and param.grad.layout is not torch.strided
 
 
 NativeStep.step.__signature__ = inspect.signature(NativeStep._step)  # type: ignore[attr-defined]
@@ -299,9 +314,9 @@ def step_by_reference(optimizer: NativeStep, arrangement: Arrangement) -> None:
         target[...] = value
     for slot, count, scalars_after in counted:
         if slot.counter is not None:
-            slot.counter.fill_(count)
+            flat(slot.counter)[...] = count  # PyTorch's fill_ refuses inference tensors, when others have been written
         if slot.scalar is not None:
-            slot.scalar.fill_(scalars_after[0])
+            flat(slot.scalar)[...] = scalars_after[0]
         if slot.versioned:
             torch.autograd.graph.increment_version(slot.versioned)
 
