@@ -397,3 +397,33 @@ for name in {names}:
     assert not os.path.exists("/proc/self/mem") or found == "True True True"
     assert len(steps) == len(names)
     assert "meta" not in done.stdout
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="NOT TESTED: forks; this system has none")
+def test_a_child_that_imports_gdm_after_the_fork_does_not_hang():
+    """Its parent may have used PyTorch's threads, of which the child knows, but which it does not have."""
+    code = """
+import os, numpy, torch
+torch.set_num_threads(2)
+a = torch.ones(1 << 22)
+a + a
+child = os.fork()
+if child == 0:
+    import gdm
+    param = torch.nn.Parameter(torch.from_numpy(numpy.ones(1 << 22, numpy.float32)))
+    param.grad = torch.from_numpy(numpy.ones(1 << 22, numpy.float32))
+    optimizer = gdm.torch.SGD([param], lr=0.5)
+    for _ in range(3):
+        optimizer.step()
+    os._exit(0 if (param.detach().numpy() == -0.5).all() else 1)
+print(os.waitpid(child, 0)[1])
+"""
+    if not tensors._is_forked() and not os.path.exists("/proc/self/stat"):
+        pytest.skip("NOT TESTED: forks before the import of gdm; this system does not tell that there was one")
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, start_new_session=True)
+    try:
+        assert process.communicate(timeout=60)[0].strip() == "0"
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, 9)
+        process.communicate()
+        pytest.fail("the child hangs")

@@ -108,9 +108,8 @@ cdef struct tensor_library:
     void *no_grad  # what the latter is without a gradient; NULL: these are not known
     size_t version_word, version_byte  # the word that points to the counter of versions; where the count is. 0: not known
     dlpack *exchange
-    # Threads: NULL if PyTorch's cannot be used.
-    void *parallel_for
-    get_count *num_threads
+    void *parallel_for  # runs something on PyTorch's threads; NULL if they cannot be used
+    get_count *num_threads  # NULL if not known
 
 cdef tensor_library torch_library
 cdef PyObject *tensor_type = NULL  # torch.Tensor and torch.nn.Parameter: kept alive by gdm.torch
@@ -152,6 +151,7 @@ def set_tensor_library(dict addresses, size_t offset, tuple keys, tuple grads, t
     cdef size_t address
     own.offset = 0
     own.parallel_for = own.no_grad = NULL
+    own.num_threads = NULL
     own.negated_bit = own.plain_keys = own.version_word = 0
     own.exchange = <dlpack *><size_t>exchange
     if addresses:
@@ -318,7 +318,7 @@ cdef inline bint is_empty(const tensor *x) noexcept:
 
 cdef inline unsigned threads_of_torch() noexcept:
     cdef uint32_t n = 0
-    if torch_library.parallel_for == NULL or torch_library.num_threads(&n):
+    if torch_library.num_threads == NULL or torch_library.num_threads(&n):
         return 0
     return n
 
@@ -328,7 +328,9 @@ cdef inline void use_threads(plan *plan, unsigned threads) noexcept:
     cdef unsigned torchs = threads_of_torch()
     plan.threads = threads if threads else torchs
     plan.spread = NULL
-    if 0 < plan.threads <= torchs and gdm_generation() == 0:  # a forked child has no threads of PyTorch's
+    if torch_library.parallel_for == NULL or gdm_generation() != 0:
+        return  # a forked child has no threads of PyTorch's
+    if 0 < plan.threads <= torchs:
         plan.spread, plan.host = spread_by_torch, torch_library.parallel_for
 
 

@@ -54,6 +54,9 @@ def connect(*, use_libtorch: bool = True) -> str:
     if not offset:
         addresses = {}
     keys, grads, versions = (0, 0, 0), (0, 0, 0), (0, 0)
+    if addresses and _is_forked():
+        # PyTorch's threads may have stayed in the parent, and OpenMP would wait for them.
+        addresses["torch_parallel_for"] = 0
     if addresses:
         keys, grads, versions = _keys(offset), _grads(offset), _versions(offset)
     get_pointer = ctypes.pythonapi.PyCapsule_GetPointer
@@ -76,6 +79,16 @@ def _addresses() -> dict[str, int]:
         except (OSError, AttributeError):
             continue
     return {}
+
+
+def _is_forked() -> bool:
+    """Whether this process began with a fork, and no program has been loaded since. Later forks are noticed by gdm."""
+    try:
+        with open("/proc/self/stat", "rb") as file:
+            flags = int(file.read().rpartition(b")")[2].split()[6])
+    except (OSError, ValueError, IndexError):
+        return False
+    return bool(flags & 0x40)  # Linux's PF_FORKNOEXEC
 
 
 def _offset() -> int:
