@@ -427,3 +427,100 @@ print(os.waitpid(child, 0)[1])
         os.killpg(process.pid, 9)
         process.communicate()
         pytest.fail("the child hangs")
+
+
+# ---- one step at a time ----
+
+
+def in_the_middle(monkeypatch, what):
+    """Calls a function in the middle of the next step that is arranged."""
+    begin = Arrangement.begin
+
+    def begin_late(self):
+        monkeypatch.setattr(Arrangement, "begin", begin)
+        what()
+        begin(self)
+
+    monkeypatch.setattr(Arrangement, "begin", begin_late)
+
+
+def refusal(step):
+    """What a step says that is refused in another thread."""
+    found = []
+
+    def run():
+        try:
+            step()
+        except RuntimeError as error:
+            found.append(str(error))
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    return found
+
+
+@pytest.mark.parametrize("backend_name", ["native", "reference"])
+@pytest.mark.parametrize("begun", [False, True])
+def test_a_second_step_in_the_middle_of_one_that_is_arranged_is_refused(begun, backend_name, monkeypatch):
+    gdm.set_backend(backend_name)
+    (param,) = params_of([(4,)])
+    optimizer = gdm.torch.AdamW([param])
+    param.grad = torch.ones(4)
+    if begun:
+        optimizer.step()
+        optimizer.state[param]["step"] = optimizer.state[param]["step"].clone()
+    found, copies = [], []
+
+    def meanwhile():
+        found.append(refusal(optimizer.step))
+        optimizer.grad_scale, optimizer.found_inf = torch.tensor(2.0), torch.tensor(0.0)
+        found.append(refusal(optimizer.step))
+        del optimizer.grad_scale, optimizer.found_inf
+        copies.append(copy.deepcopy(optimizer))
+        copies[0].step()
+
+    in_the_middle(monkeypatch, meanwhile)
+    optimizer.step()
+    assert [len(x) for x in found] == [1, 1]
+    assert all("in the middle of a step" in message for (message,) in found)
+    assert bool((param.grad == 1).all())
+    assert optimizer.state[param]["step"] == 1 + begun
+    optimizer.step()
+
+
+def test_a_step_that_fails_lets_the_next_one_begin(monkeypatch):
+    (param,) = params_of([(4,)])
+    optimizer = gdm.torch.AdamW([param])
+    param.grad = torch.ones(4)
+
+    def fail():
+        raise KeyboardInterrupt
+
+    in_the_middle(monkeypatch, fail)
+    with pytest.raises(KeyboardInterrupt):
+        optimizer.step()
+    optimizer.step()
+    assert optimizer.state[param]["step"] == 1
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="NOT TESTED: forks; this system has none")
+def test_a_forked_child_is_not_in_the_step_of_its_parent(monkeypatch):
+    (param,) = params_of([(4,)])
+    optimizer = gdm.torch.AdamW([param])
+    param.grad = torch.ones(4)
+    ends = []
+
+    def fork():
+        child = os.fork()
+        if child == 0:
+            try:
+                optimizer.step()
+                os._exit(0 if optimizer.state[param]["step"] == 1 else 1)
+            finally:
+                os._exit(2)
+        ends.append(os.waitpid(child, 0)[1])
+
+    in_the_middle(monkeypatch, fork)
+    optimizer.step()
+    assert ends == [0]

@@ -440,7 +440,7 @@ cdef inline bint is_apart(const plan *plan, slot *slot, const void *start, size_
 cdef class TensorEngine:
     """A plan for the tensors of one optimizer of ``gdm.torch``, as long as its groups and states stay the same.
 
-    The optimizer provides ``_describe(group)``, which returns what ``groups`` below has for a group;
+    The optimizer provides ``_lock``, an OptimizerCore that only one step at a time locks; ``_describe(group)``, which returns what ``groups`` below has for a group;
     ``_usable_grad(param, local, grad)``, which returns the gradient as a tensor like ``local``, or None if PyTorch must
     make the step; and ``_step_by_torch(indices)``, which lets PyTorch update the parameters with these indices.
     """
@@ -462,7 +462,7 @@ cdef class TensorEngine:
     cdef size_t misfit  # the slot at which the plan was last found not to fit
     cdef bint hold  # steps must hold references to the gradients: other code may run during a step
     cdef bint must_arrange  # buffers of the plan have moved
-    cdef unsigned busy  # see OptimizerCore
+    cdef OptimizerCore lock  # the optimizer's: it remains when there is another engine
     cdef readonly bint has_run
 
     def __cinit__(self, optimizer, list groups, list slots, tuple keys):
@@ -481,7 +481,7 @@ cdef class TensorEngine:
             refuse(status)
         if not isinstance(optimizer.state, dict):
             raise TypeError(f"the optimizer's state must be a dict, not {type(optimizer.state).__name__}")
-        self.keys, self.slot_objects = keys, slots
+        self.keys, self.slot_objects, self.lock = keys, slots, optimizer._lock
         self.plan_groups, self.live, self.versioned, self.foreign = [], [], [], []
         for described in groups:
             if described is None:
@@ -928,17 +928,16 @@ cdef class TensorEngine:
             "gradient, in the middle of a step. It has not been updated, others may have been. No other thread, "
             "finalizer or code of a tensor's subclass may change parameters, states or gradients during a step")
 
-    def step(self, optimizer, unsigned threads):
+    def step(self, optimizer, unsigned threads, bint locked=False):
         """Makes a step, with at most so many threads; 0: as many as PyTorch uses.
 
         Returns False, and has changed nothing, if the plan no longer fits the optimizer, or the rules in NumPy are to be
-        used."""
+        used. ``locked``: the caller has locked the optimizer."""
         cdef int status
         if use_reference:
             return False
-        if self.busy == 1 + gdm_generation():
-            raise RuntimeError("this optimizer is already in the middle of a step")
-        self.busy = 1 + gdm_generation()
+        if not locked:
+            self.lock.lock()
         try:
             if not self.gather(optimizer):
                 return False
@@ -959,7 +958,8 @@ cdef class TensorEngine:
             return True
         finally:
             self.release_grads()
-            self.busy = 0
+            if not locked:
+                self.lock.busy = 0
 
 
 # ---- one update, without an optimizer ----

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -45,6 +45,12 @@ class NativeStep(torch.optim.Optimizer):
     _arrangement: Arrangement | None = None  # during the step that is made from it
     _left_states: bool = False  # PyTorch made other states than those of the arrangement
     _threads: int | None = None
+    _lock: Any  # lets one step run at a time; a copy of the optimizer has its own
+
+    def __new__(cls, *args: Any, **options: Any) -> Self:
+        self = super().__new__(cls)
+        self._lock = _backend.OptimizerCore()
+        return self
 
     def __init_subclass__(cls, **keywords: Any) -> None:
         super().__init_subclass__(**keywords)
@@ -139,15 +145,24 @@ class NativeStep(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         attributes = self.__dict__
-        if ("found_inf" in attributes or "grad_scale" in attributes) and not self._unscale_grads():
+        if "found_inf" in attributes or "grad_scale" in attributes:
+            self._lock._exclusively(self._step_scaled)
             return loss
         engine = self._engine
         if engine is None or not engine.step(self, self._threads or 0):
-            self._step_anew()
+            self._lock._exclusively(self._step_anew)
         return loss
+
+    def _step_scaled(self) -> None:
+        """Makes a step with gradients that a GradScaler has scaled."""
+        if self._unscale_grads():
+            engine = self._engine
+            if engine is None or not engine.step(self, self._threads or 0, locked=True):
+                self._step_anew()
 
     def _step_anew(self) -> None:
         """Makes a step, and what the next ones need."""
+        self._engine = None  # it would keep states that have been replaced
         for group in self.param_groups:
             if not isinstance(group["params"], list):
                 group["params"] = list(group["params"])
@@ -174,7 +189,7 @@ class NativeStep(torch.optim.Optimizer):
         try:
             arrangement.begin()
             engine = _backend.native.TensorEngine(self, arrangement.groups, arrangement.slots, self._watched)
-            fits = engine.step(self, self._threads or 0)
+            fits = engine.step(self, self._threads or 0, locked=True)
         except BaseException:
             if engine is None or not engine.has_run:
                 arrangement.undo()
