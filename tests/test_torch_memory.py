@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import gc
+import weakref
 
 import pytest
 
 import gdm
+from support import python
 from torch_cases import FULL, Twins, assert_same_tensors, every_class, everything, parameters, torch
 
 from gdm.torch import tensors  # isort: skip
@@ -160,6 +162,32 @@ def test_a_gradient_overlaps_memory_to_which_its_parameter_moves_in_the_same_ste
     assert_same_tensors(everything(optimizer), before)
 
 
+@pytest.mark.parametrize("name", ["SGD", "Adam"])
+def test_a_distributed_parameter_gets_another_local_tensor(name):
+    """Nothing is written into the old one."""
+    told = python(
+        f"""
+        import torch, torch.distributed, gdm
+        from torch.distributed.tensor import DTensor, Shard, init_device_mesh
+        from torch.testing._internal.distributed.fake_pg import FakeStore
+
+        torch.distributed.init_process_group("fake", store=FakeStore(), rank=0, world_size=2)
+        mesh = init_device_mesh("cpu", (2,))
+        param, grad = (DTensor.from_local(torch.ones(3), mesh, [Shard(0)], run_check=False) for _ in range(2))
+        param = torch.nn.Parameter(param)
+        optimizer = gdm.torch.{name}([param], lr=0.25)
+        param.grad = grad
+        optimizer.step()
+        optimizer.step()
+        old, param._local_tensor = param._local_tensor, torch.zeros(3)
+        before = old.clone()
+        optimizer.step()
+        print(torch.equal(old, before), bool((param._local_tensor < 0).all()))
+        """
+    )
+    assert told.split() == ["True", "True"]
+
+
 # ---- gradients that are copied, or made by each access ----
 
 
@@ -246,6 +274,20 @@ def test_the_garbage_collector_may_free_gradients_during_a_step(name, read_by):
         moved = (param - old).unique()
         assert len(moved) == 1
         assert -1.001 < moved.item() <= 0.0  # of the gradient that was there, or of none
+
+
+def test_old_states_are_freed_when_others_are_loaded():
+    (param,) = [parameter(1000)]
+    optimizer = gdm.torch.AdamW([param])
+    param.grad = torch.ones(1000)
+    optimizer.step()
+    state = {"state": {0: {k: x.clone() for k, x in optimizer.state[param].items()}}}
+    state["param_groups"] = optimizer.state_dict()["param_groups"]
+    old = weakref.ref(optimizer.state[param]["exp_avg"])
+    optimizer.load_state_dict(state)
+    gc.collect()
+    assert old() is None
+    optimizer.step()
 
 
 @pytest.mark.parametrize("name", ["SGD", "Lion"])

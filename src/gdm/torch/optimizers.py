@@ -81,6 +81,10 @@ class NativeStep(torch.optim.Optimizer):
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "_threads": self._threads}
 
+    def __setstate__(self, state: dict[str, Any]) -> None:  # load_state_dict calls it, too
+        super().__setstate__(state)
+        self._engine = None  # it would keep the states that have been replaced
+
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Adds a group of parameters; see :meth:`torch.optim.Optimizer.add_param_group`.
 
