@@ -610,6 +610,28 @@ def test_hooks_are_called_before_and_after_each_step(name, everywhere):
     assert len(seen) == 4
 
 
+def test_hooks_are_called_once_where_a_subclass_calls_the_step():
+    """PyTorch wraps the step of the subclass."""
+
+    class Own(gdm.torch.AdamW):
+        def step(self, closure=None):
+            return super().step(closure)
+
+    (param,) = parameters(shapes=[(3,)])
+    optimizer, calls = Own([param], lr=0.5), []
+    optimizer.register_step_pre_hook(lambda *args: calls.append("before"))
+    optimizer.register_step_post_hook(lambda *args: calls.append("after"))
+    param.grad = torch.ones(3)
+    optimizer.step()
+    assert calls == ["before", "after"]
+    assert optimizer.state[param]["step"] == 1
+
+
+def test_a_wrong_argument_of_a_step_is_named():
+    with pytest.raises(TypeError, match=r"\.step\(\) got an unexpected keyword argument 'loss'"):
+        gdm.torch.SGD(parameters()).step(loss=1)
+
+
 def test_hooks_see_what_torchs_see():
     """The same optimizer, arguments and closures, in the same order."""
 
@@ -783,6 +805,22 @@ def test_a_grad_scaler_gives_torchs_path(name, dtype, unscale):
         return [*params, *kept]
 
     assert_alike(run, name)
+
+
+def test_hooks_run_for_a_step_that_a_grad_scaler_skips():
+    """As for PyTorch's fused optimizers."""
+    counts = []
+    for library in (torch.optim, gdm.torch):
+        (param,) = parameters(torch.float32, shapes=[(3,)])
+        optimizer, scaler, calls = library.AdamW([param], fused=True), torch.amp.GradScaler("cpu"), []
+        optimizer.register_step_post_hook(lambda *args, calls=calls: calls.append(args))
+        for value in (torch.inf, 1.0):
+            optimizer.zero_grad()
+            scaler.scale((param * value).sum()).backward()
+            scaler.step(optimizer)
+            scaler.update()
+        counts.append(len(calls))
+    assert counts == [2, 2]
 
 
 @every_class

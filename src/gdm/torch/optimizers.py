@@ -136,7 +136,7 @@ class NativeStep(torch.optim.Optimizer):
             or torchs._global_optimizer_pre_hooks
             or torchs._global_optimizer_post_hooks
             or torch.autograd._profiler_enabled()
-        ):
+        ) and type(self).step is NativeStep.step:  # else PyTorch has wrapped the subclass's own step, and calls them
             return _step_with_hooks(self, *args, **options)
         return self._step(*args, **options)
 
@@ -293,6 +293,7 @@ def _has_sparse_grad(param: Any) -> bool:
     return param.grad is not None and param.grad.layout is not torch.strided
 
 
+NativeStep._step.__qualname__ = NativeStep.step.__qualname__  # for the messages about wrong arguments
 NativeStep.step.__signature__ = inspect.signature(NativeStep._step)  # type: ignore[attr-defined]
 _step_with_hooks = torch.optim.Optimizer.profile_hook_step(NativeStep._step)
 _step_uncompiled = torch.compiler.disable(NativeStep.step)
