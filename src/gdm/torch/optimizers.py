@@ -48,7 +48,7 @@ class NativeStep(torch.optim.Optimizer):
     _lock: Any  # lets one step run at a time; a copy of the optimizer has its own
 
     def __new__(cls, *args: Any, **options: Any) -> Self:
-        self = super().__new__(cls)
+        self: Self = super().__new__(cls)
         self._lock = _backend.OptimizerCore()
         return self
 
