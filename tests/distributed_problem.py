@@ -157,7 +157,12 @@ class Result:
 def whole(tensor: torch.Tensor) -> np.ndarray:
     """A copy of a tensor, or of all parts of a distributed one (every rank must call this)."""
     tensor = tensor.detach()
-    return (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).numpy().copy()
+    return array(tensor.full_tensor() if isinstance(tensor, DTensor) else tensor)
+
+
+def array(tensor: torch.Tensor) -> np.ndarray:
+    """A copy; NumPy has no bfloat16, so of narrow numbers as float32."""
+    return (tensor.float() if tensor.element_size() == 2 else tensor).numpy().copy()
 
 
 def part(tensor: torch.Tensor | None) -> np.ndarray | None:
@@ -165,7 +170,7 @@ def part(tensor: torch.Tensor | None) -> np.ndarray | None:
     if tensor is None:
         return None
     tensor = tensor.detach()
-    return (tensor.to_local() if isinstance(tensor, DTensor) else tensor).numpy().copy()
+    return array(tensor.to_local() if isinstance(tensor, DTensor) else tensor)
 
 
 def assembled(parts: list[dict[str, np.ndarray | None]]) -> list[dict[str, np.ndarray | None]]:
@@ -238,15 +243,15 @@ def load(model: nn.Module, optimizer: torch.optim.Optimizer, saved: dict[str, An
     optimizer.load_state_dict({"state": state, "param_groups": groups})
 
 
-def replay(spec: Spec, grads: list[dict[str, np.ndarray | None]]) -> Result:
-    """The training in this process with given gradients, which need not be the problem's."""
-    dtype = next(torch.from_numpy(x).dtype for x in grads[0].values() if x is not None)
+def replay(spec: Spec, grads: list[dict[str, np.ndarray | None]], dtype: torch.dtype | None = None) -> Result:
+    """The training in this process with given gradients, which need not be the problem's; of this dtype."""
+    dtype = dtype or next(torch.from_numpy(x).dtype for x in grads[0].values() if x is not None)
     model = Model(dtype=dtype)
     optimizer = spec.make(model.parameters())
     for step in grads:
         for name, param in names(model).items():
             grad = step[name]
-            param.grad = None if grad is None else torch.from_numpy(grad.copy())
+            param.grad = None if grad is None else torch.from_numpy(grad.copy()).to(dtype)
         optimizer.step()
     result = Result({name: whole(param) for name, param in names(model).items()}, grads)
     result.extra["state"] = state_arrays(model, optimizer)

@@ -93,10 +93,13 @@ def test_lion_and_signum_are_torch_optimizers(name):
 
 
 @every_class_of_torchs
-def test_arguments_are_torchs_in_torchs_order_and_threads(name):
+def test_arguments_are_torchs_in_torchs_order_and_some_more(name):
     ours = dict(inspect.signature(getattr(gdm.torch, name)).parameters)
-    threads = ours.pop("threads")
-    assert (threads.kind, threads.default) == (inspect.Parameter.KEYWORD_ONLY, None)
+    more = {"threads": None, "state_dtype": None, "rounding": "nearest", "seed": 0, "copies": None}
+    assert list(ours)[-len(more) :] == list(more)
+    for key, default in more.items():
+        x = ours.pop(key)
+        assert (x.kind, x.default) == (inspect.Parameter.KEYWORD_ONLY, default)
     wanted = inspect.signature(getattr(torch.optim, name)).parameters
     assert [(x.name, x.kind, x.default) for x in ours.values()] == [
         (x.name, x.kind, x.default) for x in wanted.values()
@@ -1028,6 +1031,19 @@ def test_a_step_within_a_compiled_function(name):
     torch.compiler.reset()
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_a_step_is_a_graph_break():
+    """So a function that has one cannot be compiled as one graph. The message says why."""
+    torch.compiler.reset()
+    params = parameters()
+    optimizer = gdm.torch.SGD(params)
+    give_gradients(0, params)
+    step = torch.compile(lambda: optimizer.step(), backend="eager", fullgraph=True)
+    with pytest.raises(torch._dynamo.exc.Unsupported, match="gdm"):
+        step()
+    torch.compiler.reset()
+
+
 # ---- threads ----
 
 
@@ -1195,7 +1211,9 @@ def test_steps_go_on_when_what_was_wrong_is_mended(failure):
 
 def test_the_module_lists_its_names():
     assert set(TORCHS + OWN) <= set(dir(gdm.torch))
-    with pytest.raises(AttributeError, match="no attribute 'Adamax'"):
+    with pytest.raises(
+        AttributeError, match=r"no attribute 'Adamax'; it has SGD, Adagrad, .*, functional, load_state_dict"
+    ):
         gdm.torch.Adamax  # noqa: B018
 
 

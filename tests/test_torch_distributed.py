@@ -276,6 +276,37 @@ def test_fsdp_with_mixed_precision(ranks):
     assert_same_training(results, replay(SPECS["AdamW"], results[0].grads))
 
 
+@pytest.mark.parametrize("state_dtype", [None, "float32"], ids=["states alike", "float32 states"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bf16", "f16"])
+@pytest.mark.parametrize("name", ["AdamW", "SGD-momentum", "NAdam"])
+def test_fsdp_with_narrow_parameters(ranks, name, dtype, state_dtype, cpu_offload):
+    """The mean of the gradients is rounded to their dtype; all the rest has the same bits as in one process."""
+    spec = SPECS[name]._replace(options=SPECS[name].options | {"state_dtype": state_dtype})
+    results = ranks("fsdp", spec=spec, course=Course(dtype=dtype), cpu_offload=cpu_offload)
+    assert_same_training(results, replay(spec, results[0].grads, dtype))
+
+
+@pytest.mark.parametrize("name", ["AdamW", "Adagrad"])
+def test_fsdp_with_narrow_states_is_saved_and_goes_on(ranks, name, tmp_path):
+    spec = SPECS[name]._replace(options=SPECS[name].options | {"state_dtype": "bfloat16"})
+    ranks("save", engine="fsdp", spec=spec, course=FIRST, folder=str(tmp_path))
+    results = ranks("resume", engine="fsdp", spec=spec, course=REST, folder=str(tmp_path))
+    assert_same_training(results, alone(spec, WHOLE))
+
+
+@pytest.mark.parametrize("by_name", [False, True], ids=["by number", "by name"])
+def test_fsdp_with_stochastic_rounding_goes_on_to_the_bit(ranks, by_name, tmp_path):
+    """On as many ranks: the random bits depend on how parameters are divided."""
+    options = {"state_dtype": "bfloat16", "rounding": "stochastic", "seed": 5}
+    spec = SPECS["AdamW"]._replace(options=SPECS["AdamW"].options | options)
+    wanted = ranks("fsdp", spec=spec, course=WHOLE)
+    ranks("save", engine="fsdp", spec=spec, course=FIRST, folder=str(tmp_path), by_name=by_name)
+    resumed = ranks("resume", engine="fsdp", spec=spec, course=REST, folder=str(tmp_path), by_name=by_name)
+    for result, expected in zip(resumed, wanted, strict=True):
+        assert_same_arrays(result.params, expected.params, "")
+        assert_same_states(result.extra["state"], expected.extra["state"])
+
+
 @pytest.mark.parametrize("name", ["AdamW", "SGD-momentum"])
 def test_fsdp_with_steps_during_the_backward_pass(ranks, name):
     """An optimizer for each parameter, which steps when the gradient is there."""

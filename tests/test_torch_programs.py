@@ -29,6 +29,17 @@ def test_the_example_trains_with_both_alike_and_draws(tmp_path):
     assert (tmp_path / "torch-digits.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_the_offload_example_learns_with_both_alike():
+    printed = run(ROOT / "examples/torch/offload.py", "--steps", 60, "--device", "cpu").splitlines()
+    numbers = {line[:12].strip(): [float(x) for x in re.findall(r"\d+\.\d+", line)] for line in printed}
+    assert list(numbers) == ["torch.optim", "gdm.torch"]
+    theirs, ours = numbers["torch.optim"], numbers["gdm.torch"]
+    assert ours[0] == theirs[0]
+    assert ours[1] < 0.5 * ours[0]
+    assert ours[1] == pytest.approx(theirs[1], rel=0.2)
+    assert ours[2] > 80
+
+
 def test_the_comparison_checks_and_reports(tmp_path):
     case = ("--only", "1 x 64", "--methods", "SGD", "AdamW", "--threads", "1", "--seconds", "0.05", "--out", tmp_path)
     assert run(ROOT / "bench/compare_torch.py", *case).count("torch fused") == 2

@@ -438,7 +438,7 @@ def test_several_dtypes_in_groups(name):
 @pytest.mark.skipif(not hasattr(torch.Tensor, "grad_dtype"), reason="NOT TESTED: gradients of another dtype")
 @every_class_of_torchs
 def test_gradients_of_another_dtype(name):
-    """A parameter's grad_dtype allows them: what torch makes of them, or its error."""
+    """A parameter's grad_dtype allows them. What torch makes of them, or the step that it refuses."""
 
     def run(library):
         param = tensor((6,), 0, torch.float32)
@@ -456,8 +456,10 @@ def test_gradients_of_another_dtype(name):
         return results
 
     ours, theirs = run(gdm.torch), run(torch.optim)
+    assert not isinstance(ours, str)
     if isinstance(theirs, str):
-        assert ours == theirs
+        assert name in ("Adam", "AdamW", "NAdam")
+        assert "dtype" in theirs
     else:
         for x, y in zip(ours, theirs, strict=True):
             assert_close(x, y, tolerance=0.01)

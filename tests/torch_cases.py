@@ -72,12 +72,13 @@ FULL = {
 AVERAGES = ["momentum_buffer", "exp_avg", "grad_avg"]  # states in which gradients may cancel each other
 SHAPES = [(7,), (3, 5), (), (40, 3)]
 DTYPES = {"f32": torch.float32, "f64": torch.float64}
-# How far two paths may be apart, compared with the largest element of the tensor.
+# How far two paths may be apart, compared with the largest element of the tensor. PyTorch's for-loop rounds narrow
+# numbers after each operation.
 TOLERANCE = {
     torch.float64: 1e-11,
     torch.float32: 3e-5,
-    torch.bfloat16: 0.02,
-    torch.float16: 0.003,
+    torch.bfloat16: 0.05,
+    torch.float16: 0.05,
     torch.complex64: 3e-5,
     torch.complex128: 1e-11,
 }

@@ -74,8 +74,16 @@ def set_tensor_library(
 class TensorEngine:
     @property
     def has_run(self) -> bool: ...
-    def __new__(cls, optimizer: Any, groups: list[Any], slots: list[Any], keys: tuple[str, ...]) -> Self: ...
-    def step(self, optimizer: Any, threads: int, locked: bool = False) -> bool: ...
+    def __new__(
+        cls,
+        optimizer: Any,
+        groups: list[Any],
+        slots: list[Any],
+        keys: tuple[str, ...],
+        random: bool,
+        seed: int,
+    ) -> Self: ...
+    def step(self, optimizer: Any, threads: int, scale: float, locked: bool = False) -> bool: ...
 
 def update_tensors(
     rule: str,
@@ -85,6 +93,8 @@ def update_tensors(
     states: list[list[Any] | None],
     steps: list[Any] | None,
     scalars: list[Any] | None,
+    copies: list[Any] | None,
     begun: bool,
     threads: int,
+    scale: float,
 ) -> int: ...

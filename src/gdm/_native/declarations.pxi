@@ -75,6 +75,7 @@ cdef extern from "plan.h" nogil:
         OK "GDM_OK"
         ERR_MEMORY "GDM_ERR_MEMORY"
         ERR_NONFINITE "GDM_ERR_NONFINITE"
+        STOCHASTIC "GDM_STOCHASTIC"
         RULES, F32, F64, BF16, F16, INT8, PARAM, GRAD, SCALE, STATE, MAX_STATES, MAX_SCALARS, MAX_BUFFERS
     enum kind:
         not_negative, below_one, up_to_one, flag, form, factors, count, betas, scalar
@@ -143,6 +144,7 @@ cdef extern from "plan.h" nogil:
         uint8_t tiled
     struct details:
         uint8_t *dtypes
+        buffer copy
     struct group:
         int rule
         any_args args
@@ -166,6 +168,7 @@ cdef extern from "plan.h" nogil:
         unsigned threads
         parallel_for *spread
         void *host
+        step_args around
     ctypedef struct function "gdm_function":
         const char *name
         void *address

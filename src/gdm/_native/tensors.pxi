@@ -100,7 +100,7 @@ cdef struct tensor_library:
     get_numbers *strides
     get_code *dtype
     get_code *device
-    int32_t float32, float64, cpu
+    int32_t float32, float64, bfloat16, float16, cpu
     size_t keys_word  # the word of the C++ tensor that says which kind it is
     uint64_t negated_bit  # the bit in it that says that its elements are negated; 0: not known
     uint64_t plain_keys  # what it is for a strided tensor of PyTorch's own classes on the CPU; 0: not known
@@ -134,7 +134,7 @@ cdef struct tensor:
     int64_t ndim
     const int64_t *shape  # valid until the tensor changes
     const int64_t *strides
-    int dtype  # F32, F64, or OTHER_DTYPE
+    int dtype  # F32, F64, BF16, F16, or OTHER_DTYPE
     bint may_be_negated  # the elements may have to be negated when they are read
 
 
@@ -163,6 +163,8 @@ def set_tensor_library(dict addresses, size_t offset, tuple keys, tuple grads, t
         own.device = <get_code *><size_t>addresses["aoti_torch_get_device_type"]
         own.float32 = (<int32_t (*)() noexcept><size_t>addresses["aoti_torch_dtype_float32"])()
         own.float64 = (<int32_t (*)() noexcept><size_t>addresses["aoti_torch_dtype_float64"])()
+        own.bfloat16 = (<int32_t (*)() noexcept><size_t>addresses["aoti_torch_dtype_bfloat16"])()
+        own.float16 = (<int32_t (*)() noexcept><size_t>addresses["aoti_torch_dtype_float16"])()
         own.cpu = (<int32_t (*)() noexcept><size_t>addresses["aoti_torch_device_type_cpu"])()
         address = addresses["torch_parallel_for"]
         own.parallel_for = <void *>address
@@ -177,13 +179,28 @@ def set_tensor_library(dict addresses, size_t offset, tuple keys, tuple grads, t
     grad_descriptor = <PyObject *>types[0].grad if type(types[0].grad) is GetSetDescriptorType else NULL
 
 
+cdef inline int dtype_of_code(int32_t code) noexcept:
+    """The dtype that libtorch has this code for."""
+    cdef tensor_library *own = &torch_library
+    if code == own.float32:
+        return F32
+    if code == own.float64:
+        return F64
+    return BF16 if code == own.bfloat16 else F16 if code == own.float16 else OTHER_DTYPE
+
+
+cdef inline size_t itemsize_of(int dtype) noexcept nogil:
+    """The bytes of an element."""
+    return 4 if dtype == F32 else 8 if dtype == F64 else 2
+
+
 cdef inline bint read_by_libtorch(PyObject *x, tensor *out) noexcept:
     cdef tensor_library *own = &torch_library
     cdef void *handle = <char *>x + own.offset
     cdef int32_t code = 0
     if own.device(handle, &code) or code != own.cpu or own.dtype(handle, &code):
         return False
-    out.dtype = F32 if code == own.float32 else F64 if code == own.float64 else OTHER_DTYPE
+    out.dtype = dtype_of_code(code)
     out.may_be_negated = may_be_negated(handle)
     return read_shape(handle, out) and not own.data(handle, &out.data)
 
@@ -216,7 +233,7 @@ cdef inline bint read_plain(void *handle, tensor *out) noexcept:
     cdef int32_t code
     if keys_of(handle) != own.plain_keys or own.dtype(handle, &code):
         return False
-    out.dtype = F32 if code == own.float32 else F64 if code == own.float64 else OTHER_DTYPE
+    out.dtype = dtype_of_code(code)
     out.may_be_negated = False
     return read_shape(handle, out) and not own.data(handle, &out.data)
 
@@ -244,8 +261,12 @@ cdef bint read_by_dlpack(PyObject *x, tensor *out) noexcept:
         return False
     out.data = <char *>described.data + described.byte_offset
     out.ndim, out.shape, out.strides = described.ndim, described.shape, described.strides
-    out.dtype = OTHER_DTYPE if described.code != 2 else F32 if described.bits == 32 else F64 if described.bits == 64 \
-        else OTHER_DTYPE
+    out.dtype = OTHER_DTYPE
+    if described.code == 2:  # kDLFloat
+        out.dtype = F32 if described.bits == 32 else F64 if described.bits == 64 else F16 if described.bits == 16 \
+            else OTHER_DTYPE
+    elif described.code == 4 and described.bits == 16:  # kDLBfloat
+        out.dtype = BF16
     out.may_be_negated = True
     return True
 
@@ -362,7 +383,7 @@ cdef inline bint read_number(PyObject *x, number *out) noexcept:
     """Reads a tensor that keeps one number."""
     cdef tensor read
     cdef int64_t i
-    if not is_plain(x) or not read_tensor(x, &read) or read.dtype == OTHER_DTYPE:
+    if not is_plain(x) or not read_tensor(x, &read) or read.dtype != F32 and read.dtype != F64:
         return False
     for i in range(read.ndim):
         if read.shape[i] != 1:
@@ -386,10 +407,16 @@ cdef inline bint read_number_again(PyObject *x, number *out) noexcept:
 
 
 cdef inline bint lie_alike(const tensor *p, const tensor *g, size_t n) noexcept:
-    """Whether a kernel can walk through these two side by side."""
-    if g.dtype != p.dtype or not same_layout(p, g) or n and g.data == NULL:
+    """Whether a step can walk through a parameter and this tensor side by side. A float64 tensor, unless it is a copy,
+    needs a float64 parameter."""
+    return (g.dtype != F64 or p.dtype == F64) and lies_beside(p, g, n)
+
+
+cdef inline bint lies_beside(const tensor *p, const tensor *x, size_t n) noexcept:
+    """The same for a copy."""
+    if x.dtype == OTHER_DTYPE or not same_layout(p, x) or n and x.data == NULL:
         return False
-    return not <uintptr_t>g.data % (4 if g.dtype == F32 else 8)
+    return not <uintptr_t>x.data % itemsize_of(x.dtype)
 
 
 cdef inline bint is_readable(const tensor *p, const tensor *g, size_t n, PyObject *grad) except -1:
@@ -409,11 +436,15 @@ cdef struct slot:
     PyObject *states[MAX_STATES]  # in the rule's order; NULL for one that is not in use
     PyObject *counter  # keeps the count of steps; NULL if the rule does not count
     PyObject *scalar  # keeps the rule's scalar, or NULL
+    PyObject *copy  # gets the parameter at each step, or NULL
+    void *copied  # where its memory is
     number count, kept  # where the last two keep their numbers
     PyObject *grad  # during a step that holds it
     size_t gap  # between which written buffers the last gradient lay: see is_apart
     uint32_t group
     uint32_t entry  # in the plan, or NO_ENTRY
+    uint8_t dtypes[MAX_BUFFERS]  # in which the parameter, the gradient and the states are stored
+    uint8_t copy_dtype
     bint is_present  # this step updates it
     bint is_left  # PyTorch updates it in this step
     bint is_foreign  # PyTorch updates it
@@ -440,9 +471,10 @@ cdef inline bint is_apart(const plan *plan, slot *slot, const void *start, size_
 cdef class TensorEngine:
     """A plan for the tensors of one optimizer of ``gdm.torch``, as long as its groups and states stay the same.
 
-    The optimizer provides ``_lock``, an OptimizerCore that only one step at a time locks; ``_describe(group)``, which returns what ``groups`` below has for a group;
-    ``_usable_grad(param, local, grad)``, which returns the gradient as a tensor like ``local``, or None if PyTorch must
-    make the step; and ``_step_by_torch(indices)``, which lets PyTorch update the parameters with these indices.
+    The optimizer provides ``_lock``, an OptimizerCore that only one step at a time locks; ``_describe(group)``, which
+    returns what ``groups`` below has for a group; ``_usable_grad(param, local, grad)``, which returns the gradient as a tensor like ``local``, or None if PyTorch must
+    make the step; ``_step_by_torch(indices)``, which lets PyTorch update the parameters with these indices; and, for
+    stochastic rounding, ``updates``, how many steps have been made, and ``_count_update()``.
     """
 
     cdef plan *plan
@@ -462,18 +494,22 @@ cdef class TensorEngine:
     cdef size_t misfit  # the slot at which the plan was last found not to fit
     cdef bint hold  # steps must hold references to the gradients: other code may run during a step
     cdef bint must_arrange  # buffers of the plan have moved
+    cdef double scale  # what the plan multiplies the gradients by
+    cdef bint random  # rounds stochastically: an entry has the index of its slot
     cdef OptimizerCore lock  # the optimizer's: it remains when there is another engine
     cdef readonly bint has_run
 
-    def __cinit__(self, optimizer, list groups, list slots, tuple keys):
+    def __cinit__(self, optimizer, list groups, list slots, tuple keys, bint random, uint64_t seed):
         """Makes the plan.
 
         ``groups`` has for each group its rule, its options, and whether some of these are tensors; or None if PyTorch
         updates it. ``slots`` has a tuple for each parameter: the index of its group; the parameter; the tensor that has
         its memory, or None if PyTorch updates it; its states in the rule's order, or None if it has had no gradient
-        yet; the tensors that keep its count and its scalar, or None; whether its states have begun; and the tensors
-        whose versions a step increments.
+        yet; the tensors that keep its count and its scalar, or None; whether its states have begun; the tensors whose
+        versions a step increments; and the tensor that gets a copy of it, or None. ``random``: what is narrow is
+        rounded stochastically, with this seed.
         """
+        cdef step_args around
         cdef any_args args
         cdef size_t index = 0, i
         cdef int status = gdm_plan_create(&self.plan)
@@ -501,8 +537,17 @@ cdef class TensorEngine:
         if self.slots == NULL:
             raise MemoryError
         self.slot_count = <size_t>len(slots)
+        self.scale, self.random = 1.0, random
+        if random:
+            around = self.plan.around
+            around.rounding, around.seed = STOCHASTIC, seed
+            status = gdm_plan_set_step_args(self.plan, &around)
+            if status != OK:
+                refuse(status)
         for i in range(self.slot_count):
             self.fill_slot(i, <tuple>slots[i])
+            if random and self.slots[i].entry == NO_ENTRY:
+                self.fill_place(self.slots[i].group)
         status = gdm_plan_arrange(self.plan)
         if status != OK:
             refuse(status)
@@ -546,7 +591,7 @@ cdef class TensorEngine:
         cdef tensor x
         cdef size_t k, index
         cdef int status
-        group, param, local, its_states, counter, scalar, begun, versioned = given
+        group, param, local, its_states, counter, scalar, begun, versioned, its_copy = given
         s.group, s.param, s.entry = group, <PyObject *>param, NO_ENTRY
         self.versioned.append(versioned)
         if local is None:
@@ -562,6 +607,13 @@ cdef class TensorEngine:
         if not read_tensor(s.local, &x) or not fills_memory(&x, &e.n):
             raise RuntimeError("a parameter has not been checked")
         e.param.data, e.param.dtype = x.data, <dtype_t>x.dtype
+        s.dtypes[PARAM], s.dtypes[GRAD] = <uint8_t>x.dtype, F64 if x.dtype == F64 else F32
+        if its_copy is not None:
+            s.copy = <PyObject *>its_copy
+            if not read_tensor(s.copy, &x):
+                raise RuntimeError("a copy has not been checked")
+            e.copy.data, e.copy.dtype = x.data, <dtype_t>x.dtype
+            s.copied, s.copy_dtype = x.data, <uint8_t>x.dtype
         for k in range(<size_t>len(<tuple>its_states)):
             state = (<tuple>its_states)[k]
             if state is None:
@@ -570,6 +622,7 @@ cdef class TensorEngine:
             if not read_tensor(s.states[k], &x):
                 raise RuntimeError("a state has not been checked")
             states[k].data, states[k].dtype = x.data, <dtype_t>x.dtype
+            s.dtypes[STATE + k] = <uint8_t>x.dtype
         e.states, e.state_count = states, <size_t>len(<tuple>its_states)
         status = gdm_plan_add(self.plan, &e, &index)
         if status != OK:
@@ -582,6 +635,22 @@ cdef class TensorEngine:
         if not self.read_progress(s, begun):
             raise RuntimeError("a count of steps has not been checked")
         self.hold = self.hold or s.is_nested or not is_plain(s.param)
+        return 0
+
+    cdef int fill_place(self, size_t group) except -1:
+        """Adds an empty entry to the plan, for a parameter that it does not update: the random bits of an entry depend
+        on its place."""
+        cdef entry_args e
+        cdef size_t index
+        cdef int status
+        if self.plan.group_count == 0:
+            return 0
+        memset(&e, 0, sizeof(e))
+        planned = self.plan_groups[group]
+        e.size, e.group, e.lr_factor = sizeof(e), 0 if planned is None else (<tuple>planned)[0], 1.0
+        status = gdm_plan_add(self.plan, &e, &index)
+        if status != OK:
+            refuse(status)
         return 0
 
     cdef bint read_progress(self, slot *s, uint64_t steps) noexcept:
@@ -776,8 +845,10 @@ cdef class TensorEngine:
         return True
 
     cdef bint is_any_negated(self, slot *s) except -1:
-        """Asks whether the elements of the parameter or of a state are negated when they are read."""
+        """Asks whether the elements of the parameter, its copy or a state are negated when they are read."""
         cdef size_t k
+        if s.copy != NULL and (<object>s.copy).is_neg():
+            return True
         for k in range(MAX_STATES):
             if s.states[k] != NULL and (<object>s.states[k]).is_neg():
                 return True
@@ -810,16 +881,13 @@ cdef class TensorEngine:
             for i in range(self.slot_count):
                 s = &self.slots[i]
                 if s.is_present and not is_apart(self.plan, s, self.plan.entries[s.entry].data[GRAD],
-                                                   self.bytes_of_entry(s.entry)):
+                                                   self.bytes_of_grad(s)):
                     self.misfit = i
                     if not self.hold:
                         self.must_arrange = True  # so that the gradients are compared once more
                         return NEEDS_HOLD
                     self.leave(s)
         return FITS
-
-    cdef inline size_t bytes_of_entry(self, size_t i) noexcept:
-        return self.plan.entries[i].n * <size_t>(4 if self.plan.entries[i].dtype == F32 else 8)
 
     cdef inline int read_slot(self, slot *s) noexcept:
         cdef tensor p, g, x
@@ -837,15 +905,25 @@ cdef class TensorEngine:
         e = &self.plan.entries[s.entry]
         if not read_again(s.local, &p) or not fills_memory(&p, &n) or n != e.n:
             return NO_FIT
-        if n and p.dtype != e.dtype or is_known_to_be_negated(&p) or not lie_alike(&p, &p, n):
+        if n and p.dtype != s.dtypes[PARAM] or is_known_to_be_negated(&p) or not lie_alike(&p, &p, n):
             return NO_FIT
         for k in range(MAX_STATES):
             if s.states[k] == NULL:
                 continue
             if not read_again(s.states[k], &x) or not lie_alike(&p, &x, n) or is_known_to_be_negated(&x):
                 return NO_FIT
+            if n and x.dtype != s.dtypes[STATE + k]:
+                return NO_FIT
             self.move(&e.data[STATE + k], x.data)
         self.move(&e.data[PARAM], p.data)
+        if s.copy != NULL:
+            if not read_again(s.copy, &x) or not lies_beside(&p, &x, n) or is_known_to_be_negated(&x):
+                return NO_FIT
+            if n and x.dtype != s.copy_dtype:
+                return NO_FIT
+            if x.data != s.copied:
+                s.copied = self.plan.details[s.entry].copy.data = x.data
+                self.must_arrange = True
         if not has_grad or s.is_left:
             e.data[GRAD] = NULL
             return FITS
@@ -857,12 +935,24 @@ cdef class TensorEngine:
         s.is_present = True
         if n == 0:
             e.data[GRAD] = &e.data[GRAD]  # not NULL: PyTorch counts the steps of a parameter without elements
-        elif g.data != e.data[GRAD] or self.must_arrange:
+        elif g.data != e.data[GRAD] or g.dtype != s.dtypes[GRAD] or self.must_arrange:
             e.data[GRAD] = g.data
-            if not self.must_arrange and not is_apart(self.plan, s, g.data, self.bytes_of_entry(s.entry)):
+            if g.dtype != s.dtypes[GRAD]:
+                self.set_grad_dtype(s, g.dtype)
+            if not self.must_arrange and not is_apart(self.plan, s, g.data, self.bytes_of_grad(s)):
                 self.leave(s)
                 return FITS if self.hold else NEEDS_HOLD
         return FITS if s.counter == NULL and s.scalar == NULL or self.read_progress(s, 0) else NO_FIT
+
+    cdef inline size_t bytes_of_grad(self, slot *s) noexcept:
+        return self.plan.entries[s.entry].n * itemsize_of(s.dtypes[GRAD])
+
+    cdef int set_grad_dtype(self, slot *s, int dtype) noexcept:
+        """Takes over the dtype of a gradient that has been set."""
+        cdef details *d = &self.plan.details[s.entry]
+        s.dtypes[GRAD] = d.dtypes[GRAD] = <uint8_t>dtype
+        self.plan.entries[s.entry].tiled = gdm_is_tiled(&self.plan.entries[s.entry], d)
+        return 0
 
     cdef inline void move(self, void **place, void *data) noexcept:
         if place[0] != data:
@@ -880,6 +970,10 @@ cdef class TensorEngine:
                 if changed is None:
                     changed = []
                 changed.extend(<tuple>self.versioned[i])
+            if s.is_present and s.copy != NULL and not count_version(s.copy):
+                if changed is None:
+                    changed = []
+                changed.append(<object>s.copy)
         if changed is None:
             return False
         increment_version(changed)
@@ -928,8 +1022,9 @@ cdef class TensorEngine:
             "gradient, in the middle of a step. It has not been updated, others may have been. No other thread, "
             "finalizer or code of a tensor's subclass may change parameters, states or gradients during a step")
 
-    def step(self, optimizer, unsigned threads, bint locked=False):
-        """Makes a step, with at most so many threads; 0: as many as PyTorch uses.
+    def step(self, optimizer, unsigned threads, double scale, bint locked=False):
+        """Makes a step, with at most so many threads; 0: as many as PyTorch uses. The gradients are multiplied by
+        ``scale``.
 
         Returns False, and has changed nothing, if the plan no longer fits the optimizer, or the rules in NumPy are to be
         used. ``locked``: the caller has locked the optimizer."""
@@ -939,12 +1034,19 @@ cdef class TensorEngine:
         if not locked:
             self.lock.lock()
         try:
+            if self.random:
+                gdm_plan_set_updates(self.plan, optimizer.updates, 0)
             if not self.gather(optimizer):
                 return False
             if self.foreign or self.left:
                 self.step_by_torch(optimizer)
             if self.mark_changed():
                 self.read_slots_again(optimizer)
+            if scale != self.scale:
+                status = gdm_plan_set_scale(self.plan, scale)
+                if status != OK:
+                    refuse(status)
+                self.scale = scale
             use_threads(self.plan, threads)
             if not self.hold:
                 status = gdm_plan_run(self.plan)
@@ -955,6 +1057,8 @@ cdef class TensorEngine:
                 refuse(status)
             self.write_progress()
             self.has_run = True
+            if self.random:
+                optimizer._count_update()
             return True
         finally:
             self.release_grads()
@@ -964,13 +1068,14 @@ cdef class TensorEngine:
 
 # ---- one update, without an optimizer ----
 
-def update_tensors(str rule, dict options, list params, list grads, list states, list steps, list scalars, bint begun,
-                   unsigned threads):
+def update_tensors(str rule, dict options, list params, list grads, list states, list steps, list scalars, list copies,
+                   bint begun, unsigned threads, double scale):
     """Updates each parameter that has a gradient, in place. Changes nothing unless everything is in order.
 
     ``states`` has a list for each state of the rule, or None; ``steps`` the number of this step for each parameter, or a
     tensor that keeps the count of steps, or None if the rule does not count; ``scalars`` a tensor for each parameter, or
-    None. Returns -1; or the index of a parameter that is not in order; or how many there are, if two share memory.
+    None; ``copies`` a tensor or None for each parameter, or None; ``scale`` is a factor of the gradients. Returns -1; or
+    the index of a parameter that is not in order; or how many there are, if two share memory.
     """
     cdef plan *plan = NULL
     cdef any_args args
@@ -992,22 +1097,27 @@ def update_tensors(str rule, dict options, list params, list grads, list states,
         for i in range(count):
             if grads[i] is None:
                 continue
-            status = add_update(plan, &slots[i], i, params, grads, states, steps, scalars, begun)
+            status = add_update(plan, &slots[i], i, params, grads, states, steps, scalars, copies, begun)
             if status == ERR_MEMORY:
                 refuse(status)
             if status != OK:
                 return i
             changed.append(params[i])
+            if copies is not None and copies[i] is not None:
+                changed.append(copies[i])
         status = gdm_plan_arrange(plan)
         if status == ERR_MEMORY:
             refuse(status)
         if status != OK:
             return count
         for i in range(plan.count):
-            s = &slots[i]
             if gdm_plan_overlaps(plan, plan.entries[i].data[GRAD],
-                                 plan.entries[i].n * <size_t>(4 if plan.entries[i].dtype == F32 else 8)):
+                                 plan.entries[i].n * itemsize_of(plan.details[i].dtypes[GRAD])):
                 return count
+        if scale != 1.0:
+            status = gdm_plan_set_scale(plan, scale)
+            if status != OK:
+                refuse(status)
         changed = [param for param in changed if not count_version(<PyObject *>param)]
         if changed:
             increment_version(changed)
@@ -1035,7 +1145,7 @@ def update_tensors(str rule, dict options, list params, list grads, list states,
 
 
 cdef int add_update(plan *plan, slot *s, size_t i, list params, list grads, list states, list steps, list scalars,
-                    bint begun) except -2:
+                    list copies, bint begun) except -2:
     """Adds one parameter to the plan of an update. Returns GDM_OK, REFUSED, or why the plan refuses it."""
     cdef entry_args e
     cdef buffer buffers[MAX_STATES]
@@ -1065,6 +1175,13 @@ cdef int add_update(plan *plan, slot *s, size_t i, list params, list grads, list
         if not is_plain(item) or not read_tensor(item, &x) or not is_readable(&p, &x, e.n, item):
             return REFUSED
         buffers[k].data, buffers[k].dtype = x.data, <dtype_t>x.dtype
+    if copies is not None and copies[i] is not None:
+        item = items_of(<PyObject *>copies)[i]
+        if not is_plain(item) or not read_tensor(item, &x) or not lies_beside(&p, &x, e.n):
+            return REFUSED
+        if x.may_be_negated and (<object>item).is_neg():
+            return REFUSED
+        e.copy.data, e.copy.dtype = x.data, <dtype_t>x.dtype
     status = gdm_plan_add(plan, &e, &index)
     if status != OK:
         return status

@@ -37,7 +37,7 @@ def __getattr__(name: str) -> Any:
         return import_module(f".{name}", __name__)
     if name in __all__:
         return getattr(import_module(".optimizers", __name__), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}; it has {', '.join(__all__)}")
 
 
 def __dir__() -> list[str]:

@@ -14,8 +14,9 @@ from .._checks import FLOAT32_OVERFLOW, NOT_NEGATIVE, REALS, Options
 from ..errors import OverlapError
 from ..optimizer.options import option_names
 from ..optimizer.state import block, places, scalar_names, states_for
+from .copies import require
 from .tensors import (
-    extent,
+    first_shared,
     is_count,
     is_in_memory,
     is_native,
@@ -24,7 +25,6 @@ from .tensors import (
     local_of,
     part_like,
     same_layout,
-    share_memory,
     zeros_like,
 )
 
@@ -55,6 +55,7 @@ class Slot(NamedTuple):
     scalar: Any = None  # the tensor that keeps the rule's scalar
     begun: bool = False  # the states have been through a step
     versioned: tuple[Any, ...] = ()  # the tensors whose versions a step increments
+    copy: Any = None  # the tensor that gets a copy of the parameter
 
 
 def describe(rule: str, group: Options, fixed: Options) -> Described | None:
@@ -101,6 +102,7 @@ class Draft(NamedTuple):
     numbers: tuple[str, ...]  # the keys of its count and its scalar
     tensors: dict[str, Any]  # by key, as the optimizer's state has them
     new: dict[str, Any]  # those that the state must still get
+    copy: Any = None
 
     def slot(self) -> Slot:
         """The slot, when there are all tensors."""
@@ -117,6 +119,7 @@ class Draft(NamedTuple):
             scalars[0] if scalars else None,
             all(key is None or key in self.tensors for key in self.keys),
             versioned,
+            self.copy,
         )
 
 
@@ -148,9 +151,14 @@ class Arrangement:
         if not isinstance(state, dict):
             return Slot(g, param)
         found = {key: state[key] for key in (*keys, *numbers) if key is not None and state.get(key) is not None}
-        draft = Draft(g, param, local, keys, numbers, found, {})
+        copy = optimizer._copies.get(param)
+        if copy is not None:
+            copy = require("copies", copy, "its parameter", param)
+        draft = Draft(g, param, local, keys, numbers, found, {}, copy)
         for key, x in found.items():
             if key in numbers:
+                if isinstance(x, torch.Tensor) and x.dtype in (torch.bfloat16, torch.float16):
+                    draft.new[key] = x = x.float()  # load_state_dict has rounded it to the parameter's dtype
                 if not (is_count(x) if key == "step" else is_number(x, _checks.SCALARS[key].domain)):
                     return Slot(g, param)
                 continue
@@ -159,7 +167,7 @@ class Arrangement:
                 return Slot(g, param)
             if not same_layout(part, local):
                 with torch.no_grad():
-                    draft.new[key] = like(param, local, torch.empty_like(local).copy_(part))
+                    draft.new[key] = like(param, local, torch.empty_like(local, dtype=part.dtype).copy_(part))
         if len(found) < sum(key is not None for key in (*keys, *numbers)) and param.grad is None:
             return Slot(g, param, local)
         return draft
@@ -172,7 +180,7 @@ class Arrangement:
         ]
         small: list[tuple[Draft, str]] = []
         for draft, keys in lacking:
-            if draft.local.nbytes * len(keys) >= OWN_BLOCK:
+            if draft.local.numel() * self._state_dtype(draft).itemsize * len(keys) >= OWN_BLOCK:
                 self._allocate([(draft, key) for key in keys])
             else:
                 small += [(draft, key) for key in keys]
@@ -188,34 +196,44 @@ class Arrangement:
                 elif value:
                     part_like(draft.param, draft.local, draft.new[key]).fill_(value)
 
+    def _state_dtype(self, draft: Draft) -> Any:
+        """The dtype of new states."""
+        return self._optimizer.state_dtype or draft.local.dtype
+
     def _allocate(self, wanted: list[tuple[Draft, str]]) -> None:
         """Makes states of zeros, in one block of memory."""
         if not wanted:
             return
-        addresses, sizes = [draft.local.data_ptr() for draft, _ in wanted], [draft.local.nbytes for draft, _ in wanted]
+        dtypes = [self._state_dtype(draft) for draft, _ in wanted]
+        addresses = [draft.local.data_ptr() for draft, _ in wanted]
+        addresses = [address - address % dtype.itemsize for address, dtype in zip(addresses, dtypes, strict=True)]
+        sizes = [draft.local.numel() * dtype.itemsize for (draft, _), dtype in zip(wanted, dtypes, strict=True)]
         first = {id(draft): i for i, (draft, _) in reversed(list(enumerate(wanted)))}
         starts, end, alignment = places(addresses, [first[id(draft)] for draft, _ in wanted], sizes)
         memory, offset = block(end, alignment)
-        for (draft, key), start in zip(wanted, starts, strict=True):
+        for (draft, key), start, dtype in zip(wanted, starts, dtypes, strict=True):
             local = draft.local
-            draft.new[key] = like(draft.param, local, zeros_like(local, memory, offset + start))
+            draft.new[key] = like(draft.param, local, zeros_like(local, dtype, memory, offset + start))
 
     def _require_disjoint(self) -> None:
         """Requires that no two of the tensors that are written share memory."""
-        spans: list[tuple[int, int, int, Any]] = []
+        tensors, owners = [], []
         for i, slot in enumerate(self.slots):
-            tensors = [local_of(slot.param)] if slot.local is None else [slot.local, *(slot.states or ())]
-            spans += [(*extent(x), i, x) for x in tensors if x is not None and is_in_memory(x)]
-        spans.sort(key=lambda span: span[:2])
-        open_: list[tuple[int, int, int, Any]] = []  # those that may reach into the next
-        for span in spans:
-            open_ = [before for before in open_ if before[1] > span[0]]
-            for _, _, i, x in open_:
-                k = span[2]
-                if share_memory(x, span[3]):
-                    what = f"{self._label(i)} and {self._label(k)}" if i != k else f"{self._label(i)} and its states"
-                    raise OverlapError(f"{what} share memory; an update in place needs separate tensors")
-            open_.append(span)
+            own = [local_of(slot.param)] if slot.local is None else [slot.local, *(slot.states or ()), slot.copy]
+            present = [x for x in own if x is not None and is_in_memory(x)]
+            tensors += present
+            owners += [(i, x is slot.copy) for x in present]
+        shared = first_shared(tensors)
+        if shared is None:
+            return
+        (i, copy), (k, other_copy) = owners[shared[0]], owners[shared[1]]
+        first, second = (
+            f"the copy of {self._label(n)}" if is_copy else self._label(n)
+            for n, is_copy in ((i, copy), (k, other_copy))
+        )
+        if i == k and not (copy or other_copy):
+            second = "its states"
+        raise OverlapError(f"{first} and {second} share memory; an update in place needs separate tensors")
 
     def _label(self, i: int) -> str:
         """The place of a parameter in the optimizer, and its name if it has one."""

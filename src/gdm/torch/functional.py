@@ -3,9 +3,16 @@
 Each function takes lists of tensors, one item for each parameter, and updates the parameters and states in place. It is
 one call, which releases the GIL. A gradient that is None leaves its parameter out. For all functions:
 
-- The tensors are float32 or float64, on the CPU, and fill their memory: they are contiguous, ``channels_last``, a slice
-  of a flat buffer, or have another order of the axes. A parameter's gradient and states have its dtype, shape and order
-  in memory. Tensors without elements are fine.
+- The tensors are float32, float64, bfloat16 or float16, on the CPU, and fill their memory: they are contiguous,
+  ``channels_last``, a slice of a flat buffer, or have another order of the axes. A parameter's gradient and states have
+  its shape and order in memory. Tensors without elements are fine.
+- Each tensor has a dtype of its own. An update is computed in float64 if the parameter is float64, else in float32.
+  Narrower numbers are widened exactly; what is written is rounded once. Only beside a float64 parameter may gradient or
+  states be float64.
+- ``grad_scale`` is what the gradients were multiplied by, as a GradScaler's scale: a number or a tensor of one element.
+  The update divides by it (it multiplies by ``1 / grad_scale``), in the same pass. The gradients do not change.
+- ``copies`` has a tensor, or None, for each parameter, of any of these dtypes: the update also writes the new parameter
+  there, in the same pass. A parameter without a gradient is not written.
 - ``steps`` is the number of this step, from 1: one int, or an int for each parameter. Or it has a tensor of one element
   for each parameter, which keeps the number of steps made before, as ``state["step"]`` of PyTorch's optimizers does; it
   is incremented.
@@ -27,22 +34,23 @@ tensor([-0.6989, -0.2037,  0.0000,  0.2037,  0.6989])
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, NoReturn
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, NoReturn
 
-import numpy as np
 import torch
 
-from .. import _backend, _checks, reference
-from .._checks import Array, Options
+from .. import _backend, _checks
+from .._checks import Options
 from ..errors import OverlapError
 from ..optimizer.state import scalar_names, state_names
-from .tensors import FLOATS, connect, flat, is_count, is_native, is_number, same_layout
+from .by_reference import updated
+from .tensors import FLOATS, connect, fits, flat, inverse, is_count, is_native, is_number, same_layout
 
 __all__ = ["adagrad", "adam", "adamw", "lion", "nadam", "rmsprop", "sgd", "signum"]
 
 Tensors = Sequence[torch.Tensor]
 Grads = Sequence["torch.Tensor | None"]
+Copies = Sequence["torch.Tensor | None"]
 Steps = int | Sequence[int] | Sequence[torch.Tensor]
 
 connect()
@@ -60,6 +68,8 @@ def sgd(
     nesterov: bool = False,
     maximize: bool = False,
     first: bool = False,
+    grad_scale: float | torch.Tensor | None = None,
+    copies: Copies | None = None,
     threads: int | None = None,
 ) -> None:
     """Gradient descent, with momentum if it is not 0: ``torch.optim.SGD``. See :mod:`gdm.torch.functional`.
@@ -68,11 +78,12 @@ def sgd(
     as PyTorch does in a parameter's first step.
     """
     options: Options = {"lr": lr, "weight_decay": weight_decay, "maximize": maximize, "decoupled_weight_decay": False}
+    lists = Lists(params, grads, {"momentum_buffers": momentum_buffers}, copies)
     if not momentum:
-        _update("sgd", params, grads, {}, options, threads)
+        _update("sgd", lists, options, grad_scale, threads, unused={"momentum_buffers": "momentum"})
         return
     options |= {"momentum": momentum, "dampening": dampening, "nesterov": nesterov, "form": "torch"}
-    _update("momentum", params, grads, {"momentum_buffers": momentum_buffers}, options, threads, first=first)
+    _update("momentum", lists, options, grad_scale, threads, first=first)
 
 
 def adagrad(
@@ -86,11 +97,14 @@ def adagrad(
     weight_decay: float = 0.0,
     eps: float = 1e-10,
     maximize: bool = False,
+    grad_scale: float | torch.Tensor | None = None,
+    copies: Copies | None = None,
     threads: int | None = None,
 ) -> None:
     """``torch.optim.Adagrad``. See :mod:`gdm.torch.functional`."""
     options = {"lr": lr, "lr_decay": lr_decay, "weight_decay": weight_decay, "eps": eps, "maximize": maximize}
-    _update("adagrad", params, grads, {"state_sums": state_sums}, options, threads, steps=steps)
+    lists = Lists(params, grads, {"state_sums": state_sums}, copies, steps)
+    _update("adagrad", lists, options, grad_scale, threads)
 
 
 def rmsprop(
@@ -107,6 +121,8 @@ def rmsprop(
     momentum: float = 0.0,
     centered: bool = False,
     maximize: bool = False,
+    grad_scale: float | torch.Tensor | None = None,
+    copies: Copies | None = None,
     threads: int | None = None,
 ) -> None:
     """``torch.optim.RMSprop``. See :mod:`gdm.torch.functional`.
@@ -116,9 +132,9 @@ def rmsprop(
     options = {"lr": lr, "alpha": alpha, "eps": eps, "weight_decay": weight_decay, "momentum": momentum}
     options |= {"centered": centered, "maximize": maximize}
     states = {"square_avgs": square_avgs, "grad_avgs": grad_avgs, "momentum_buffers": momentum_buffers}
-    unused = {"grad_avgs"} if not centered else set()
-    unused |= {"momentum_buffers"} if not momentum else set()
-    _update("rmsprop", params, grads, states, options, threads, unused=unused)
+    unused = {} if centered else {"grad_avgs": "centered"}
+    unused |= {} if momentum else {"momentum_buffers": "momentum"}
+    _update("rmsprop", Lists(params, grads, states, copies), options, grad_scale, threads, unused=unused)
 
 
 def adam(
@@ -136,14 +152,16 @@ def adam(
     amsgrad: bool = False,
     maximize: bool = False,
     decoupled_weight_decay: bool = False,
+    grad_scale: float | torch.Tensor | None = None,
+    copies: Copies | None = None,
     threads: int | None = None,
 ) -> None:
     """``torch.optim.Adam``. See :mod:`gdm.torch.functional`. ``max_exp_avg_sqs`` are needed with ``amsgrad``."""
     options = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "amsgrad": amsgrad}
     options |= {"maximize": maximize, "decoupled_weight_decay": decoupled_weight_decay}
     states = {"exp_avgs": exp_avgs, "exp_avg_sqs": exp_avg_sqs, "max_exp_avg_sqs": max_exp_avg_sqs}
-    unused = {"max_exp_avg_sqs"} if not amsgrad else set()
-    _update("adam", params, grads, states, options, threads, steps=steps, unused=unused)
+    unused = {} if amsgrad else {"max_exp_avg_sqs": "amsgrad"}
+    _update("adam", Lists(params, grads, states, copies, steps), options, grad_scale, threads, unused=unused)
 
 
 def adamw(
@@ -160,6 +178,8 @@ def adamw(
     weight_decay: float = 1e-2,
     amsgrad: bool = False,
     maximize: bool = False,
+    grad_scale: float | torch.Tensor | None = None,
+    copies: Copies | None = None,
     threads: int | None = None,
 ) -> None:
     """``torch.optim.AdamW``. See :mod:`gdm.torch.functional`. ``max_exp_avg_sqs`` are needed with ``amsgrad``."""
@@ -177,6 +197,8 @@ def adamw(
         amsgrad=amsgrad,
         maximize=maximize,
         decoupled_weight_decay=True,
+        grad_scale=grad_scale,
+        copies=copies,
         threads=threads,
     )
 
@@ -196,6 +218,8 @@ def nadam(
     momentum_decay: float = 4e-3,
     decoupled_weight_decay: bool = False,
     maximize: bool = False,
+    grad_scale: float | torch.Tensor | None = None,
+    copies: Copies | None = None,
     threads: int | None = None,
 ) -> None:
     """``torch.optim.NAdam``. See :mod:`gdm.torch.functional`.
@@ -205,7 +229,8 @@ def nadam(
     options = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "momentum_decay": momentum_decay}
     options |= {"decoupled_weight_decay": decoupled_weight_decay, "maximize": maximize}
     states = {"exp_avgs": exp_avgs, "exp_avg_sqs": exp_avg_sqs}
-    _update("nadam", params, grads, states, options, threads, steps=steps, scalars={"mu_products": mu_products})
+    lists = Lists(params, grads, states, copies, steps, {"mu_products": mu_products})
+    _update("nadam", lists, options, grad_scale, threads)
 
 
 def lion(
@@ -217,11 +242,13 @@ def lion(
     betas: tuple[float, float] = (0.9, 0.99),
     weight_decay: float = 0.0,
     maximize: bool = False,
+    grad_scale: float | torch.Tensor | None = None,
+    copies: Copies | None = None,
     threads: int | None = None,
 ) -> None:
     """Lion, as :class:`gdm.Lion`. See :mod:`gdm.torch.functional`."""
     options = {"lr": lr, "betas": betas, "weight_decay": weight_decay, "maximize": maximize}
-    _update("lion", params, grads, {"exp_avgs": exp_avgs}, options, threads)
+    _update("lion", Lists(params, grads, {"exp_avgs": exp_avgs}, copies), options, grad_scale, threads)
 
 
 def signum(
@@ -234,88 +261,120 @@ def signum(
     weight_decay: float = 0.0,
     decoupled_weight_decay: bool = False,
     maximize: bool = False,
+    grad_scale: float | torch.Tensor | None = None,
+    copies: Copies | None = None,
     threads: int | None = None,
 ) -> None:
     """Signum, as :class:`gdm.Signum`. See :mod:`gdm.torch.functional`."""
     options = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "maximize": maximize}
     options |= {"decoupled_weight_decay": decoupled_weight_decay}
-    _update("signum", params, grads, {"exp_avgs": exp_avgs}, options, threads)
+    _update("signum", Lists(params, grads, {"exp_avgs": exp_avgs}, copies), options, grad_scale, threads)
 
 
 # ---- the update ----
 
 
+UNCOUNTED = object()  # the steps of a rule that does not count them
+
+
+class Lists(NamedTuple):
+    """What a caller gave that has an item for each parameter."""
+
+    params: Any
+    grads: Any
+    states: dict[str, Any]  # in the rule's order
+    copies: Any = None
+    steps: Any = UNCOUNTED
+    scalars: dict[str, Any] = {}  # noqa: RUF012  (never changed)
+
+
 def _update(
     rule: str,
-    params: Tensors,
-    grads: Grads,
-    states: Mapping[str, Tensors | None],
+    given: Lists,
     options: Options,
+    grad_scale: Any,
     threads: int | None,
     *,
-    steps: Steps | None = None,
-    scalars: dict[str, Tensors] | None = None,
     first: bool = False,
-    unused: set[str] | None = None,
+    unused: dict[str, str] | None = None,
 ) -> None:
+    """``unused`` has the names of states that these options do not use, each with the option that would."""
     threads = 0 if threads is None else _checks.thread_count("threads", threads)
+    scale = 1.0 if grad_scale is None else inverse("grad_scale", grad_scale)
     checked = _checks.options(options)
     for name, value in checked.items():
         if _checks.REALS.get(name) is _checks.NOT_NEGATIVE and value >= _checks.FLOAT32_OVERFLOW:
             raise ValueError(f"{name} must be finite in float32, got {value!r}")
-    lists: dict[str, list[Any]] = {"params": list(params), "grads": list(grads)}
-    for name, tensors in {**states, **(scalars or {})}.items():
-        if name in (unused or ()):
-            continue  # these options do not need it
-        if tensors is None:
+    lists = _lists(given, unused or {})
+    used = [lists.get(name) for name, _ in zip(given.states, state_names(rule), strict=False)]
+    scalars = next((lists[name] for name in given.scalars), None)
+    if _backend.native is None or _backend.backend() == "reference":
+        _require(lists, given)
+        _by_reference(rule, checked, lists, used, scalars, first, scale)
+        return
+    params, grads, steps, copies = (lists.get(name) for name in ("params", "grads", "steps", "copies"))
+    wrong = _backend.native.update_tensors(
+        rule, checked, params, grads, used, steps, scalars, copies, not first, threads, scale
+    )
+    if wrong >= 0:
+        _explain(lists, given)
+
+
+def _lists(given: Lists, unused: dict[str, str]) -> dict[str, list[Any]]:
+    """The lists by name, with as many items as there are parameters."""
+    lists = {"params": _list("params", given.params), "grads": _list("grads", given.grads)}
+    for name, tensors in {**given.states, **given.scalars}.items():
+        if name in unused:
+            if tensors is not None and _list(name, tensors):
+                raise ValueError(f"{name} are not used without {unused[name]}; expected None")
+        elif tensors is None:
             raise ValueError(f"{name} are needed with these options, got None")
-        lists[name] = list(tensors)
+        else:
+            lists[name] = _list(name, tensors)
+    if given.copies is not None:
+        lists["copies"] = _list("copies", given.copies)
     count = len(lists["params"])
-    if steps is not None:
-        lists["steps"] = [steps] * count if isinstance(steps, int) else list(steps)
+    if given.steps is not UNCOUNTED:
+        steps = given.steps
+        if isinstance(steps, torch.Tensor):
+            raise TypeError("steps must be a whole number, or a list of numbers or tensors, not a tensor")
+        if isinstance(steps, (str, bytes)) or not isinstance(steps, Iterable):
+            steps = [_checks.whole("steps", steps, 1, 2**63 - 1)] * count
+        lists["steps"] = list(steps)
     for name, items in lists.items():
         if len(items) != count:
             raise ValueError(f"{name} must have as many items as params, {count}, got {len(items)}")
-    if steps is not None:
-        for i, n in enumerate(lists["steps"]):
-            if not isinstance(n, torch.Tensor):
-                lists["steps"][i] = _checks.whole(f"steps[{i}]" if lists["steps"] else "steps", n, 1, 2**63 - 1)
-    in_order = [lists.get(name) for name in states]
-    kept = next((lists[name] for name in scalars), None) if scalars else None
-    if _backend.native is None or _backend.backend() == "reference":
-        _require(lists, states, scalars)
-        _by_reference(rule, checked, lists, in_order, kept, first)
-        return
-    wrong = _backend.native.update_tensors(
-        rule, checked, lists["params"], lists["grads"], in_order, lists.get("steps"), kept, not first, threads
-    )
-    if wrong >= 0:
-        _explain(lists, states, scalars)
+    for i, n in enumerate(lists.get("steps", ())):
+        if not isinstance(n, torch.Tensor):
+            lists["steps"][i] = _checks.whole(f"steps[{i}]", n, 1, 2**63 - 1)
+    return lists
 
 
-def _require(lists: dict[str, list[Any]], states: Any, scalars: Any) -> None:
+def _list(name: str, tensors: Any) -> list[Any]:
+    """A list of what a caller gave as tensors."""
+    if isinstance(tensors, (str, bytes, Mapping, torch.Tensor)) or not isinstance(tensors, Iterable):
+        raise TypeError(f"{name} must be a list of tensors, not {type(tensors).__name__}")
+    return list(tensors)
+
+
+def _require(lists: dict[str, list[Any]], given: Lists) -> None:
     """Raises an error that names what is wrong, if anything is."""
     spans = []
     for i, (param, grad) in enumerate(zip(lists["params"], lists["grads"], strict=True)):
         if grad is None:
             continue
         _require_native(f"params[{i}]", param)
-        for name in ("grads", *states):
+        beside = [name for name in ("grads", *given.states, "copies") if name in lists]
+        beside = [name for name in beside if name != "copies" or lists[name][i] is not None]
+        for name in beside:
+            _require_native(f"{name}[{i}]", lists[name][i])
+            _require_like(f"{name}[{i}]", lists[name][i], f"params[{i}]", param, any_dtype=name == "copies")
+        for name in ("steps", *given.scalars):
             if name in lists:
-                _require_native(f"{name}[{i}]", lists[name][i])
-                _require_like(f"{name}[{i}]", lists[name][i], f"params[{i}]", param)
-        for name in ("steps", *(scalars or ())):
-            x = lists[name][i] if name in lists else 1
-            if name == "steps" and isinstance(x, int):
-                continue
-            if not (is_count(x) if name == "steps" else is_number(x, _checks.SCALARS[name.removesuffix("s")].domain)):
-                raise ValueError(
-                    f"{name}[{i}] must be a float tensor of one element that holds a valid number, got {x}"
-                )
-        for name in ("params", "grads", *states):
-            if name in lists:
-                x = lists[name][i]
-                spans += [(x.data_ptr(), x.data_ptr() + x.nbytes, f"{name}[{i}]", name != "grads")] if x.nbytes else []
+                _require_number(name, i, lists[name][i])
+        for name in ("params", *beside):
+            x = lists[name][i]
+            spans += [(x.data_ptr(), x.data_ptr() + x.nbytes, f"{name}[{i}]", name != "grads")] if x.nbytes else []
     spans.sort()
     last = None
     for span in spans:
@@ -325,9 +384,21 @@ def _require(lists: dict[str, list[Any]], states: Any, scalars: Any) -> None:
             last = span
 
 
-def _explain(lists: dict[str, list[Any]], states: Any, scalars: Any) -> NoReturn:
-    _require(lists, states, scalars)
+def _explain(lists: dict[str, list[Any]], given: Lists) -> NoReturn:
+    _require(lists, given)
     raise RuntimeError("gdm: these tensors were refused, for a reason that is not known")
+
+
+def _require_number(name: str, i: int, x: Any) -> None:
+    """Requires that this tensor keeps a count of steps, or a scalar of the rule."""
+    if name == "steps" and isinstance(x, int):
+        return
+    if not isinstance(x, torch.Tensor):
+        raise TypeError(f"{name}[{i}] must be a tensor of one element, not {type(x).__name__}")
+    if x.dtype not in (torch.float32, torch.float64):
+        raise TypeError(f"{name}[{i}] has dtype {x.dtype}; expected float32 or float64")
+    if not (is_count(x) if name == "steps" else is_number(x, _checks.SCALARS[name.removesuffix("s")].domain)):
+        raise ValueError(f"{name}[{i}] must be a float tensor of one element that holds a valid number, got {x}")
 
 
 def _require_native(name: str, x: Any) -> None:
@@ -338,16 +409,16 @@ def _require_native(name: str, x: Any) -> None:
     if x.device.type != "cpu":
         raise TypeError(f"{name} is on the device {x.device}; expected the CPU")
     if x.dtype not in FLOATS:
-        raise TypeError(f"{name} has dtype {x.dtype}; expected float32 or float64")
+        raise TypeError(f"{name} has dtype {x.dtype}; expected float32, float64, bfloat16 or float16")
     if x.layout is not torch.strided:
         raise TypeError(f"{name} has the layout {x.layout}; expected a dense tensor")
     if not is_native(x):
         raise ValueError(f"{name} does not fill its memory (shape {tuple(x.shape)}, strides {x.stride()})")
 
 
-def _require_like(name: str, x: Any, first: str, param: Any) -> None:
-    if x.dtype != param.dtype:
-        raise ValueError(f"{name} has dtype {x.dtype}, but {first} has {param.dtype}")
+def _require_like(name: str, x: Any, first: str, param: Any, *, any_dtype: bool) -> None:
+    if not any_dtype and not fits(x, param):
+        raise ValueError(f"{name} has dtype {x.dtype}, but {first} has {param.dtype}, which is updated in float32")
     if x.shape != param.shape:
         raise ValueError(f"{name} has shape {tuple(x.shape)}, but {first} has {tuple(param.shape)}")
     if not same_layout(x, param):
@@ -355,23 +426,40 @@ def _require_like(name: str, x: Any, first: str, param: Any) -> None:
 
 
 def _by_reference(
-    rule: str, options: Options, lists: dict[str, list[Any]], states: list[Any], scalars: list[Any] | None, first: bool
+    rule: str,
+    options: Options,
+    lists: dict[str, list[Any]],
+    states: list[Any],
+    scalars: list[Any] | None,
+    first: bool,
+    scale: float,
 ) -> None:
-    writes: list[tuple[Array, Any]] = []
+    made, changed = [], []
     for i, (param, grad) in enumerate(zip(lists["params"], lists["grads"], strict=True)):
         if grad is None:
             continue
-        kept = {name: flat(x[i]) for name, x in zip(state_names(rule), states, strict=True) if x is not None}
-        buffers = {"param": flat(param), "grad": flat(grad), **kept}
-        own = {name: np.array(scalars[i].item()) for name in scalar_names(rule)} if scalars else {}
         step = lists["steps"][i] if "steps" in lists else 1
         number = step if isinstance(step, int) else int(step.item()) + 1
-        new = reference.update(rule, {**options, "step": number, "lr_scale": None, **buffers, **own}, first=first)
-        if scalars:
-            writes += [(flat(scalars[i]), new.pop(name)) for name in own]
-        writes += [] if isinstance(step, int) else [(flat(step), number)]
-        writes += [(buffers[name], x) for name, x in new.items()]
-    changed = [param for param, grad in zip(lists["params"], lists["grads"], strict=True) if grad is not None]
+        copy = lists["copies"][i] if "copies" in lists else None
+        new = updated(
+            rule,
+            options,
+            param,
+            grad,
+            [None if x is None else x[i] for x in states],
+            step=number,
+            scalars={name: scalars[i].item() for name in scalar_names(rule)} if scalars else {},
+            first=first,
+            scale=scale,
+            copy=copy,
+        )
+        kept = None if scalars is None else scalars[i]
+        made.append((new, kept, None if isinstance(step, int) else step, number))
+        changed += [param] if copy is None else [param, copy]
     torch.autograd.graph.increment_version(changed)
-    for target, value in writes:
-        target[...] = value
+    for new, kept, step, number in made:
+        new.write()
+        if kept is not None:
+            flat(kept)[...] = new.scalars[0]
+        if step is not None:
+            flat(step)[...] = number

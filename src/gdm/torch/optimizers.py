@@ -6,20 +6,25 @@ import inspect
 from collections.abc import Callable
 from typing import Any, ClassVar, Self
 
-import numpy as np
 import torch
 from torch.optim import optimizer as torchs
 
-from .. import _backend, _checks, reference
+from .. import _backend, _checks
 from .._checks import Options
+from ..errors import OverlapError
 from ..optimizer.state import scalar_names, state_names
 from . import methods
-from .arrange import Arrangement, Described, describe, label, may_change
-from .tensors import connect, flat, local_of, usable_grad
+from .arrange import KEYS, Arrangement, Described, describe, label, may_change
+from .by_reference import Random, updated
+from .copies import Copies, copies_of
+from .tensors import connect, flat, inverse, is_in_memory, is_native, local_of, share_memory, usable_grad
 
 __all__ = ["SGD", "Adagrad", "Adam", "AdamW", "Lion", "NAdam", "RMSprop", "Signum"]
 
 ATTEMPTS = 16  # so often a step is arranged anew if other threads set gradients meanwhile
+STATE_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+ROUNDINGS = ("nearest", "stochastic")
+UPDATES = "rounding_updates"  # with stochastic rounding, a group has the number of steps made under this key
 SCALING = ("grad_scale", "found_inf")  # the attributes that a GradScaler sets for a step
 
 connect()
@@ -45,6 +50,10 @@ class NativeStep(torch.optim.Optimizer):
     _arrangement: Arrangement | None = None  # during the step that is made from it
     _left_states: bool = False  # PyTorch made other states than those of the arrangement
     _threads: int | None = None
+    _state_dtype: Any = None
+    _rounding: str = "nearest"
+    _seed: int = 0
+    _copies: Copies = {}  # noqa: RUF012  (never changed in place)
     _lock: Any  # lets one step run at a time; a copy of the optimizer has its own
 
     def __new__(cls, *args: Any, **options: Any) -> Self:
@@ -60,14 +69,36 @@ class NativeStep(torch.optim.Optimizer):
             return
         cls._torchs = cls.__mro__[cls.__mro__.index(NativeStep) + 1]
         parameters = list(inspect.signature(cls._torchs.__init__).parameters.values())
-        threads = inspect.Parameter("threads", inspect.Parameter.KEYWORD_ONLY, default=None, annotation="int | None")
-        cls.__signature__ = inspect.Signature([*parameters[1:], threads])
+        own = list(inspect.signature(NativeStep.__init__).parameters.values())
+        own = [x for x in own if x.kind is inspect.Parameter.KEYWORD_ONLY]
+        cls.__signature__ = inspect.Signature([*parameters[1:], *own])
         names = [x.name for x in parameters[2:] if x.name not in ("lr", "foreach", "fused")]
         cls._watched = ("lr", *dict.fromkeys([*names, "decoupled_weight_decay"]))
 
-    def __init__(self, *args: Any, threads: int | None = None, **options: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        threads: int | None = None,
+        state_dtype: Any = None,
+        rounding: str = "nearest",
+        seed: int = 0,
+        copies: Any = None,
+        **options: Any,
+    ) -> None:
         self.threads = threads
+        self._state_dtype = _state_dtype(state_dtype)
+        if rounding not in ROUNDINGS:
+            raise ValueError(f"rounding must be 'nearest' or 'stochastic', got {rounding!r}")
+        self._rounding, self._seed = rounding, _checks.whole("seed", seed, 0, 2**64 - 1)
         super().__init__(*args, **options)
+        if self._rounding == "stochastic":
+            for group in (self.defaults, *self.param_groups):
+                group[UPDATES] = 0
+        if self._state_dtype is not None:
+            for param, state in self.state.items():  # torch's Adagrad has made states
+                for key in self._keys_of_states(param) & state.keys():
+                    state[key] = torch.full_like(state[key], self._initial(key), dtype=self._state_dtype)
+        self.copies = copies
 
     @property
     def threads(self) -> int | None:
@@ -78,8 +109,90 @@ class NativeStep(torch.optim.Optimizer):
     def threads(self, n: int | None) -> None:
         self._threads = None if n is None else _checks.thread_count("threads", n)
 
+    @property
+    def state_dtype(self) -> Any:
+        """The dtype of new states; None for that of each parameter."""
+        return self._state_dtype
+
+    @property
+    def rounding(self) -> str:
+        """How a number is rounded to bfloat16 or float16: ``"nearest"`` or ``"stochastic"``."""
+        return self._rounding
+
+    @property
+    def seed(self) -> int:
+        """The seed of the random bits for stochastic rounding."""
+        return self._seed
+
+    @property
+    def updates(self) -> int:
+        """How many steps have been made with stochastic rounding. The random bits of the next one depend on it."""
+        return max((group.get(UPDATES, 0) for group in self.param_groups), default=0)
+
+    def _count_update(self) -> None:
+        updates = self.updates + 1
+        for group in self.param_groups:
+            group[UPDATES] = updates
+
+    @property
+    def copies(self) -> Copies:
+        """The tensors into which each step writes the new parameters, by parameter.
+
+        Set it to a list in the order of all parameters, a dict by parameter, or None. Parameters that are added later
+        have none.
+        """
+        return dict(self._copies)
+
+    @copies.setter
+    def copies(self, copies: Any) -> None:
+        params = [param for group in self.param_groups for param in group["params"]]
+        labels = [label(group, g, k) for g, group in enumerate(self.param_groups) for k in range(len(group["params"]))]
+        self._copies = copies_of(copies, params, labels)
+        self._engine = None
+
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "_threads": self._threads}
+        own = {"_threads": self._threads, "_state_dtype": self._state_dtype, "_rounding": self._rounding}
+        own |= {"_seed": self._seed, "_copies": self._copies}
+        return {**super().__getstate__(), **own}
+
+    # ---- loading ----
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Loads a state; see :meth:`torch.optim.Optimizer.load_state_dict`. The states get the dtype ``state_dtype``;
+        or, as in torch, that of their parameter."""
+        given: list[Any] = []  # as torch loads it, when all hooks have changed it
+
+        def take(_: Any, loaded: dict[str, Any]) -> None:
+            for group in loaded["param_groups"]:
+                _checks.whole(UPDATES, group.get(UPDATES, 0), 0, 2**64 - 1)
+            given.append(loaded)
+
+        first = self.register_load_state_dict_pre_hook(take)
+        last = self.register_load_state_dict_post_hook(lambda _: self._take_loaded(given[-1]), prepend=True)
+        try:
+            super().load_state_dict(state_dict)
+        finally:
+            first.remove()
+            last.remove()
+
+    def _take_loaded(self, state_dict: dict[str, Any]) -> None:
+        """Takes over the states in their dtype, after torch has loaded them in the parameters' dtypes."""
+        if self._state_dtype is None:
+            return
+        numbers = [number for group in state_dict["param_groups"] for number in group["params"]]
+        params = [param for group in self.param_groups for param in group["params"]]
+        for number, param in zip(numbers, params, strict=True):
+            state = state_dict["state"].get(number)
+            for key in self._keys_of_states(param) & (state.keys() if isinstance(state, dict) else set()):
+                if isinstance(state[key], torch.Tensor):  # torch has rounded it to the parameter's dtype
+                    self.state[param][key] = state[key].to(device=param.device, dtype=self._state_dtype)
+
+    def _keys_of_states(self, param: Any) -> set[str]:
+        """The keys of the states that gdm gives a parameter; none if PyTorch updates it."""
+        local = local_of(param)
+        if local is None or not is_native(local):
+            return set()
+        return {KEYS.get(name, name) for name in state_names(self._rule)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:  # load_state_dict calls it, too
         super().__setstate__(state)
@@ -149,22 +262,20 @@ class NativeStep(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         attributes = self.__dict__
+        divisor = None
         if "found_inf" in attributes or "grad_scale" in attributes:
-            self._lock._exclusively(self._step_scaled)
-            return loss
+            found, divisor = getattr(self, "found_inf", None), getattr(self, "grad_scale", None)
+            if found is not None and float(found):
+                return loss
+        scale = 1.0 if divisor is None else inverse("grad_scale", divisor)
         engine = self._engine
-        if engine is None or not engine.step(self, self._threads or 0):
-            self._lock._exclusively(self._step_anew)
+        if engine is None or not engine.step(self, self._threads or 0, scale):
+            self._lock._exclusively(self._step_anew, scale)
+        if divisor is not None:
+            self._divide_grads(float(divisor))
         return loss
 
-    def _step_scaled(self) -> None:
-        """Makes a step with gradients that a GradScaler has scaled."""
-        if self._unscale_grads():
-            engine = self._engine
-            if engine is None or not engine.step(self, self._threads or 0, locked=True):
-                self._step_anew()
-
-    def _step_anew(self) -> None:
+    def _step_anew(self, scale: float) -> None:
         """Makes a step, and what the next ones need."""
         self._engine = None  # it would keep states that have been replaced
         for group in self.param_groups:
@@ -172,28 +283,32 @@ class NativeStep(torch.optim.Optimizer):
                 group["params"] = list(group["params"])
         with torch.no_grad():
             for _ in range(ATTEMPTS):
-                if self._step_as_arranged(Arrangement(self)):
+                if self._step_as_arranged(Arrangement(self), scale):
                     return
         raise RuntimeError("the optimizer changed during its step")
 
-    def _step_as_arranged(self, arrangement: Arrangement) -> bool:
+    def _step_as_arranged(self, arrangement: Arrangement, scale: float) -> bool:
         """Makes a step; False, and has changed nothing, if the arrangement no longer fits.
 
         Another thread may set the first gradient of a parameter after the arrangement was made.
         """
         if _backend.native is None or _backend.backend() == "reference":
-            self._engine = None
             self._arrangement = arrangement
             try:
-                step_by_reference(self, arrangement)
+                step_by_reference(self, arrangement, scale)
             finally:
                 self._arrangement = None
+            if self._rounding == "stochastic":
+                self._count_update()
             return True
         engine, self._arrangement, self._left_states = None, arrangement, False
         try:
             arrangement.begin()
-            engine = _backend.native.TensorEngine(self, arrangement.groups, arrangement.slots, self._watched)
-            fits = engine.step(self, self._threads or 0, locked=True)
+            random = self._rounding == "stochastic"
+            engine = _backend.native.TensorEngine(
+                self, arrangement.groups, arrangement.slots, self._watched, random, self._seed
+            )
+            fits = engine.step(self, self._threads or 0, scale, locked=True)
         except BaseException:
             if engine is None or not engine.has_run:
                 arrangement.undo()
@@ -206,19 +321,14 @@ class NativeStep(torch.optim.Optimizer):
         self._engine = None if self._left_states else engine
         return True
 
-    def _unscale_grads(self) -> bool:
-        """Divides the gradients by the scale of a GradScaler; False if one is not finite, so that there is no step."""
-        found, scale = getattr(self, "found_inf", None), getattr(self, "grad_scale", None)
-        if found is not None and float(found):
-            return False
-        if scale is not None:
-            with torch.no_grad():
-                for group in self.param_groups:
-                    for param in group["params"]:
-                        if param.grad is not None:
-                            grad = local_of(param.grad)
-                            (param.grad if grad is None else grad).div_(scale)
-        return True
+    def _divide_grads(self, divisor: float) -> None:
+        """Divides the gradients by the scale of a GradScaler, as torch's fused optimizers leave them."""
+        params = [param for group in self.param_groups for param in group["params"]]
+        grads = {id(grad): grad for grad in (param.grad for param in params) if grad is not None}
+        with torch.no_grad():
+            for grad in grads.values():
+                local = local_of(grad)
+                (grad if local is None else local).div_(divisor)
 
     # ---- what the engine asks for ----
 
@@ -272,11 +382,21 @@ class NativeStep(torch.optim.Optimizer):
         params = [param for group in groups for param in group["params"]]
         if self._arrangement is not None and self._arrangement.undo(params):
             self._left_states = True
+        self._require_grads_beside_copies(params)
         without_state = [param for param in params if param not in self.state]
         scaling = {name: self.__dict__.pop(name) for name in SCALING if name in self.__dict__}
+        divisor: Any = scaling.get("grad_scale")
+        grads = [] if divisor is None else [(param, param.grad) for param in params if param.grad is not None]
         self.param_groups = groups
         try:
+            with torch.no_grad():
+                for param, grad in grads:
+                    param.grad = grad / float(divisor)
             step(self)
+            with torch.no_grad():
+                for param in params:
+                    if param in self._copies and param.grad is not None:
+                        self._copies[param].copy_(param)
         except BaseException:
             for param in without_state:
                 self.state.pop(param, None)
@@ -285,8 +405,18 @@ class NativeStep(torch.optim.Optimizer):
             raise
         finally:
             self.param_groups = whole
+            for param, grad in grads:
+                param.grad = grad
             for name, value in scaling.items():
                 setattr(self, name, value)
+
+    def _require_grads_beside_copies(self, params: list[Any]) -> None:
+        """A gradient may share memory with a parameter, which PyTorch then updates; but not with a copy."""
+        copies = [copy for copy in map(local_of, self._copies.values()) if is_in_memory(copy)]
+        for param in params if copies else []:
+            grad = None if param.grad is None else local_of(param.grad)
+            if grad is not None and is_in_memory(grad) and any(share_memory(grad, copy) for copy in copies):
+                raise OverlapError("a gradient and one of copies share memory; a copy needs memory of its own")
 
 
 def _has_sparse_grad(param: Any) -> bool:
@@ -296,33 +426,38 @@ def _has_sparse_grad(param: Any) -> bool:
 NativeStep._step.__qualname__ = NativeStep.step.__qualname__  # for the messages about wrong arguments
 NativeStep.step.__signature__ = inspect.signature(NativeStep._step)  # type: ignore[attr-defined]
 _step_with_hooks = torch.optim.Optimizer.profile_hook_step(NativeStep._step)
-_step_uncompiled = torch.compiler.disable(NativeStep.step)
+_step_uncompiled = torch.compiler.disable(NativeStep.step, reason="a step of gdm.torch runs in gdm's compiled module")
 
 
-def step_by_reference(optimizer: NativeStep, arrangement: Arrangement) -> None:
+def step_by_reference(optimizer: NativeStep, arrangement: Arrangement, scale: float) -> None:
     """A step on the rules in NumPy: it computes everything first."""
-    writes, counted, left = [], [], []
+    made, left = [], []
+    optimizer._require_grads_beside_copies([slot.param for slot in arrangement.slots])
     for i, slot in enumerate(arrangement.slots):
-        grad = (
-            None
-            if slot.param.grad is None or slot.states is None
-            else optimizer._usable_grad(slot.param, slot.local, slot.param.grad)
-        )
         if slot.param.grad is None:
             continue
+        grad = None
+        if slot.states is not None:
+            grad = optimizer._usable_grad(slot.param, slot.local, slot.param.grad)
         if grad is None:
             left.append(i)
             continue
         rule, options, _ = arrangement.groups[slot.group] or Described("", {}, False)
-        named = zip(state_names(rule), slot.states or (), strict=True)
-        buffers = {name: flat(x) for name, x in named if x is not None}
-        buffers = {"param": flat(slot.local), "grad": flat(grad), **buffers}
-        scalars = {name: np.array(slot.scalar.item()) for name in scalar_names(rule)}
-        count = 0 if slot.counter is None else int(slot.counter.item())
-        given = {**options, "step": count + 1, "lr_scale": None, **buffers, **scalars}
-        new = reference.update(rule, given, first=not slot.begun)
-        counted.append((slot, count + 1, [float(new.pop(name)) for name in scalars]))
-        writes += [(buffers[name], x) for name, x in new.items()]
+        step = 1 if slot.counter is None else int(slot.counter.item()) + 1
+        new = updated(
+            rule,
+            options,
+            slot.local,
+            grad,
+            slot.states or (),
+            step=step,
+            scalars={name: slot.scalar.item() for name in scalar_names(rule)},
+            first=not slot.begun,
+            scale=scale,
+            random=Random(optimizer.seed, optimizer.updates, i) if optimizer.rounding == "stochastic" else None,
+            copy=slot.copy,
+        )
+        made.append((slot, step, new))
     arrangement.begin()
     try:
         if left:
@@ -330,15 +465,24 @@ def step_by_reference(optimizer: NativeStep, arrangement: Arrangement) -> None:
     except BaseException:
         arrangement.undo()
         raise
-    for target, value in writes:
-        target[...] = value
-    for slot, count, scalars_after in counted:
+    for slot, step, new in made:
+        new.write()
         if slot.counter is not None:
-            flat(slot.counter)[...] = count  # PyTorch's fill_ refuses inference tensors, when others have been written
+            flat(slot.counter)[...] = step  # PyTorch's fill_ refuses inference tensors, when others have been written
         if slot.scalar is not None:
-            flat(slot.scalar)[...] = scalars_after[0]
-        if slot.versioned:
-            torch.autograd.graph.increment_version(slot.versioned)
+            flat(slot.scalar)[...] = new.scalars[0]
+        changed = slot.versioned if slot.copy is None else (*slot.versioned, slot.copy)
+        if changed:
+            torch.autograd.graph.increment_version(changed)
+
+
+def _state_dtype(given: Any) -> Any:
+    """The dtype of states as torch has it; None stays None."""
+    dtype = STATE_DTYPES.get(given, given) if isinstance(given, str) else given
+    if dtype is not None and dtype not in STATE_DTYPES.values():
+        known = ", ".join(repr(name) for name in STATE_DTYPES)
+        raise ValueError(f"state_dtype must be None or one of {known}, got {given!r}")
+    return dtype
 
 
 # ---- the classes -----------------------------------------------------------------------------------------------------
@@ -359,18 +503,31 @@ class SGD(NativeStep, torch.optim.SGD):
     threads : int, optional
         How many threads a step may use, from 1 to 256; by default as many as ``torch.get_num_threads()`` says. The
         updated values do not depend on it.
+    state_dtype : {"float32", "bfloat16", "float16"}, or torch's dtype, optional
+        The dtype of the states; by default that of their parameter, as in torch.
+    rounding : {"nearest", "stochastic"}, default "nearest"
+        How bfloat16 and float16 parameters and states are rounded when they are stored. Stochastically, a number goes
+        up or down at random so that its mean is kept: small changes are not lost.
+    seed : int, default 0
+        Of the random bits, from 0 to 2**64 - 1. They also depend on the number of the step, the place of the parameter
+        in the optimizer, and the place of the element in it; on nothing else.
+    copies : list or dict, optional
+        For each parameter a tensor, or None, into which every step writes the new parameter, rounded to the nearest
+        number of the tensor's dtype: a list in the order of all parameters, or a dict by parameter. Each has the shape
+        of its parameter and memory of its own. A parameter that has no gradient in a step is not written.
 
     Raises
     ------
     TypeError, ValueError, RuntimeError
-        As ``torch.optim.SGD`` does, in its words; and ValueError for a parameter on the device ``meta``.
+        As ``torch.optim.SGD`` does, in its words; and for the arguments that torch does not have, and for a parameter
+        on the device ``meta``.
 
     Notes
     -----
-    gdm updates float32 and float64 parameters on the CPU whose elements fill their memory, in any order of the axes;
-    of a distributed tensor the local part. PyTorch's own for-loop updates all others, such as bfloat16 or complex
-    parameters, and those with sparse gradients. The formulas are those of :func:`gdm.sgd` and :func:`gdm.momentum`, and
-    so are the bits.
+    gdm updates float32, float64, bfloat16 and float16 parameters on the CPU whose elements fill their memory, in any
+    order of the axes; of a distributed tensor the local part. PyTorch's own for-loop updates all others, such as
+    complex parameters, and those with sparse gradients. Narrow numbers are computed with in float32, and rounded once
+    when they are stored. The formulas are those of :func:`gdm.sgd` and :func:`gdm.momentum`, and so are the bits.
 
     Examples
     --------
@@ -404,7 +561,7 @@ class Adagrad(NativeStep, torch.optim.Adagrad):
     ----------
     params, lr, lr_decay, weight_decay, initial_accumulator_value, eps, maximize, differentiable
         As for ``torch.optim.Adagrad``.
-    foreach, fused, threads
+    foreach, fused, threads, state_dtype, rounding, seed, copies
         As for :class:`gdm.torch.SGD`, as is everything else. The formula is that of :func:`gdm.adagrad`.
     """
 
@@ -421,7 +578,7 @@ class RMSprop(NativeStep, torch.optim.RMSprop):
     ----------
     params, lr, alpha, eps, weight_decay, momentum, centered, capturable, maximize, differentiable
         As for ``torch.optim.RMSprop``.
-    foreach, threads
+    foreach, threads, state_dtype, rounding, seed, copies
         As for :class:`gdm.torch.SGD`, as is everything else. The formula is that of :func:`gdm.rmsprop`.
     """
 
@@ -435,7 +592,7 @@ class Adam(NativeStep, torch.optim.Adam):
     ----------
     params, lr, betas, eps, weight_decay, amsgrad, maximize, capturable, differentiable, decoupled_weight_decay
         As for ``torch.optim.Adam``.
-    foreach, fused, threads
+    foreach, fused, threads, state_dtype, rounding, seed, copies
         As for :class:`gdm.torch.SGD`, as is everything else. The formula is that of :func:`gdm.adam`.
     """
 
@@ -449,7 +606,7 @@ class AdamW(NativeStep, torch.optim.AdamW):
     ----------
     params, lr, betas, eps, weight_decay, amsgrad, maximize, capturable, differentiable
         As for ``torch.optim.AdamW``.
-    foreach, fused, threads
+    foreach, fused, threads, state_dtype, rounding, seed, copies
         As for :class:`gdm.torch.SGD`, as is everything else. The formula is that of :func:`gdm.adam`.
 
     Examples
@@ -473,7 +630,7 @@ class NAdam(NativeStep, torch.optim.NAdam):
     ----------
     params, lr, betas, eps, weight_decay, momentum_decay, decoupled_weight_decay, maximize, capturable, differentiable
         As for ``torch.optim.NAdam``.
-    foreach, threads
+    foreach, threads, state_dtype, rounding, seed, copies
         As for :class:`gdm.torch.SGD`, as is everything else. The formula is that of :func:`gdm.nadam`.
     """
 
@@ -495,7 +652,7 @@ class Lion(NativeStep, methods.Lion):
         The decoupled weight decay, not negative.
     maximize : bool, default False
         Walk up the gradient.
-    foreach, fused, threads, differentiable
+    foreach, fused, threads, state_dtype, rounding, seed, copies, differentiable
         As for :class:`gdm.torch.SGD`, as is everything else. The formula is that of :func:`gdm.lion` (X. Chen et al.,
         "Symbolic discovery of optimization algorithms", 2023). The state is ``exp_avg``.
     """
@@ -521,7 +678,7 @@ class Signum(NativeStep, methods.Signum):
         Multiply the parameter by ``1 - lr * weight_decay``, and leave the gradient alone.
     maximize : bool, default False
         Walk up the gradient.
-    foreach, fused, threads, differentiable
+    foreach, fused, threads, state_dtype, rounding, seed, copies, differentiable
         As for :class:`gdm.torch.SGD`, as is everything else. The formula is that of :func:`gdm.signum` (J. Bernstein et
         al., "signSGD: compressed optimisation for non-convex problems", 2018). The state is ``exp_avg``.
     """

@@ -3,7 +3,8 @@
 This works for :class:`gdm.SGD`, :class:`gdm.Adagrad`, :class:`gdm.RMSprop`, :class:`gdm.Adam`, :class:`gdm.AdamW` and
 :class:`gdm.NAdam`, and the classes of the same names in ``torch.optim``: their formulas are the same, and their steps
 are equal within rounding. (PyTorch's NAdam rounds its product of momenta to the default dtype, usually float32; gdm
-keeps it in float64.) The functions need PyTorch: ``pip install 'gdm-optim[torch]'``.
+keeps it in float64.) The functions need PyTorch. The optimizers of ``gdm.torch`` need no conversion: they load
+PyTorch's states themselves.
 """
 
 from __future__ import annotations
@@ -165,7 +166,7 @@ def _torch() -> Any:
     try:
         import torch
     except ImportError as error:
-        raise ImportError("gdm.torch needs PyTorch: pip install 'gdm-optim[torch]'") from error
+        raise ImportError("gdm.torch needs PyTorch: pip install torch") from error
     return torch
 
 
@@ -175,10 +176,18 @@ def _class_of(optimizer: object) -> str:
     for base in type(optimizer).__mro__:
         if base in names:
             return names[base]
-    known = ", ".join(GROUPS)
+    if isinstance(optimizer, _torch().optim.Optimizer):
+        name = f"{type(optimizer).__module__}.{type(optimizer).__qualname__}".replace(
+            "gdm.torch.optimizers", "gdm.torch"
+        )
+        raise TypeError(
+            f"optimizer is a {name}, which has load_state_dict and state_dict of its own, for torch's states; this "
+            "function converts for gdm's optimizers of arrays, such as gdm.AdamW"
+        )
+    known = ", ".join(f"gdm.{x}" for x in GROUPS)
     if isinstance(optimizer, Optimizer):
-        raise TypeError(f"torch.optim has no {type(optimizer).__name__}; expected an optimizer of {known}")
-    raise TypeError(f"optimizer must be one of gdm's, {known}; not {type(optimizer).__name__}")
+        raise TypeError(f"torch.optim has no {type(optimizer).__name__}; expected one of {known}")
+    raise TypeError(f"optimizer must be one of {known}; not {type(optimizer).__name__}")
 
 
 def _foreign(optimizer: Optimizer, name: str, i: int, options: Options) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import math
 import os
 import struct
 import sys
@@ -17,11 +18,17 @@ from .._checks import Array, Domain
 try:
     import torch
 except ImportError as error:
-    raise ImportError("gdm.torch needs PyTorch: pip install 'gdm-optim[torch]'") from error
+    raise ImportError("gdm.torch needs PyTorch: pip install torch") from error
 if not hasattr(torch.Tensor, "__dlpack_c_exchange_api__"):
     raise ImportError(f"gdm.torch needs PyTorch 2.10 or later; this is {torch.__version__}")
 
-FLOATS = (torch.float32, torch.float64)
+# The dtypes of tensors that gdm can walk through, with their names in gdm._stages.
+FLOATS = {
+    torch.float32: "float32",
+    torch.float64: "float64",
+    torch.bfloat16: "bfloat16",
+    torch.float16: "float16",
+}
 COUNTS = Domain(2.0**53, True, "a count of steps")  # a float64 holds each whole number up to this one
 
 WORDS = 23  # of a C++ tensor that are looked at; it has at least as many
@@ -35,6 +42,8 @@ FUNCTIONS = (
     "aoti_torch_get_device_type",
     "aoti_torch_dtype_float32",
     "aoti_torch_dtype_float64",
+    "aoti_torch_dtype_bfloat16",
+    "aoti_torch_dtype_float16",
     "aoti_torch_device_type_cpu",
     "torch_parallel_for",
     "torch_get_num_threads",
@@ -244,6 +253,12 @@ def _distributed_class() -> Any:
     return getattr(sys.modules.get("torch.distributed.tensor"), "DTensor", None)
 
 
+def is_plain(x: Any) -> bool:
+    """Whether a tensor is what it says, and not distributed."""
+    cls: Any = type(x)
+    return _is_plain_class(cls)
+
+
 def local_of(x: Any) -> Any:
     """The tensor that has the memory: ``x`` itself, or the local part of a distributed tensor; None for others."""
     cls: Any = type(x)
@@ -276,10 +291,15 @@ def _is_dense(x: Any) -> bool:
 
 
 def same_layout(x: Any, y: Any) -> bool:
-    """Whether the elements of two tensors of one shape lie in memory in the same order."""
-    if x.dtype != y.dtype or x.shape != y.shape:
+    """Whether two tensors have the same shape, and their elements lie in memory in the same order."""
+    if x.shape != y.shape:
         return False
     return all(a == b or n == 1 for a, b, n in zip(x.stride(), y.stride(), x.shape, strict=True)) or not x.numel()
+
+
+def fits(x: Any, local: Any) -> bool:
+    """Whether gdm can update a parameter with a gradient or a state of this dtype, each stored in its own."""
+    return x.dtype in FLOATS and (x.dtype is not torch.float64 or local.dtype is torch.float64)
 
 
 def like(param: Any, local: Any, x: Any) -> Any:
@@ -292,18 +312,19 @@ def like(param: Any, local: Any, x: Any) -> Any:
 
 
 def part_like(param: Any, local: Any, x: Any) -> Any:
-    """The memory of a state, if it is a tensor of the kind of its parameter, with the local part's dtype and shape."""
-    if local is not param and not _same_parts(param, x):
+    """The memory of a state, if it is a tensor of the kind of its parameter, with the local part's shape and a dtype
+    that fits."""
+    if local is not param and not same_parts(param, x):
         return None
     part = local_of(x) if isinstance(x, torch.Tensor) else None
-    if part is None or (local is param) != (part is x) or part.dtype != local.dtype or part.shape != local.shape:
+    if part is None or (local is param) != (part is x) or not fits(part, local) or part.shape != local.shape:
         return None
     return part if is_native(part) else None
 
 
 def is_number(x: Any, domain: Domain) -> bool:
     """Whether this tensor keeps a number of the domain, and a step can change it."""
-    if type(x) not in (torch.Tensor, torch.nn.Parameter) or not is_native(x):
+    if type(x) not in (torch.Tensor, torch.nn.Parameter) or not is_native(x) or x.element_size() < 4:
         return False
     return x.numel() == 1 and x.item() in domain
 
@@ -313,30 +334,43 @@ def is_count(x: Any) -> bool:
     return is_number(x, COUNTS) and float(x.item()).is_integer()
 
 
-def zeros_like(local: Any, memory: Array, start: int) -> Any:
-    """A tensor like another one, in a block of memory that is filled with zeros."""
+def inverse(name: str, divisor: Any) -> float:
+    """1 divided by a number, or by a tensor of one element."""
+    try:
+        number = float(divisor)
+    except (TypeError, ValueError, RuntimeError):
+        raise TypeError(f"{name} must be a number or a tensor of one element, not {type(divisor).__name__}") from None
+    result = 1.0 / number if number else math.inf
+    if not math.isfinite(number) or not math.isfinite(result):
+        raise ValueError(f"{name} must be finite and not 0, got {number!r}")
+    return result
+
+
+def zeros_like(local: Any, dtype: Any, memory: Array, start: int) -> Any:
+    """A tensor like another one, of this dtype, in a block of memory that is filled with zeros."""
     if not local.numel():
-        return torch.zeros_like(local)
-    x = torch.frombuffer(memory, dtype=local.dtype, count=local.numel(), offset=start)
+        return torch.zeros_like(local, dtype=dtype)
+    x = torch.frombuffer(memory, dtype=dtype, count=local.numel(), offset=start)
     return x.view(local.shape) if local.is_contiguous() else x.as_strided(local.shape, local.stride())
 
 
 def usable_grad(param: Any, local: Any, grad: Any) -> Any:
-    """The gradient as a tensor like ``local``: itself or a copy. None if PyTorch must make the step."""
-    if local is not param and not _same_parts(param, grad):
+    """The gradient as a tensor that lies in memory as ``local`` does: itself or a copy. None if PyTorch must make the
+    step."""
+    if local is not param and not same_parts(param, grad):
         return None
     own = local_of(grad)
     if own is None or own.layout is not torch.strided or own.device.type != "cpu":
         return None
-    if own.dtype != local.dtype or own.shape != local.shape:
+    if not fits(own, local) or own.shape != local.shape:
         return None
     if is_native(own) and same_layout(own, local):
         return own
     with torch.no_grad():
-        return torch.empty_like(local).copy_(own)
+        return torch.empty_like(local, dtype=own.dtype).copy_(own)
 
 
-def _same_parts(param: Any, grad: Any) -> bool:
+def same_parts(param: Any, grad: Any) -> bool:
     """Whether a distributed gradient is divided as its parameter is."""
     if type(grad) is not type(param) or any(placement.is_partial() for placement in grad.placements):
         return False
@@ -362,6 +396,19 @@ def share_memory(x: Any, y: Any) -> bool:
         return False
 
 
+def first_shared(tensors: list[Any]) -> tuple[int, int] | None:
+    """The indices of two of these tensors that share memory; None if no two do."""
+    spans = sorted((*extent(x), i) for i, x in enumerate(tensors))
+    open_: list[tuple[int, int, int]] = []  # those that may reach into the next
+    for span in spans:
+        open_ = [before for before in open_ if before[1] > span[0]]
+        for _, _, i in open_:
+            if share_memory(tensors[i], tensors[span[2]]):
+                return min(i, span[2]), max(i, span[2])
+        open_.append(span)
+    return None
+
+
 def _elements(x: Any) -> Array:
     """An array that lies where the elements of a tensor lie, for a tensor of any dtype."""
     x = x.detach().resolve_neg().resolve_conj() if x.is_neg() or x.is_conj() else x.detach()
@@ -370,6 +417,6 @@ def _elements(x: Any) -> Array:
 
 
 def flat(x: Any) -> Array:
-    """The memory of a native tensor as an array of one axis."""
-    x = x.detach()
-    return np.asarray(x.as_strided((x.numel(),), (1,)).numpy())
+    """The memory of a native tensor as an array of one axis; of a bfloat16 tensor, its bits as uint16."""
+    x = x.detach().as_strided((x.numel(),), (1,))
+    return np.asarray((x.view(torch.uint16) if x.dtype is torch.bfloat16 else x).numpy())
