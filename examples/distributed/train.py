@@ -1,6 +1,6 @@
 """Trains a small network on handwritten digits in several processes, with gdm's optimizers for PyTorch.
 
-    pip install 'gdm-optim[torch]' scikit-learn
+    pip install '.[torch]' scikit-learn      in a checkout
     torchrun --standalone --nproc-per-node 2 examples/distributed/train.py --engine fsdp
 
 All processes ("ranks") compute on the CPU. Each takes its part of a batch; then the gradients are averaged.
@@ -60,7 +60,8 @@ def arguments() -> argparse.Namespace:
         "--checkpoint",
         type=Path,
         metavar="DIR",
-        help="save model and optimizer in this folder at the end, as step-N; go on from the last one that is there",
+        help="at the end, save model and optimizer in this folder (such as out/digits), as step-N; go on from the last "
+        "one that is there",
     )
     options = parser.parse_args()
     if options.cpu_offload and options.engine != "fsdp":

@@ -1,6 +1,6 @@
 """Trains a network on handwritten digits twice, with torch.optim and with gdm.torch, and draws how both went.
 
-    pip install 'gdm-optim[torch,demo]'
+    pip install '.[torch,demo]'      in a checkout
     python examples/torch/digits.py
 
 Both trainings start from the same weights and see the same batches, and take turns after each epoch. The program prints
