@@ -428,3 +428,15 @@ def test_a_tensor_that_is_freed_during_a_call_is_found_out(backend):
     found = python(SHARED_DURING_A_CALL, GDM_BACKEND=backend).splitlines()
     assert all("has moved" in line for line in found)
     assert any(line.startswith("params[0]") for line in found)  # kept, so not looked at again
+
+
+# ---- hints ----
+
+
+def test_those_who_use_autograd_are_told_of_gdm_torch(backend):
+    for params, hint in (([torch.ones(3, requires_grad=True)], True), ([torch.ones(3)], False), ([np.ones(3)], False)):
+        optimizer = gdm.AdamW(params)
+        for method in ("step", "zero_grad"):
+            with pytest.raises((RuntimeError, AttributeError), match=r"no gradients|zero_grad") as raised:
+                getattr(optimizer, method)()
+            assert ("use gdm.torch.AdamW" in str(raised.value)) is hint

@@ -391,7 +391,7 @@ cdef class OptimizerCore:
             self.require()
             engine = self.engine
             if grads is None and engine.bound is None:
-                raise RuntimeError("no gradients: call step(grads), or bind(grads) first")
+                raise RuntimeError("no gradients: call step(grads), or bind(grads) first" + self._torch_hint())
             if scale - scale != 0:
                 raise ValueError(f"scale must be finite, got {scale!r}")
             if self.schedules:

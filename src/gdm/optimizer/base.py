@@ -262,7 +262,8 @@ class Optimizer(OptimizerCore):
             return snapshot.layout.unflatten(self._readable(snapshot, name))
         if name not in self._defaults:
             known = ", ".join([*self._defaults, *self._all_states(), "groups", "steps", "param_steps", "threads"])
-            raise AttributeError(f"{type(self).__name__} has no attribute {name!r}; it has {known}")
+            hint = self._torch_hint() if name == "zero_grad" else ""
+            raise AttributeError(f"{type(self).__name__} has no attribute {name!r}; it has {known}{hint}")
         if not snapshot.records:
             raise ValueError(f"there are no groups, and so no {name}")
         first, *others = [record.options[name] for record in snapshot.records]
@@ -282,6 +283,13 @@ class Optimizer(OptimizerCore):
             raise AttributeError("whether there is an average is fixed when the optimizer is made; its decay is not")
         self._set_around(around)
         self._around = around
+
+    def _torch_hint(self) -> str:
+        """For messages: where to go on if autograd computes the gradients."""
+        given = [source.given for source in self._snapshot.sources if source is not None]
+        if not any(is_tensor(x) and x.requires_grad for x in given):
+            return ""
+        return f". To step the .grad of PyTorch's tensors, use gdm.torch.{type(self).__name__}"
 
     def __dir__(self) -> list[str]:
         return [*super().__dir__(), *self._defaults, *self._all_states(), *CHANGEABLE]
