@@ -189,7 +189,7 @@ cdef inline int dtype_of_code(int32_t code) noexcept:
     return BF16 if code == own.bfloat16 else F16 if code == own.float16 else OTHER_DTYPE
 
 
-cdef inline size_t itemsize_of(int dtype) noexcept nogil:
+cdef inline size_t size_of(int dtype) noexcept nogil:
     """The bytes of an element."""
     return 4 if dtype == F32 else 8 if dtype == F64 else 2
 
@@ -416,7 +416,7 @@ cdef inline bint lies_beside(const tensor *p, const tensor *x, size_t n) noexcep
     """The same for a copy."""
     if x.dtype == OTHER_DTYPE or not same_layout(p, x) or n and x.data == NULL:
         return False
-    return not <uintptr_t>x.data % itemsize_of(x.dtype)
+    return not <uintptr_t>x.data % size_of(x.dtype)
 
 
 cdef inline bint is_readable(const tensor *p, const tensor *g, size_t n, PyObject *grad) except -1:
@@ -945,7 +945,7 @@ cdef class TensorEngine:
         return FITS if s.counter == NULL and s.scalar == NULL or self.read_progress(s, 0) else NO_FIT
 
     cdef inline size_t bytes_of_grad(self, slot *s) noexcept:
-        return self.plan.entries[s.entry].n * itemsize_of(s.dtypes[GRAD])
+        return self.plan.entries[s.entry].n * size_of(s.dtypes[GRAD])
 
     cdef int set_grad_dtype(self, slot *s, int dtype) noexcept:
         """Takes over the dtype of a gradient that has been set."""
@@ -1112,7 +1112,7 @@ def update_tensors(str rule, dict options, list params, list grads, list states,
             return count
         for i in range(plan.count):
             if gdm_plan_overlaps(plan, plan.entries[i].data[GRAD],
-                                 plan.entries[i].n * itemsize_of(plan.details[i].dtypes[GRAD])):
+                                 plan.entries[i].n * size_of(plan.details[i].dtypes[GRAD])):
                 return count
         if scale != 1.0:
             status = gdm_plan_set_scale(plan, scale)
