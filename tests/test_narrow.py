@@ -256,6 +256,25 @@ def test_copies_begin_with_the_parameters_and_follow_them():
     assert optimizer.copies["w"] is copies["w"]
 
 
+def test_a_group_that_is_added_may_have_copies():
+    params = [np.ones(6, np.float32), np.full(2, 2.0, np.float32), np.full(3, 3.0, np.float32)]
+    copies = np.zeros(2, BF16)
+    optimizer = gdm.SGD(params[0], lr=0.5)
+    optimizer.add_group({"params": [params[1]], "copies": [copies]})
+    optimizer.add_group({"params": params[2]})
+    np.testing.assert_array_equal(copies, params[1].astype(BF16))
+    optimizer.step([np.ones(6, np.float32), [np.ones(2, np.float32)], np.ones(3, np.float32)])
+    np.testing.assert_array_equal(copies, np.full(2, 1.5, BF16))
+    first, second, third = optimizer.copies
+    assert first is third is None
+    assert second[0] is copies
+    clone = pickle.loads(pickle.dumps(optimizer))
+    np.testing.assert_array_equal(clone.copies[1][0], copies)
+    with pytest.raises(ValueError, match=r"^copies\[3\] has shape \(5,\), but params\[3\]\['params'\] has \(4,\)"):
+        optimizer.add_group({"params": np.ones(4, np.float32), "copies": np.zeros(5, BF16)})
+    assert len(optimizer.groups) == 3
+
+
 def test_gradients_are_cleared():
     param, grads = np.ones(3000, np.float32), np.ones(3000, np.float32)
     optimizer = gdm.AdamW(param, clear_grads=True)

@@ -102,8 +102,8 @@ class Optimizer(OptimizerCore):
         Parameters
         ----------
         group : mapping
-            ``"params"``, as given to the class; hyperparameters; if you like, a ``"name"``; and, if the optimizer has
-            copies, its ``"copies"``.
+            ``"params"``, as given to the class; hyperparameters; if you like, a ``"name"``, and ``"copies"`` in the
+            structure of its parameters.
 
         Returns
         -------
@@ -120,7 +120,9 @@ class Optimizer(OptimizerCore):
     def _add_group_locked(self, group: Mapping[str, Any]) -> GroupRecord:
         before = self._snapshot
         layout, arrays, given = before.layout.with_group(group)
-        after = self._add_groups_locked(before, self._progress(), layout, arrays, [given], None)
+        copies = given.pop("copies", None)
+        of_all = None if copies is None else [*[None] * len(before.records), copies]
+        after = self._add_groups_locked(before, self._progress(), layout, arrays, [given], of_all)
         return after.records[-1]
 
     def _add_groups_locked(
@@ -181,7 +183,7 @@ class Optimizer(OptimizerCore):
         count = len(params) - first
         if given is None:
             return [None] * count, [None] * count
-        items = layout.flatten("copies", given)
+        items = layout.flatten("copies", given)[first:]
         labels = [f"copies{label}" for label in layout.grad_labels()[first:]]
         present = [k for k, x in enumerate(items) if x is not None]
         names = [labels[k] for k in present]
