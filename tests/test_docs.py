@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 
 import gdm
+from gdm._specification import Around
+from gdm.optimizer.around import AROUND_NAMES, Storage
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "CONTRIBUTING.md"]
@@ -85,7 +87,7 @@ SECTIONS = {
     "Lion": gdm.Lion,
     "Signum, and signSGD": gdm.Signum,
 }
-EVERYWHERE = {"params", "maximize", "lr_scale", "threads"}  # said once for all
+EVERYWHERE = {"params", "maximize", "lr_scale", "threads", "around"}  # said once for all
 SCHEDULES = set(gdm.schedules.__all__) - {"Schedule", "from_dict", "plot", "to_dict"}
 
 
@@ -108,6 +110,18 @@ def test_tables_have_every_option_and_its_default(section):
         assert table == defaults
 
 
+def test_the_table_of_common_options_has_each_and_its_default():
+    section = optimizers_page().split("## Storage, and what is done around the rule")[1].split("\n## ")[0]
+    table = {name: eval(value) for name, value in re.findall(r"^\| `(\w+)=([^`]+)`", section, re.M)}
+    defaults = dict.fromkeys(AROUND_NAMES) | {"split_masters": Storage().split_masters} | Around()._asdict()
+    assert table == defaults
+
+
+def test_every_common_option_is_described():
+    text = (ROOT / "docs" / "precision.md").read_text(encoding="utf-8")
+    assert [name for name in AROUND_NAMES if f"`{name}" not in text] == []
+
+
 def test_every_optimizer_and_schedule_has_its_place():
     optimizers = {name for name in gdm.__all__ if hasattr(getattr(gdm, name), "add_group")}
     assert optimizers == {cls.__name__ for cls in SECTIONS.values()}
@@ -117,10 +131,11 @@ def test_every_optimizer_and_schedule_has_its_place():
 
 def test_images_are_drawn(tmp_path):
     pytest.importorskip("matplotlib")
+    pytest.importorskip("sklearn")
     script = runpy.run_path(str(ROOT / "docs" / "images.py"))
     assert {schedule.kind for schedule in script["SCHEDULES"]} == SCHEDULES
-    for name in ("forms", "schedules"):
-        script[f"draw_{name}"](tmp_path / f"{name}.png")
+    for name, options in {"forms": {}, "schedules": {}, "precision": {"epochs": 1}, "bytes": {}}.items():
+        script[f"draw_{name}"](tmp_path / f"{name}.png", **options)
         kept, drawn = (folder / f"{name}.png" for folder in (ROOT / "docs" / "images", tmp_path))
         assert drawn.read_bytes()[:24] == kept.read_bytes()[:24]  # a PNG of the same size
 

@@ -23,11 +23,11 @@ class SGD(Optimizer):
     Parameters
     ----------
     params : array, sequence or mapping of arrays, or list of groups
-        What to optimize: float32 or float64, any shapes, contiguous (C or Fortran order), aligned and writable; no two
-        may share memory. NumPy arrays, tensors, or anything else in the CPU's memory with DLPack or the buffer
-        protocol. They are updated in place and kept alive. A group is a mapping with the key ``"params"``,
-        its own hyperparameters and, if you like, a ``"name"``: ``[{"params": weights, "weight_decay": 1e-4},
-        {"params": biases, "name": "biases"}]``.
+        What to optimize: float64, float32, bfloat16 or float16, any shapes, contiguous (C or Fortran order), aligned
+        and writable; no two may share memory. NumPy arrays, tensors, or anything else in the CPU's memory with DLPack
+        or the buffer protocol. They are updated in place and kept alive. A group is a mapping with the key
+        ``"params"``, its own hyperparameters and, if you like, a ``"name"``: ``[{"params": weights, "weight_decay":
+        1e-4}, {"params": biases, "name": "biases"}]``.
     lr : float or callable, default 0.01
         The learning rate η, finite and not negative; or a schedule: a function from the number of steps made before to
         the learning rate, from :mod:`gdm.schedules` or your own.
