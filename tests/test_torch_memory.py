@@ -241,6 +241,26 @@ def test_a_property_of_a_subclass_may_make_each_gradient(name, read_by):
         assert bool((param == other).all())
 
 
+def test_a_parameter_gets_another_class_between_steps():
+    """As lazy ones do. A property of the new class may make each gradient."""
+
+    class Made(torch.nn.Parameter):
+        @property
+        def grad(self):
+            return torch.full((1000,), 2.0)
+
+    params = [parameter(1000) for _ in range(20)]
+    optimizer = sgd(params)
+    for _ in range(2):
+        for param in params:
+            param.grad = torch.ones(1000)
+        optimizer.step()
+    for param in params:
+        param.__class__ = Made
+    optimizer.step()
+    assert all(bool((param == -2.0).all()) for param in params)
+
+
 # ---- other code during a step ----
 
 
