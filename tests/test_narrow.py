@@ -334,7 +334,11 @@ def test_options_are_checked_when_they_are_set():
     optimizer.max_grad_value = 0.5
     optimizer.step(np.full(3, 2.0, np.float32))
     np.testing.assert_allclose(optimizer._snapshot.params[0], 0.95)
-    for scale in (float("inf"), float("nan")):
+    for name, value in (("state_dtype", None), ("dtype", None), ("split_masters", False)):
+        assert getattr(optimizer, name) is value
+        with pytest.raises(AttributeError, match=f"^{name} is fixed when the optimizer is made"):
+            setattr(optimizer, name, value)
+    for scale in (float("inf"), float("nan"), 1e39, -1e39):
         with pytest.raises(ValueError, match=r"^scale must be finite"):
             optimizer.step(np.ones(3, np.float32), scale=scale)
 

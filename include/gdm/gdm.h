@@ -502,7 +502,8 @@ typedef enum gdm_nonfinite { GDM_PROPAGATE = 0, GDM_SKIP = 1, GDM_REFUSE = 2 } g
  *     average = average + weight * (p - average)
  *
  * The weight is 1 - average_decay. With average_correction it is (1 - average_decay) / (1 - average_decay^t) in the
- * t-th update, so that the average does not depend on what it begins with.
+ * t-th update of the plan: the average of an entry that takes part from the first update on then does not depend on
+ * what it begins with.
  *
  * With clear_grads the gradients are written, so each must have its memory for itself.
  */

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import weakref
 from _thread import LockType, allocate_lock
@@ -180,8 +179,8 @@ class OptimizerCore:
         engine, snapshot = self._engine, self._snapshot
         if grads is None and engine.bound is None:
             raise RuntimeError("no gradients: call step(grads), or bind(grads) first" + self._torch_hint())
-        if not math.isfinite(scale):
-            raise ValueError(f"scale must be finite, got {scale!r}")
+        if not abs(scale) < _checks.FLOAT32_OVERFLOW:
+            raise ValueError(f"scale must be finite in float32, got {scale!r}")
         lrs = []
         for i, options in enumerate(snapshot.options):
             lr = options["lr"]

@@ -78,7 +78,8 @@ class SGD(Optimizer):
         The decay of a moving average of the parameters, in [0, 1): ``average += (1 - decay) * (param - average)`` after
         each update. It begins with the parameters.
     average_correction : bool, default False
-        Correct the bias of the average towards its beginning, as Adam does: after the first update it is the parameter.
+        Correct the bias of the average towards its beginning, as Adam does: after the optimizer's first update it is
+        the parameter.
     copies : in the structure of ``params``, optional
         Arrays of the parameters' shapes, of any float dtype, to which each step copies the parameters.
     clear_grads : bool, default False

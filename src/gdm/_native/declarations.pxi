@@ -241,6 +241,7 @@ cdef enum:
     REFUSED = -1  # the checks in Cython, which run before those in C, found an error
 
 cdef bint use_reference = False
+cdef double FLOAT32_OVERFLOW = _checks.FLOAT32_OVERFLOW
 
 # What a program imports to call without linking: gdm/import.h.
 c_api = PyCapsule_New(<void *>gdm_get_table(), "gdm._core.c_api", NULL)

@@ -392,8 +392,8 @@ cdef class OptimizerCore:
             engine = self.engine
             if grads is None and engine.bound is None:
                 raise RuntimeError("no gradients: call step(grads), or bind(grads) first" + self._torch_hint())
-            if scale - scale != 0:
-                raise ValueError(f"scale must be finite, got {scale!r}")
+            if not -FLOAT32_OVERFLOW < scale < FLOAT32_OVERFLOW:
+                raise ValueError(f"scale must be finite in float32, got {scale!r}")
             if self.schedules:
                 self.set_scheduled_rates()  # runs user code: before anything is checked
             # While other threads or the reference run, the caller's list may change and release its arrays.

@@ -189,11 +189,6 @@ cdef inline int dtype_of_code(int32_t code) noexcept:
     return BF16 if code == own.bfloat16 else F16 if code == own.float16 else OTHER_DTYPE
 
 
-cdef inline size_t size_of(int dtype) noexcept nogil:
-    """The bytes of an element."""
-    return 4 if dtype == F32 else 8 if dtype == F64 else 2
-
-
 cdef inline bint read_by_libtorch(PyObject *x, tensor *out) noexcept:
     cdef tensor_library *own = &torch_library
     cdef void *handle = <char *>x + own.offset

@@ -35,6 +35,7 @@ class AroundOptions(TypedDict, total=False):
     clear_grads: bool
 
 
+STORAGE = ("dtype", "state_dtype", "split_masters")  # those that may only be read
 AROUND_NAMES = tuple(AroundOptions.__annotations__)
 
 

@@ -19,7 +19,7 @@ from .._specification import Around, Companions, Progress, Specification
 from ..errors import CheckpointError, NonFiniteError
 from . import options as hyperparameters
 from . import state_dict as saved_state
-from .around import AROUND_NAMES, CHANGEABLE, Storage, changed, computed_in, read
+from .around import AROUND_NAMES, CHANGEABLE, STORAGE, Storage, changed, computed_in, read
 from .groups import Group, Groups
 from .layout import Layout
 from .numpy_step import Writes, in_shape_of, load, numbers, numbers_like, numpy_step, store
@@ -260,6 +260,8 @@ class Optimizer(OptimizerCore):
         snapshot = self._snapshot
         if name in CHANGEABLE:
             return getattr(self._around, name)
+        if name in STORAGE:
+            return ("bfloat16" if self._storage.uint16 else None) if name == "dtype" else getattr(self._storage, name)
         if name in self._all_states():
             return snapshot.layout.unflatten(self._readable(snapshot, name))
         if name not in self._defaults:
@@ -294,7 +296,7 @@ class Optimizer(OptimizerCore):
         return f". To step the .grad of PyTorch's tensors, use gdm.torch.{type(self).__name__}"
 
     def __dir__(self) -> list[str]:
-        return [*super().__dir__(), *self._defaults, *self._all_states(), *CHANGEABLE]
+        return [*super().__dir__(), *self._defaults, *self._all_states(), *CHANGEABLE, *STORAGE]
 
     # ---- around the rule ----
 
@@ -374,6 +376,8 @@ class Optimizer(OptimizerCore):
         if not records:
             raise ValueError("there are no groups whose hyperparameters could be set")
         for name in changes:
+            if name in STORAGE:
+                raise AttributeError(f"{name} is fixed when the optimizer is made")
             if name in FIXED and name in self._defaults:
                 raise AttributeError(f"{name} is fixed when the optimizer is made: it says what the state means")
             if name in self._initial.values():
