@@ -4,7 +4,7 @@ Plain names for what gdm/gdm.h declares and documents, taken from the installed 
 ``import_gdm()`` once, at the top of each module. ``gdm.get_include()`` is the folder of the headers.
 """
 
-from libc.stdint cimport uint64_t
+from libc.stdint cimport uint16_t, uint64_t
 
 cdef extern from "gdm/import.h":
     int import_gdm "gdm_import"() except -1

@@ -11,7 +11,10 @@ def set_bfloat16(dtype):
 
 cdef inline int dtype_of(PyObject *x) noexcept nogil:
     """The storage dtype of an array; -1 if it has none. An array of uint16 is one of bfloat16, if its user says so."""
-    cdef int kind = PyArray_TYPE(<PyArrayObject *>x)
+    return dtype_of_kind(PyArray_TYPE(<PyArrayObject *>x))
+
+
+cdef inline int dtype_of_kind(int kind) noexcept nogil:
     if kind == cnp.NPY_FLOAT:
         return F32
     if kind == cnp.NPY_DOUBLE:
@@ -23,21 +26,30 @@ cdef inline int dtype_of(PyObject *x) noexcept nogil:
     return INT8 if kind == cnp.NPY_BYTE or kind == cnp.NPY_UBYTE else -1
 
 
-cdef inline bint is_stored(PyObject *x, int flags) noexcept nogil:
-    """Whether it is a NumPy array of a storage dtype with these flags. _checks handles subclasses."""
-    return (PyArray_CheckExact(x) and PyArray_FLAGS(<PyArrayObject *>x) & flags == flags and dtype_of(x) >= 0
+cdef inline bint is_native(PyObject *x, int flags) noexcept nogil:
+    """Whether it is a NumPy array in the machine's byte order with these flags. _checks handles subclasses."""
+    return (PyArray_CheckExact(x) and PyArray_FLAGS(<PyArrayObject *>x) & flags == flags
             and PyArray_ISNOTSWAPPED(<PyArrayObject *>x))
 
 
 cdef inline bint is_usable(PyObject *x, int flags) noexcept nogil:
-    """The same for float32 and float64, which the functions take."""
-    return is_stored(x, flags) and dtype_of(x) <= F64
+    """The same, of float32 or float64, which the functions take."""
+    cdef int kind = PyArray_TYPE(<PyArrayObject *>x) if PyArray_CheckExact(x) else -1
+    return (kind == cnp.NPY_FLOAT or kind == cnp.NPY_DOUBLE) and is_native(x, flags)
 
 
 cdef inline bint is_floating(PyObject *x, int flags, bint uint16) noexcept nogil:
-    """The same for all floats, which the optimizers take; and uint16, if it means bfloat16."""
-    return (is_stored(x, flags) and dtype_of(x) != INT8
-            and (uint16 or PyArray_TYPE(<PyArrayObject *>x) != cnp.NPY_USHORT))
+    """The same, of any float that the optimizers take; or uint16, if it means bfloat16."""
+    cdef int kind = PyArray_TYPE(<PyArrayObject *>x) if PyArray_CheckExact(x) else -1
+    if kind != cnp.NPY_FLOAT and kind != cnp.NPY_DOUBLE:
+        if kind != NPY_HALF and (kind < 0 or kind != bfloat16_type) and not (uint16 and kind == cnp.NPY_USHORT):
+            return False
+    return is_native(x, flags)
+
+
+cdef inline bint is_stored(PyObject *x, int flags) noexcept nogil:
+    """The same, of any storage dtype."""
+    return PyArray_CheckExact(x) and dtype_of(x) >= 0 and is_native(x, flags)
 
 
 cdef inline bint has_shape_of(PyObject *x, PyObject *param) noexcept nogil:
@@ -60,7 +72,8 @@ cdef inline bint is_like(PyObject *x, PyObject *param) noexcept nogil:
 
 cdef inline bint is_gradient_for(PyObject *x, PyObject *param) noexcept nogil:
     """Whether it fits a parameter: it has its shape, and its numbers need not be rounded for the computation."""
-    return (dtype_of(x) != F64 or dtype_of(param) == F64) and has_shape_of(x, param)
+    return ((PyArray_TYPE(<PyArrayObject *>x) != cnp.NPY_DOUBLE or PyArray_TYPE(<PyArrayObject *>param) == cnp.NPY_DOUBLE)
+            and has_shape_of(x, param))
 
 
 cdef inline size_t length(PyObject *x) noexcept nogil:

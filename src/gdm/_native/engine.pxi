@@ -20,7 +20,7 @@ cdef inline bint is_unchanged(PyObject *x, int flags, const seen *before, const 
             and PyArray_FLAGS(array) & (flags | CONTIGUOUS) == flags | e.order & CONTIGUOUS
             and PyArray_TYPE(array) == before.kind
             and PyArray_ISNOTSWAPPED(array)
-            and is_inside_base(x, bytes_of(x)))
+            and is_inside_base(x, e.n * size_of(dtype_of_kind(before.kind))))
 
 
 cdef enum:
@@ -268,6 +268,8 @@ cdef class Engine:
         cdef PyObject **params = items_of(<PyObject *>self.params)
         cdef PyObject **items = items_of(<PyObject *>grads)
         cdef PyObject *grad
+        cdef int dtype, flags = self.grad_flags()
+        cdef size_t bytes
         if <size_t>len(grads) != self.plan.count:
             return False
         for i in range(self.plan.count):
@@ -276,11 +278,15 @@ cdef class Engine:
                 if self.is_one_array:
                     return False
                 continue
-            if not (is_floating(grad, self.grad_flags(), self.uint16) or not exact and PyArray_Check(grad)):
+            if not (is_floating(grad, flags, self.uint16) or not exact and PyArray_Check(grad)):
                 return False
-            if not is_gradient_for(grad, params[i]) or not is_inside_base(grad, bytes_of(grad)):
+            if not is_gradient_for(grad, params[i]):
                 return False
-            if ((data(grad) != e[i].data[GRAD] or e[i].order >> DTYPE_SHIFT != dtype_of(grad))
-                    and gdm_plan_overlaps(self.plan, data(grad), bytes_of(grad))):
+            dtype = dtype_of(grad)
+            bytes = e[i].n * size_of(dtype)
+            if not is_inside_base(grad, bytes):
+                return False
+            if ((data(grad) != e[i].data[GRAD] or e[i].order >> DTYPE_SHIFT != dtype)
+                    and gdm_plan_overlaps(self.plan, data(grad), bytes)):
                 return False
         return not self.plan.around.clear_grads or not any_overlap(grads)
