@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from .. import _checks
 from .._checks import Array, Options
 
 if TYPE_CHECKING:
@@ -36,6 +37,15 @@ def parameters(optimizer: Optimizer) -> list[Parameter]:
 def state_names(optimizer: Optimizer) -> tuple[str, ...]:
     """The names of all states that an optimizer of this class may have."""
     return optimizer._all_states()
+
+
+def is_plain(optimizer: Optimizer) -> bool:
+    """Whether all parameters are float32 or float64, all states like their parameters, and there is nothing else."""
+    snapshot, names = optimizer._snapshot, optimizer._all_states()
+    return all(
+        param.dtype in _checks.FLOATS and all(name in names and x.dtype == param.dtype for name, x in state.items())
+        for param, state in zip(snapshot.params, snapshot.states, strict=True)
+    )
 
 
 def initial_state(optimizer: Optimizer, param: Array, options: Options) -> dict[str, Array]:

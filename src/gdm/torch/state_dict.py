@@ -89,6 +89,7 @@ def to_state_dict(optimizer: Optimizer) -> dict[str, Any]:
     0.5
     """
     torch, name = _torch(), _class_of(optimizer)
+    _require_plain(optimizer)
     state: dict[int, dict[str, Any]] = {}
     groups: list[dict[str, Any]] = []
     count = 0
@@ -152,14 +153,25 @@ def load_state_dict(optimizer: Optimizer, state_dict: Mapping[str, Any]) -> None
     array([ 0.2, -0.2], dtype=float32)
     """
     torch, name = _torch(), _class_of(optimizer)
+    _require_plain(optimizer)
     own = dict(adapter.live_state_dict(optimizer))
     try:
-        own["groups"] = _groups(torch, name, optimizer, own["groups"], state_dict)
+        own["groups"] = groups = _groups(torch, name, optimizer, own["groups"], state_dict)
+        if name != "SGD":  # torch does not count its steps
+            own["updates"] = max((group["steps"] for group in groups), default=own["updates"])
     except (CheckpointError, MemoryError, SystemError):  # NumPy may raise a SystemError where memory runs out
         raise
     except Exception as error:  # reading something that is not a state may raise anything
         raise CheckpointError(f"state_dict is not one of torch.optim's: {type(error).__name__}: {error}") from error
     optimizer.load_state_dict(own)
+
+
+def _require_plain(optimizer: Any) -> None:
+    if not adapter.is_plain(optimizer):
+        raise ValueError(
+            "only the state of an optimizer of float32 and float64 parameters can be converted, and only without "
+            "state_dtype, split_masters and average"
+        )
 
 
 def _torch() -> Any:
