@@ -32,27 +32,6 @@
 /* The squares of a base that a plan keeps; NULL without a plan. */
 #define SQUARES_OF(cache, k) ((cache) ? (cache)->squares[k] : NULL)
 
-/* A power by multiplications in a fixed order, since libraries' pow() differ between machines. With the squares from an
- * earlier step, this takes one multiplication for each bit that is set in the exponent. */
-static inline double power(double base, uint64_t exponent, double *squares) {
-    double result = 1.0;
-    if (squares) {
-        if (squares[0] != base) {
-            squares[0] = base;
-            for (int k = 1; k < SQUARES; k++) squares[k] = squares[k - 1] * squares[k - 1];
-        }
-        for (uint32_t low = exponent & ((1u << SQUARES) - 1); low; low &= low - 1)
-            result = result * squares[__builtin_ctz(low)];
-        exponent >>= SQUARES;
-        base = squares[SQUARES - 1] * squares[SQUARES - 1];
-    }
-    for (; exponent; exponent >>= 1) {
-        if (exponent & 1) result = result * base;
-        base = base * base;
-    }
-    return result;
-}
-
 /* 0.96^x for x >= 0: e^y with y = x log(0.96). y is halved until it is small; then the series of e^y is squared as many
  * times. */
 static inline double power_of_096(double x) {

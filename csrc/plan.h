@@ -127,9 +127,6 @@ gdm_status gdm_plan_decide(gdm_plan *plan);
 void gdm_update_tiles(const gdm_plan *plan, const struct isa *isa, size_t entry, size_t first, size_t last, kernel *run,
                       const void *constants);
 
-/* Sets the gradients of all entries to 0. */
-void gdm_plan_clear_grads(const gdm_plan *plan);
-
 /* Whether an entry must be updated tile by tile. */
 int gdm_is_tiled(const struct entry *entry, const struct details *details);
 

@@ -11,7 +11,7 @@
 /* Tiles and everything that depends on the number of an element are cut by element index, at multiples of BLOCK.
  *
  * TILE is in bytes of the compute dtype. With 4096, a page, all streams of a DRAM-sized entry reach a new page at
- * once, and steps took 10 to 25 % longer on a Zen 4; in the caches, they took 1 to 3 % less. Software prefetch of the
+ * once, and steps took 9 to 24 % longer on a Zen 4; in the caches, they took 1 to 3 % less. Software prefetch of the
  * next tiles gained nothing more. Scratch buffers begin a bit more than TILE bytes apart: a load would wait for a store
  * whose address has the same last 12 bits. */
 enum { TILE = 2048, APART = TILE + 9 * CACHE_LINE };
@@ -31,77 +31,6 @@ static inline uint64_t mix(uint64_t key, uint64_t word) {
 static inline struct key key_of(uint64_t seed, size_t k, size_t first) {
     const uint64_t z = mix(mix(seed, k), (uint64_t)first >> 32);
     return (struct key){(uint32_t)z, (uint32_t)(z >> 32)};
-}
-
-/* ---- deciding what a step does ---------------------------------------------------------------------------------- */
-
-static double power(double base, uint64_t exponent) {
-    double result = 1.0;
-    for (; exponent; exponent >>= 1) {
-        if (exponent & 1) result = result * base;
-        base = base * base;
-    }
-    return result;
-}
-
-static gdm_status find_norm(gdm_plan *plan, double *norm, int *finite) {
-    double result;
-    const int by_norm = plan->around.max_grad_norm > 0;
-    gdm_status status = gdm_plan_reduce(plan, by_norm ? GDM_SUM_OF_SQUARES : GDM_NONFINITE_COUNT, &result);
-    if (status) return status;
-    *finite = by_norm ? result - result == 0 : result == 0;
-    *norm = by_norm ? __builtin_sqrt(result) * __builtin_fabs(plan->around.scale) : __builtin_nan("");
-    /* The squares of large finite numbers may be infinite. */
-    if (by_norm && !*finite && plan->around.nonfinite != GDM_PROPAGATE) {
-        status = gdm_plan_reduce(plan, GDM_NONFINITE_COUNT, &result);
-        *finite = result == 0;
-    }
-    return status;
-}
-
-void gdm_plan_clear_grads(const gdm_plan *plan) {
-    for (size_t i = 0; i < plan->count; i++)
-        if (plan->entries[i].data[GRAD] && plan->entries[i].n)
-            memset(plan->entries[i].data[GRAD], 0,
-                   plan->entries[i].n * size_of((enum dtype)plan->details[i].dtypes[GRAD]));
-}
-
-static void set_kernel_factor(gdm_plan *plan, double factor) {
-    if (factor == plan->stages.kernel_factor) return;
-    plan->stages.kernel_factor = factor;
-    for (size_t g = 0; g < plan->group_count; g++) plan->groups[g].stale = 1;
-}
-
-gdm_status gdm_plan_decide(gdm_plan *plan) {
-    const gdm_step_args *around = &plan->around;
-    struct stages *stages = &plan->stages;
-    double norm = __builtin_nan(""), factor = around->scale;
-    int finite = 1;
-    if (around->max_grad_norm > 0 || around->nonfinite != GDM_PROPAGATE) {
-        const gdm_status status = find_norm(plan, &norm, &finite);
-        if (status) return status;
-        if (!finite && around->nonfinite == GDM_REFUSE) return GDM_ERR_NONFINITE;
-    }
-    plan->grad_norm = norm;
-    plan->was_skipped = !finite && around->nonfinite == GDM_SKIP;
-    if (plan->was_skipped) {
-        plan->skipped++;
-        if (around->clear_grads) gdm_plan_clear_grads(plan);
-        return GDM_OK;
-    }
-    if (around->max_grad_norm > 0) {
-        const double clip = around->max_grad_norm / (norm + 1e-6);
-        if (!(clip >= 1)) factor = factor * clip; /* NaN, too */
-    }
-    stages->limit = around->max_grad_value;
-    stages->factor = stages->limit > 0 ? factor : 1.0;
-    set_kernel_factor(plan, stages->limit > 0 ? 1.0 : factor);
-    stages->clear = (uint8_t)(around->clear_grads != 0);
-    stages->on_all = (uint8_t)(stages->limit > 0 || stages->clear);
-    stages->weight = 1.0 - around->average_decay;
-    if (around->average_correction) stages->weight /= 1.0 - power(around->average_decay, plan->updates + 1);
-    plan->asks = around->max_grad_norm > 0 || around->nonfinite != GDM_PROPAGATE || around->average_correction;
-    return GDM_OK;
 }
 
 /* ---- one tile --------------------------------------------------------------------------------------------------- */
