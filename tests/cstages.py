@@ -41,10 +41,11 @@ from cplan import (
 )
 from gdm import _stages, reference
 from gdm.optimizer.state import scalar_names, states_for
+from support import RULES
 
 NAME = {number: name for name, number in DTYPE.items()}
 FLOATS = (F32, F64, BF16, F16)
-SQUARES = {"state_sum", "square_avg", "exp_avg_sq", "max_exp_avg_sq"}  # int8 storage keeps their roots
+SQUARES = {name for rule in RULES.values() for name in rule["squares"]}  # int8 storage keeps their roots
 # Options that use every state of a rule.
 FULL = {
     "momentum": {"momentum": 0.9, "dampening": 0.1},

@@ -11,6 +11,7 @@ import pytest
 
 import gdm
 from gdm import _checks, reference
+from gdm.optimizer.state import SQUARES
 from support import DTYPES, RULES, buffers, call, describe, function, names, numbers, option_cases, plain
 
 
@@ -296,3 +297,4 @@ def test_options_are_those_of_the_table():
             assert _checks.SCALARS[name].initial == initial
         for name, needs in rule["states"].items():
             assert _checks.OPTIONAL_STATES.get(name) == needs
+            assert (name in SQUARES) == (name in rule["squares"])

@@ -198,22 +198,20 @@ class Accepts(NamedTuple):
     narrow: bool = False  # bfloat16 (of ml_dtypes, or a tensor) and float16
     uint16: bool = False  # uint16, which holds the bits of bfloat16
 
-    def words(self) -> str:
-        return "float64, float32, float16 or bfloat16" if self.narrow else "float32 or float64"
-
-    def refusal(self, x: Array, is_bfloat16_tensor: bool) -> str | None:
-        """What is wrong with the dtype of an array; None if it is one of these."""
-        if x.dtype in FLOATS or (self.narrow and (x.dtype == HALF or is_bfloat16(x.dtype))):
-            return None
+    def require(self, name: str, x: Array, given: str, is_bfloat16_tensor: bool) -> None:
+        """Requires that the array ``x`` has one of these dtypes. ``given`` is the dtype's name for the message."""
+        floats = (*FLOATS, HALF) if self.narrow else FLOATS
+        if x.dtype in floats or (self.narrow and is_bfloat16(x.dtype)):
+            return
+        if x.dtype.newbyteorder("=") in floats:
+            raise TypeError(f"{name} is byte-swapped (dtype {x.dtype.str!r}); expected the machine's byte order")
+        advice = ""
         if x.dtype == BITS and self.narrow:
             if self.uint16 or is_bfloat16_tensor:
-                return None
-            return (
-                f"expected {self.words()}; if it holds the bits of bfloat16, make the optimizer with dtype='bfloat16'"
-            )
-        if not x.dtype.isnative and x.dtype.newbyteorder("=") in ((*FLOATS, HALF) if self.narrow else FLOATS):
-            return "byte-swapped"
-        return f"expected {self.words()}"
+                return
+            advice = "; if it holds the bits of bfloat16, make the optimizer with dtype='bfloat16'"
+        words = "float64, float32, float16 or bfloat16" if self.narrow else "float32 or float64"
+        raise TypeError(f"{name} has dtype {given}; expected {words}{advice}")
 
 
 def is_bfloat16(dtype: np.dtype[Any]) -> bool:
@@ -237,12 +235,8 @@ def _buffer(name: str, given: Any, writable: bool, accepts: Accepts) -> tuple[Ar
         if isinstance(x, np.ma.MaskedArray):
             raise TypeError(f"{name} is a masked array, and an update would ignore its mask; pass its .data")
         x = np.ndarray.view(x, np.ndarray)  # without the methods that a subclass overrides
-    is_tensor = place is not None and str(given.dtype) == "torch.bfloat16"
-    refusal = accepts.refusal(x, is_tensor)
-    if refusal == "byte-swapped":
-        raise TypeError(f"{name} is byte-swapped (dtype {x.dtype.str!r}); expected the machine's byte order")
-    if refusal is not None:
-        raise TypeError(f"{name} has dtype {given.dtype if is_tensor else x.dtype}; {refusal}")
+    is_bfloat16_tensor = place is not None and str(given.dtype) == "torch.bfloat16"
+    accepts.require(name, x, str(given.dtype if is_bfloat16_tensor else x.dtype), is_bfloat16_tensor)
     if not (x.flags.c_contiguous or x.flags.f_contiguous):
         if writable:
             # np.ascontiguousarray(param) as the argument would train a copy, and leave the user's array as it is.

@@ -33,6 +33,10 @@ class Progress(NamedTuple):
         )
 
 
+ROUNDINGS = ("nearest", "stochastic")  # as gdm_rounding in gdm.h
+NONFINITE = ("propagate", "skip", "raise")  # as gdm_nonfinite
+
+
 class Around(NamedTuple):
     """What steps do around the rule; ``gdm_step_args`` in gdm.h has the formulas."""
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from . import reference
+from . import _checks, reference
 from ._checks import Array
 
 if TYPE_CHECKING:
@@ -42,6 +42,11 @@ def widen(x: Array, storage: str, compute: DTypeLike) -> Array:
     if storage == "bfloat16":
         x = (x.astype(np.uint32) << 16).view(np.float32)
     return x.astype(compute)
+
+
+def numbers(x: Array) -> Array:
+    """The numbers of an array in a storage dtype for floats: in float64 if it has those, else in float32. Exact."""
+    return widen(x, _checks.dtype_name(x), np.float64 if x.dtype == np.float64 else np.float32)
 
 
 @np.errstate(all="ignore")

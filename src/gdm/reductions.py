@@ -6,8 +6,6 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
 from . import _backend, _checks, _foreign, _stages, reference
 from ._arrays import are_plain, views
 from ._checks import Accepts, Array, Named
@@ -100,12 +98,7 @@ def _reduce(reduction: int, grads: Any) -> float:
         result: float = _backend.native.reduce(reduction, arrays)
         return result
     functions = reference.sum_of_squares, reference.largest_magnitude, reference.count_nonfinite
-    return functions[reduction]([_numbers(x) for x in views(arrays)])
-
-
-def _numbers(x: Array) -> Array:
-    """The numbers of an array in float32, or in float64 if it has those."""
-    return _stages.widen(x, _checks.dtype_name(x), np.float64 if x.dtype == np.float64 else np.float32)
+    return functions[reduction]([_stages.numbers(x) for x in views(arrays)])
 
 
 def accumulate(total: Any, grads: Any, *, scale: float = 1.0) -> None:
@@ -165,8 +158,8 @@ def accumulate(total: Any, grads: Any, *, scale: float = 1.0) -> None:
     results = []
     for x, grad in zip(views(arrays), addends, strict=True):
         if grad is not None:
-            wide = _numbers(x)
-            addend = _numbers(views([grad])[0]).astype(wide.dtype)
+            wide = _stages.numbers(x)
+            addend = _stages.numbers(views([grad])[0]).astype(wide.dtype)
             results.append((x, _stages.narrow(_stages.accumulated(wide, addend, factor), _checks.dtype_name(x))))
     for x, result in results:
         x[...] = result

@@ -11,7 +11,7 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport qsort
 from libc.string cimport memcmp, memcpy, memset
 
-from . import _checks, _foreign, reference
+from . import _checks, _foreign, _specification, reference
 from ._specification import Progress
 from .errors import NonFiniteError, StaleBufferError
 

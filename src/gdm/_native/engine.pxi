@@ -145,8 +145,9 @@ cdef class Engine:
         args.max_grad_value = around.max_grad_value or 0.0
         args.average_decay = around.average or 0.0
         args.average_correction, args.clear_grads = around.average_correction, around.clear_grads
-        args.nonfinite = ("propagate", "skip", "raise").index(around.nonfinite)
-        args.rounding, args.seed = around.rounding == "stochastic", around.seed
+        args.nonfinite = _specification.NONFINITE.index(around.nonfinite)
+        args.rounding = _specification.ROUNDINGS.index(around.rounding)
+        args.seed = around.seed
         if not memcmp(&args, &self.plan.around, sizeof(args)):
             return 0
         status = gdm_plan_set_step_args(self.plan, &args)

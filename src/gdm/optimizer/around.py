@@ -9,11 +9,9 @@ import numpy as np
 
 from .. import _checks
 from .._checks import Array, Domain
-from .._specification import Around
+from .._specification import NONFINITE, ROUNDINGS, Around
 
 POSITIVE = Domain(math.inf, False, "finite and above 0")
-ROUNDINGS = ("nearest", "stochastic")
-NONFINITE = ("propagate", "skip", "raise")
 STATE_DTYPES = ("float64", "float32", "bfloat16", "float16", "int8")
 CHANGEABLE = Around._fields  # the attributes of an optimizer that may be set
 

@@ -52,7 +52,6 @@ class Optimizer(OptimizerCore):
     _initial: ClassVar[Mapping[str, str]] = {}
     _storage: Storage
     _around: Around
-    _swapped: bool = False  # inside swap_averages
 
     def __init__(self, params: Any, threads: int | None, lr_scale: Any, around: AroundOptions, **defaults: Any) -> None:
         if self._snapshot is not None:
@@ -336,7 +335,8 @@ class Optimizer(OptimizerCore):
         """
         if self._around.average is None:
             raise AttributeError(NO_AVERAGES)
-        with self._locked_for_swap():
+        self._hold()
+        try:
             snapshot = self._snapshot
             before = [x.copy(order="K") for x in snapshot.params]
             averages = [
@@ -349,12 +349,6 @@ class Optimizer(OptimizerCore):
             finally:
                 for param, old in zip(snapshot.params, before, strict=True):
                     param[...] = old
-
-    @contextmanager
-    def _locked_for_swap(self) -> Iterator[None]:
-        self._hold()
-        try:
-            yield
         finally:
             self._release()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
@@ -17,6 +17,7 @@ from .around import computed_in
 from .snapshot import Snapshot
 from .state import SQUARES, scalar_names, scale_of, states_for
 
+STATE = 3  # the number of the first state
 Writes = list[tuple[Array, Array]]  # what is to be written into which array
 
 
@@ -66,9 +67,7 @@ def numpy_step(
         values["lr"] = options[group]["lr"] * snapshot.lr_factors[i]
         values["lr_scale"] = None if lr_scale is None else _flat(lr_scale)
         values |= {name: np.array(x) for name, x in zip(names, scalars[i], strict=True)}
-        roles = {"param": 0} | {
-            name: 3 + k for k, name in enumerate(states_for(rule, options[group])) if name is not None
-        }
+        roles = roles_of(states_for(rule, options[group]))
         values |= {name: load(param, arrays, name) for name in roles}
         new = reference.update(rule, values, first=not begun[i])
         scalars[i] = tuple(float(new.pop(name)) for name in names)
@@ -89,6 +88,11 @@ def numpy_step(
 
 
 # ---- what an array holds, in the compute dtype: flat arrays in the order of memory -----------------------------------
+
+
+def roles_of(states: Iterable[str | None]) -> dict[str, int]:
+    """The numbers of the parameter and of the states in use, on which random bits depend: as in csrc/core.h."""
+    return {"param": 0} | {name: STATE + k for k, name in enumerate(states) if name is not None}
 
 
 def load(param: Array, arrays: dict[str, Array], name: str) -> Array:
@@ -125,8 +129,8 @@ def store(
 
 
 def numbers(x: Array) -> Array:
-    """The numbers of an array of floats in float32, or in float64 if it has those."""
-    return _stages.widen(_flat(x), _checks.dtype_name(x), np.float64 if x.dtype == np.float64 else np.float32)
+    """The numbers of an array of floats, in float64 if it has those, else in float32."""
+    return _stages.numbers(_flat(x))
 
 
 def numbers_like(x: Array, other: Array) -> Array:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from .. import _stages, reference
-from .._checks import Array, Options
+from .._checks import Options
+from ..optimizer.numpy_step import Writes, load, numbers, roles_of, store
 from ..optimizer.state import state_names
 from .tensors import FLOATS, flat
-
-STATE = 3  # the role of the first state, as in csrc/core.h; the parameter has role 0
 
 
 class Random(NamedTuple):
@@ -26,7 +26,7 @@ class Random(NamedTuple):
 class Updated(NamedTuple):
     """What an update writes."""
 
-    writes: list[tuple[Array, Array]]  # memory, and what it is to hold
+    writes: Writes
     scalars: list[float]
 
     def write(self) -> None:
@@ -49,24 +49,20 @@ def updated(
     copy: Any = None,
 ) -> Updated:
     """Computes one update, and writes nothing. With ``random`` narrow numbers are rounded stochastically."""
-    compute = np.float64 if FLOATS[param.dtype] == "float64" else np.float32
-    stored = {"param": (0, param)}
-    stored |= {name: (STATE + k, x) for k, (name, x) in enumerate(zip(state_names(rule), states, strict=True))}
-    stored = {name: (role, x) for name, (role, x) in stored.items() if x is not None}
-    wide = {name: _stages.widen(flat(x), FLOATS[x.dtype], compute) for name, (_, x) in stored.items()}
-    wide["grad"] = _stages.widen(flat(grad), FLOATS[grad.dtype], compute)
+    memory, names = flat(param), state_names(rule)
+    arrays = {name: flat(x) for name, x in zip(names, states, strict=True) if x is not None}
+    roles = roles_of(name if name in arrays else None for name in names)
+    wide = {name: load(memory, arrays, name) for name in roles}
+    wide["grad"] = numbers(flat(grad)).astype(wide["param"].dtype)
     if scale != 1.0:
         wide["grad"] = _stages.scaled(wide["grad"], scale)
-    numbers = {name: np.array(value) for name, value in scalars.items()}
-    new = reference.update(rule, {**options, "step": step, "lr_scale": None, **wide, **numbers}, first=first)
-    after = [float(new.pop(name)) for name in numbers]
-    writes = []
+    kept = {name: np.array(value) for name, value in scalars.items()}
+    new = reference.update(rule, {**options, "step": step, "lr_scale": None, **wide, **kept}, first=first)
+    after = [float(new.pop(name)) for name in kept]
+    writes: Writes = []
     for name, value in new.items():
-        role, x = stored[name]
-        bits = None
-        if random is not None and x.element_size() < 4:
-            bits = _stages.draws(*random, role, 0, x.numel())
-        writes.append((flat(x), _stages.narrow(value, FLOATS[x.dtype], bits)))
+        draws = partial(_stages.draws, *(random or Random(0, 0, 0)), roles[name], 0, value.size)
+        writes += store(memory, arrays, name, value, draws, random is not None)
     if copy is not None:
         writes.append((flat(copy), _stages.narrow(new["param"], FLOATS[copy.dtype])))
     return Updated(writes, after)

@@ -11,7 +11,9 @@ from torch.optim import optimizer as torchs
 
 from .. import _backend, _checks
 from .._checks import Options
+from .._specification import Around
 from ..errors import OverlapError
+from ..optimizer.around import changed
 from ..optimizer.state import scalar_names, state_names
 from . import methods
 from .arrange import KEYS, Arrangement, Described, describe, label, may_change
@@ -23,7 +25,6 @@ __all__ = ["SGD", "Adagrad", "Adam", "AdamW", "Lion", "NAdam", "RMSprop", "Signu
 
 ATTEMPTS = 16  # so often a step is arranged anew if other threads set gradients meanwhile
 STATE_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-ROUNDINGS = ("nearest", "stochastic")
 UPDATES = "rounding_updates"  # with stochastic rounding, a group has the number of steps made under this key
 SCALING = ("grad_scale", "found_inf")  # the attributes that a GradScaler sets for a step
 
@@ -87,9 +88,8 @@ class NativeStep(torch.optim.Optimizer):
     ) -> None:
         self.threads = threads
         self._state_dtype = _state_dtype(state_dtype)
-        if rounding not in ROUNDINGS:
-            raise ValueError(f"rounding must be 'nearest' or 'stochastic', got {rounding!r}")
-        self._rounding, self._seed = rounding, _checks.whole("seed", seed, 0, 2**64 - 1)
+        around = changed(Around(), {"rounding": rounding, "seed": seed})
+        self._rounding, self._seed = around.rounding, around.seed
         super().__init__(*args, **options)
         if self._rounding == "stochastic":
             for group in (self.defaults, *self.param_groups):
