@@ -235,7 +235,7 @@ class Entry:
         given |= {"param": self.param.wide, "grad": grad, **{name: self.state[name].wide for name in names}}
         positional, keywords = reference.names(getattr(reference, self.group.rule).__wrapped__)
         given = {name: x for name, x in given.items() if name in positional + keywords}
-        return reference.update(self.group.rule, given, first=not self.steps)
+        return reference.formula.update(self.group.rule, given, first=not self.steps)
 
     @np.errstate(all="ignore")
     def after(self, around: StepArgs, updates: int, factor: float) -> list[np.ndarray]:

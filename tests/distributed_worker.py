@@ -37,7 +37,7 @@ def refuse(*_: Any) -> None:
 
 
 # gdm's own code makes each step of these tests.
-gdm.torch.optimizers.NativeStep._step_by_torch = refuse
+gdm.torch.native_step.NativeStep._step_by_torch = refuse
 
 FULL = StateDictOptions(full_state_dict=True, cpu_offload=True)
 

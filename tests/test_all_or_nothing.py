@@ -160,7 +160,7 @@ def test_a_schedule_that_raises_changes_nothing(backend, change):
 def test_a_failed_step_marks_nothing_as_started(monkeypatch):
     """The reference, with an error in its second parameter: a later first step is still a first one."""
     gdm.set_backend("reference")
-    update, calls = gdm.reference.update, []
+    update, calls = gdm.reference.formula.update, []
 
     def failing(*args, **options):
         calls.append(1)
@@ -172,7 +172,7 @@ def test_a_failed_step_marks_nothing_as_started(monkeypatch):
     optimizer = gdm.SGD(params, lr=0.1, momentum=0.9, dampening=0.5)
     before = [x.tobytes() for x in (*params, *optimizer.velocity)]
     with monkeypatch.context() as patch:
-        patch.setattr(gdm.reference, "update", failing)
+        patch.setattr(gdm.reference.formula, "update", failing)
         with pytest.raises(MemoryError):
             optimizer.step(three_arrays())
     assert [x.tobytes() for x in (*params, *optimizer.velocity)] == before

@@ -79,8 +79,8 @@ def test_the_environment_chooses_the_backend():
 def test_set_backend_chooses_what_runs(monkeypatch):
     """Under "reference" the NumPy rules really run, for functions and optimizers."""
     ran = []
-    update = gdm.reference.update
-    monkeypatch.setattr(gdm.reference, "update", lambda *a, **k: ran.append(a[0]) or update(*a, **k))
+    update = gdm.reference.formula.update
+    monkeypatch.setattr(gdm.reference.formula, "update", lambda *a, **k: ran.append(a[0]) or update(*a, **k))
     param, grad = np.ones(3), np.ones(3)
     gdm.set_backend("reference")
     gdm.sgd(param, grad, lr=0.1)

@@ -329,7 +329,7 @@ def test_a_backend_that_is_set_between_steps_is_used(monkeypatch):
     param.grad = torch.ones(4)
     optimizer.step()
     used = []
-    monkeypatch.setattr(gdm.reference, "update", lambda rule, *args, **options: used.append(rule) or {})
+    monkeypatch.setattr(gdm.reference.formula, "update", lambda rule, *args, **options: used.append(rule) or {})
     gdm.set_backend("reference")
     optimizer.step()
     gdm.set_backend("native")

@@ -95,7 +95,7 @@ class Oracle:
         self.steps += 1
         scalars = {"mu_product": np.array(self.mu_product)} if self.rule == "nadam" else {}
         given = {**self.options, "step": self.steps, "lr_scale": None, **wide, **scalars}
-        new = reference.update(self.rule, given, first=self.steps == 1)
+        new = reference.formula.update(self.rule, given, first=self.steps == 1)
         if scalars:
             self.mu_product = float(np.float32(float(new.pop("mu_product"))))  # the tensor that keeps it is float32
         order = ["param", None, None, *state_names(self.rule)]

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from . import _checks, reference
+from . import _checks
 from ._checks import Array
+from .reference.formula import power
 
 if TYPE_CHECKING:
     from numpy.typing import DTypeLike
@@ -254,4 +255,4 @@ def average_weight(decay: float, step: int, corrected: bool) -> float:
     ``1 - decay``; if ``corrected``, ``(1 - decay) / (1 - decay**step)``. Then the average after the first step is the
     parameter, as by the bias correction of Adam (D. Kingma, J. Ba, 2014).
     """
-    return (1.0 - decay) / (1.0 - reference._power(decay, step)) if corrected else 1.0 - decay
+    return (1.0 - decay) / (1.0 - power(decay, step)) if corrected else 1.0 - decay

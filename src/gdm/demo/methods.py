@@ -11,7 +11,7 @@ import numpy as np
 import gdm
 
 from .._checks import Array
-from ..reference import _power
+from ..reference.formula import power
 
 LR = 0.01
 PEAK = 0.1  # of the schedule
@@ -85,10 +85,10 @@ def _adam(at: Buffers, lr: float, step: int) -> None:
     _average(v, 0.999, x)
     np.sqrt(v, out=x)
     # gdm's own function for powers: the last bit of Python's powers may differ, and then the weights could differ too.
-    np.multiply(x, 1 / sqrt(1 - _power(0.999, step)), out=x)
+    np.multiply(x, 1 / sqrt(1 - power(0.999, step)), out=x)
     np.add(x, 1e-8, out=x)
     np.divide(m, x, out=x)
-    np.multiply(x, lr / (1 - _power(0.9, step)), out=x)
+    np.multiply(x, lr / (1 - power(0.9, step)), out=x)
     np.subtract(p, x, out=p)
 
 

@@ -69,7 +69,7 @@ def numpy_step(
         values |= {name: np.array(x) for name, x in zip(names, scalars[i], strict=True)}
         roles = roles_of(states_for(rule, options[group]))
         values |= {name: load(param, arrays, name) for name in roles}
-        new = reference.update(rule, values, first=not begun[i])
+        new = reference.formula.update(rule, values, first=not begun[i])
         scalars[i] = tuple(float(new.pop(name)) for name in names)
         begun[i] = begun[i] or len(new) > 1
         for name, x in new.items():

@@ -29,7 +29,7 @@ from .tensors import (
 )
 
 if TYPE_CHECKING:
-    from .optimizers import NativeStep
+    from .native_step import NativeStep
 
 KEYS = {"velocity": "momentum_buffer", "state_sum": "sum"}  # states that have another name in PyTorch
 # From so many bytes on, the states of a parameter have a block of memory of their own, which is freed with them.

@@ -57,7 +57,7 @@ def updated(
     if scale != 1.0:
         wide["grad"] = _stages.scaled(wide["grad"], scale)
     kept = {name: np.array(value) for name, value in scalars.items()}
-    new = reference.update(rule, {**options, "step": step, "lr_scale": None, **wide, **kept}, first=first)
+    new = reference.formula.update(rule, {**options, "step": step, "lr_scale": None, **wide, **kept}, first=first)
     after = [float(new.pop(name)) for name in kept]
     writes: Writes = []
     for name, value in new.items():

@@ -1,0 +1,130 @@
+"""From a formula to a function: checks its arguments, and works in place. And what the formulas share."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, ParamSpec
+
+import numpy as np
+
+from .. import _checks
+from .._checks import Array
+
+if TYPE_CHECKING:
+    from .._checks import Floats
+
+P = ParamSpec("P")
+New = tuple[Any, ...]  # the new param, states (None for one that is not used), and scalars
+FORMULAS: dict[str, Callable[..., New]] = {}  # of each rule, by its name
+
+
+def names(formula: Callable[..., New]) -> tuple[list[str], list[str]]:
+    """The names of a formula's positional arguments, and of those given by keyword."""
+    code = formula.__code__
+    known = list(code.co_varnames[: code.co_argcount + code.co_kwonlyargcount])
+    return known[: code.co_argcount], known[code.co_argcount :]
+
+
+def written(formula: Callable[..., New]) -> list[str]:
+    """The names of the values that a formula returns, in its order."""
+    positional, keywords = names(formula)
+    return [name for name in positional if name != "grad"] + [
+        name for name in keywords if name in _checks.OPTIONAL_STATES or name in _checks.SCALARS
+    ]
+
+
+def update(rule: str, given: Mapping[str, Any], *, first: bool = False) -> dict[str, Array]:
+    """The new param, states and scalars, by name, after one step of a rule; nothing is written.
+
+    ``first``: it is the first step that uses the states.
+    """
+    formula = FORMULAS[rule]
+    positional, keywords = names(formula)
+    options = {name: given[name] for name in keywords if name in given}
+    if first and options.get("form") == "torch":
+        # The velocity becomes the gradient, without dampening: -0 + g is g, also for the sign of a zero.
+        given, options["dampening"] = {**given, "velocity": np.full_like(given["velocity"], -0.0)}, 0.0
+    with np.errstate(all="ignore"):
+        new = formula(*(given[name] for name in positional), **options)
+    return {name: x for name, x in zip(written(formula), new, strict=True) if x is not None}
+
+
+def in_place(formula: Callable[P, New]) -> Callable[P, None]:
+    """Makes a formula a function that checks its arguments, and writes the new values into them."""
+    FORMULAS[formula.__name__] = formula
+    positional, keywords = names(formula)
+
+    @functools.wraps(formula)
+    def function(*args: P.args, **options: P.kwargs) -> None:
+        given = dict(zip(positional, args, strict=False))
+        name = formula.__name__
+        if len(args) > len(positional):
+            raise TypeError(f"{name}() takes {len(positional)} positional arguments but {len(args)} were given")
+        for option, value in options.items():
+            if option in given:
+                raise TypeError(f"{name}() got multiple values for argument {option!r}")
+            if option not in positional and option not in keywords:
+                raise TypeError(f"{name}() got an unexpected keyword argument {option!r}")
+            given[option] = value
+        given = {**(formula.__kwdefaults__ or {}), **given}
+        if missing := [option for option in positional + keywords if option not in given]:
+            raise TypeError(f"{name}() missing required arguments: {', '.join(missing)}")
+        checked = _checks.arguments({option: given[option] for option in positional + keywords}, len(positional))
+        for option, value in update(name, checked).items():
+            checked[option][...] = value
+
+    return function
+
+
+def arrays(*given: Floats) -> tuple[Array, ...]:
+    """The arguments as arrays, for the type checker: the decorator has made arrays of them."""
+    return given  # type: ignore[return-value]
+
+
+def rates(p: Array, rate: float, lr: float, decay: float, decoupled: bool, lr_scale: Floats | None) -> tuple[Any, Any]:
+    """The learning rate of each element, and its factor of decoupled weight decay."""
+    T = p.dtype.type
+    lr_times_decay = lr * decay if decoupled else 0.0
+    if lr_scale is None:
+        return T(rate), T(1.0 - lr_times_decay if decoupled else 1.0)
+    (scale,) = arrays(lr_scale)
+    return T(rate) * scale, T(1.0) - T(lr_times_decay) * scale
+
+
+def gradient(p: Array, g: Array, maximize: bool, decay: float) -> Array:
+    """The gradient after ``maximize`` and coupled weight decay."""
+    T = p.dtype.type
+    g = T(-1.0 if maximize else 1.0) * g
+    return g + T(decay) * p if decay != 0 else g
+
+
+def sign(x: Array) -> Array:
+    """1 or -1; x itself where it is 0 or NaN."""
+    T = x.dtype.type
+    return np.where(x > 0, T(1.0), np.where(x < 0, T(-1.0), x))
+
+
+def power(base: float, exponent: int) -> float:
+    """A power by multiplications in a fixed order, since libraries' pow() differ between machines."""
+    result = 1.0
+    while exponent:
+        if exponent & 1:
+            result = result * base
+        base = base * base
+        exponent >>= 1
+    return result
+
+
+def power_of_096(x: float) -> float:
+    """0.96**x for x >= 0, as e**y: y is halved until it is small; then the series is squared as many times."""
+    y, total, halved = x * -0.040821994520255166, 1.0, 0
+    if y < -745.0:
+        return 0.0
+    while y < -0.125:
+        y, halved = y * 0.5, halved + 1
+    for k in range(12, 0, -1):
+        total = 1.0 + total * y / k
+    for _ in range(halved):
+        total = total * total
+    return total
