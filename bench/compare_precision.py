@@ -27,12 +27,11 @@ import torch
 import gdm
 from gdm.bench._limit import move_bytes
 from gdm.bench.report import heading
-from gdm.bench.workloads import MODELS, Shapes, elements
+from gdm.bench.workloads import MODELS, SMALL_NETWORK, Shapes, elements
 
 Contestants = dict[str, Callable[[], object]]
 Refill = Callable[[], object]  # called before each call that is timed
 RATE, DECAY, CLIP, AVERAGE, SCALE = 1e-3, 0.01, 1.0, 0.999, 1 / 1024
-SMALL: Shapes = [(200, 200), (200,), (40, 200), (40,), (40, 40), (160,)]  # 50,000 parameters in 6 arrays
 
 
 def nothing() -> None:
@@ -214,7 +213,7 @@ def main() -> int:
         if "storage" in options.parts:
             report("storage", f"{large} elements", threads, large, "AdamW", storage(large))
         if "around" in options.parts:
-            for case, shapes in {"50,000 in 6 arrays": SMALL, "GPT-2 small": MODELS["GPT-2 small"]()}.items():
+            for case, shapes in {"50,000 in 6 arrays": SMALL_NETWORK, "GPT-2 small": MODELS["GPT-2 small"]()}.items():
                 report("around", case, threads, elements(shapes), "gdm", *around(shapes))
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "bench-precision.json").write_text(json.dumps({"machine": heading(), "results": results}, indent=1))

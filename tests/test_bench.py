@@ -122,6 +122,22 @@ def _small(group, label, shapes, **more):
     return bench.measure(bench.Case(group, label, shapes, some, seconds=0.01, **more))
 
 
+def _stored(method, threads):
+    method = next(x for x in peers.METHODS if x.name == method)
+    some = (peers.Gdm, peers.GdmInt8States)
+    case = bench.Case(cases.STORAGE, f"{method.name}, {threads}", [(1 << 12,)], some, threads, 0.01, method=method)
+    return bench.measure(case)
+
+
+@pytest.mark.parametrize("peer", peers.GdmStored.__subclasses__(), ids=lambda x: x.name)
+def test_each_narrow_storage_is_checked_against_the_reference(peer, monkeypatch):
+    """A peer that stores something else than it says fails before it is timed."""
+    assert peers.enter([(300,), (5, 7)], [peer]).keys() == {peer.name}
+    monkeypatch.setattr(peer, "contestant", lambda self: Contestant("step()", {"step": lambda: None}))
+    with pytest.raises(AssertionError, match=f"{peer.name} differs from the reference"):
+        peers.enter([(300,), (5, 7)], [peer])
+
+
 def test_a_measurement_becomes_a_table_json_and_pictures(tmp_path):
     """From measuring to table, JSON and pictures, on small cases."""
     results = [
@@ -129,13 +145,18 @@ def test_a_measurement_becomes_a_table_json_and_pictures(tmp_path):
         _small(cases.SIZE, "2^18", [(1 << 18,)]),
         _small(cases.SMALL, "10 x 64", [(64,)] * 10),
         _small(cases.SMALL, "100 x 64", [(64,)] * 100),
+        _stored("SGD", 1),
+        _stored("AdamW", 1),
+        _stored("AdamW", 2),
         _small(cases.BUSY, "1 thread", [(1 << 16,)], busy=True),
         _small(cases.BUSY, "2 threads", [(1 << 16,)], busy=True, threads=2),
     ]
     for result in results:
-        assert set(result.timings) == {"gdm", "NumPy out=", "limit"}
+        others = {"gdm, int8 states"} if result.case.group == cases.STORAGE else {"NumPy out=", "limit"}
+        assert set(result.timings) == {"gdm"} | others
         assert all(timing.median > 0 for timing in result.timings.values())
-        assert math.isclose(result.gigabytes_per_second, result.case.elements * 20e-9 / result.ours.median)
+        moved = result.case.elements * result.case.method.moved_bytes
+        assert math.isclose(result.gigabytes_per_second, moved * 1e-9 / result.ours.median)
     text = report.table(results)
     assert "2^16" in text
     assert "p95: gdm" in text
@@ -143,5 +164,5 @@ def test_a_measurement_becomes_a_table_json_and_pictures(tmp_path):
     saved = json.loads((tmp_path / "bench.json").read_text())
     assert saved["results"][0]["seconds"]["gdm"] == results[0].ours.median
     assert saved["machine"]["versions"]["numpy"] == np.__version__
-    for name in ("throughput", "tensors", "busy"):
+    for name in ("throughput", "tensors", "storage", "busy"):
         assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")

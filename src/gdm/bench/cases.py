@@ -17,7 +17,13 @@ from .peers import (
     PEERS,
     SGD,
     Gdm,
+    GdmAround,
+    GdmBfloat16,
+    GdmBfloat16States,
     GdmFunction,
+    GdmInt8States,
+    GdmStochastic,
+    GdmStochasticStates,
     GdmUnbound,
     Limit,
     Method,
@@ -25,12 +31,13 @@ from .peers import (
     NumPyOut,
     Optax,
     Peer,
+    TorchAround,
     TorchForeach,
     TorchFused,
     enter,
 )
 from .timing import Contestant, Timing, interleave
-from .workloads import MODELS, Shapes, elements
+from .workloads import MODELS, SMALL_NETWORK, Shapes, elements
 
 ALL = PEERS
 LEAN = (Gdm, Limit, NumPyOut, Numba, TorchFused, Optax)
@@ -95,12 +102,14 @@ class Result:
         }
 
 
-CALL, SMALL, SIZE, MODEL, FAMILY, THREADS, BUSY = (
+CALL, SMALL, SIZE, MODEL, FAMILY, STORAGE, AROUND, THREADS, BUSY = (
     "call overhead",
     "many small tensors",
     "one tensor",
     "models",
     "other methods",
+    "narrow storage",
+    "clipped and averaged",
     "threads",
     "a busy machine",
 )
@@ -136,6 +145,7 @@ def suite(*, quick: bool = False) -> list[Case]:
             peers_here = peers if exponent >= 16 else (Gdm, *peers[2:])
             label = f"{method.name}, 2^{exponent}"
             cases.append(Case(FAMILY, label, [(1 << exponent,)], peers_here, seconds=seconds, method=method))
+    cases += _around(threads, quick)
     if threads > 1:
         for exponent in (18, 22) if quick else (*range(14, 25), 26):
             seconds = 1.0 if exponent < 22 else 4.0
@@ -146,6 +156,24 @@ def suite(*, quick: bool = False) -> list[Case]:
             label = f"2^22, {n} thread{'s' * (n > 1)}"
             cases.append(Case(BUSY, label, [(1 << 22,)], (Gdm, TorchFused), n, 2.0 if quick else 10.0, True, 0.0))
     return cases
+
+
+def _around(threads: int, quick: bool) -> Iterator[Case]:
+    """Narrow storage, and what is done around the rule."""
+    adamw = next(method for method in METHODS if method.name == "AdamW")
+    states = (Gdm, GdmBfloat16States, GdmStochasticStates, GdmInt8States)
+    for n in range(1, threads + 1):
+        for exponent in (20,) if quick else (14, 20, 26):
+            many = f"2^{exponent}, {n} thread{'s' * (n > 1)}"
+            seconds = 0.5 if exponent < 20 else 1.0 if exponent < 24 else 15.0
+            shapes: Shapes = [(1 << exponent,)]
+            yield Case(STORAGE, f"AdamW, {many}", shapes, states, n, seconds, method=adamw)
+            yield Case(STORAGE, f"SGD, {many}", shapes, (Gdm, GdmBfloat16, GdmStochastic), n, seconds)
+    for label, shapes in {"50,000 in 6": SMALL_NETWORK, "GPT-2 small": MODELS["GPT-2 small"]()}.items():
+        if not quick or shapes is SMALL_NETWORK:
+            seconds = 1.0 if shapes is SMALL_NETWORK else 15.0
+            peers = (GdmAround, Gdm, TorchAround)
+            yield Case(AROUND, f"AdamW, {label}", shapes, peers, seconds=seconds, method=adamw)
 
 
 class Gdm2(Gdm):

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -17,6 +18,7 @@ import numpy as np
 import gdm
 
 from .._checks import Array
+from .._stages import narrow
 from .timing import Contestant
 
 LR = 1e-3
@@ -97,6 +99,67 @@ class Gdm(Peer):
 
     def contestant(self) -> Contestant:
         return Contestant("step()", {"step": self.optimizer.step})
+
+
+class GdmStored(Gdm):
+    """gdm with narrow storage, or more around the rule. Its reference has the same options."""
+
+    around: ClassVar[dict[str, Any]]
+    all_bfloat16: ClassVar[bool] = False  # parameters and gradients, too
+
+    def prepare(self) -> None:
+        if self.all_bfloat16:
+            self.params, self.grads = ([narrow(x, "bfloat16") for x in xs] for xs in (self.params, self.grads))
+        self.begin = [p.copy() for p in self.params]
+        self.optimizer = self.optimizer_of(self.params)
+        self.optimizer.bind(self.grads)
+
+    def optimizer_of(self, params: list[Array]) -> Any:
+        return getattr(gdm, self.method.name)(params, lr=LR, **self.method.options, **self.around)
+
+    def check(self, wanted: Sequence[Array]) -> None:
+        with _on_reference():
+            reference = self.optimizer_of(self.begin)
+            for _ in range(STEPS):
+                reference.step(self.grads)
+        super().check(self.begin)
+
+
+class GdmBfloat16States(GdmStored):
+    name = "gdm, bfloat16 states"
+    around: ClassVar = {"state_dtype": "bfloat16"}
+
+
+class GdmStochasticStates(GdmStored):
+    name = "gdm, bf16 states, stochastic"
+    around: ClassVar = {"state_dtype": "bfloat16", "rounding": "stochastic"}
+
+
+class GdmInt8States(GdmStored):
+    name = "gdm, int8 states"
+    around: ClassVar = {"state_dtype": "int8"}
+
+
+class GdmBfloat16(GdmStored):
+    name = "gdm, all bfloat16"
+    around: ClassVar = {"dtype": "bfloat16", "state_dtype": "bfloat16"}
+    all_bfloat16 = True
+
+
+class GdmStochastic(GdmStored):
+    name = "gdm, all bf16, stochastic"
+    around: ClassVar = {"dtype": "bfloat16", "state_dtype": "bfloat16", "rounding": "stochastic"}
+    all_bfloat16 = True
+
+
+CLIP, AVERAGE = 1.0, 0.999
+
+
+class GdmAround(GdmStored):
+    """The gradients are clipped by their norm, and the parameters are averaged."""
+
+    name = "gdm, clip and average"
+    around: ClassVar = {"max_grad_norm": CLIP, "average": AVERAGE}
 
 
 class GdmUnbound(Gdm):
@@ -231,12 +294,13 @@ class Numba(Peer):
 class Torch(Peer):
     """torch's optimizer, with one of its implementations."""
 
+    implementation: ClassVar[str]
     options: ClassVar[dict[str, bool]]
 
     def prepare(self) -> None:
         import torch
 
-        if self.name.split()[1].removeprefix("for-") not in self.method.torch:
+        if self.implementation not in self.method.torch:
             raise ImportError(f"torch does not have this {self.method.name} for the CPU")
 
         self.tensors = [torch.nn.Parameter(torch.from_numpy(p)) for p in self.params]
@@ -255,17 +319,44 @@ class Torch(Peer):
 
 class TorchLoop(Torch):
     name = "torch for-loop"
+    implementation = "loop"
     options: ClassVar = {"foreach": False, "fused": False}
 
 
 class TorchForeach(Torch):
     name = "torch foreach"
+    implementation = "foreach"
     options: ClassVar = {"foreach": True}
 
 
 class TorchFused(Torch):
     name = "torch fused"
+    implementation = "fused"
     options: ClassVar = {"fused": True}
+
+
+class TorchAround(TorchFused):
+    """The same as ``GdmAround``, as torch's own functions do it."""
+
+    name = "torch, clip and average"
+
+    def contestant(self) -> Contestant:
+        import torch
+
+        averages = [x.detach().clone() for x in self.tensors]
+        clip, average = torch.nn.utils.clip_grad_norm_, torch.optim.swa_utils.get_ema_multi_avg_fn(AVERAGE)
+
+        def step() -> None:
+            clip(self.tensors, CLIP)
+            self.optimizer.step()
+            average(averages, self.tensors, 1)
+
+        return Contestant("step()", {"step": step})
+
+    def check(self, wanted: Sequence[Array]) -> None:
+        reference = GdmAround([x.copy() for x in self.params], self.grads, self.method)
+        reference.contestant().timer().timeit(STEPS)
+        super().check(reference.results())
 
 
 class Optax(Peer):
@@ -350,12 +441,18 @@ def enter(
 def _reference(params: Sequence[Array], grads: Sequence[Array], method: Method) -> list[Array]:
     """The parameters after three steps of the reference."""
     wanted = [p.copy() for p in params]
-    before = gdm.backend()
-    gdm.set_backend("reference")
-    try:
+    with _on_reference():
         optimizer = getattr(gdm, method.name)(wanted, lr=LR, **method.options)
         for _ in range(STEPS):
             optimizer.step(grads)
+    return wanted
+
+
+@contextmanager
+def _on_reference() -> Iterator[None]:
+    before = gdm.backend()
+    gdm.set_backend("reference")
+    try:
+        yield
     finally:
         gdm.set_backend(before)
-    return wanted

@@ -13,7 +13,7 @@ import numpy as np
 
 import gdm
 
-from .cases import BUSY, SIZE, SMALL, Result
+from .cases import BUSY, SIZE, SMALL, STORAGE, Result
 from .peers import SGD
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ LOOKS: dict[str, dict[str, Any]] = {
 }
 
 
-PICTURES = ("throughput.png", "tensors.png", "busy.png")
+PICTURES = ("throughput.png", "tensors.png", "storage.png", "busy.png")
 
 
 def machine() -> dict[str, Any]:
@@ -63,7 +63,9 @@ def table(results: Sequence[Result]) -> str:
     """One line for each case: gdm's time and throughput, and each peer's time divided by gdm's."""
     names = dict.fromkeys(name for result in results for name in result.timings)
     peers = [name for name in names if name != "limit" and not name.startswith("gdm")]
-    head = f"{'':32}{'gdm':>9} {'GB/s':>6} {'limit':>6}" + "".join(f"{name:>16}" for name in peers)
+    head = f"{'':40}{'gdm':>9} {'GB/s':>6} {'limit':>6}" + "".join(
+        f"{name:>{max(16, len(name) + 2)}}" for name in peers
+    )
     lines = [head, "-" * len(head)]
     group = ""
     for result in results:
@@ -72,10 +74,10 @@ def table(results: Sequence[Result]) -> str:
             lines.append(group)
         for name, timing in result.timings.items():
             if name.startswith("gdm") and timing is not result.ours:
-                lines.append(f"  {name:<30}{_seconds(timing.median):>9}")
-        row = f"  {_row_name(result):<30}{_seconds(result.ours.median):>9} {result.gigabytes_per_second:>6.1f}"
+                lines.append(f"  {name:<38}{_seconds(timing.median):>9}")
+        row = f"  {_row_name(result):<38}{_seconds(result.ours.median):>9} {result.gigabytes_per_second:>6.1f}"
         row += f" {_limit(result):>6}"
-        lines.append(row + "".join(f"{_ratio(result, name):>16}" for name in peers).rstrip())
+        lines.append(row + "".join(f"{_ratio(result, name):>{max(16, len(name) + 2)}}" for name in peers).rstrip())
         if result.case.busy:
             p95 = ", ".join(f"{name} {_seconds(timing.quantile(0.95))}" for name, timing in result.timings.items())
             lines.append(f"    p95: {p95}")
@@ -104,11 +106,12 @@ def save(path: Path, results: Sequence[Result]) -> None:
 
 
 def draw(folder: Path, results: Sequence[Result]) -> list[Path]:
-    """Draws a picture for each of these groups that has results: one tensor, many small tensors, a busy machine."""
+    """Draws a picture for each of these groups that has results: one tensor, many small tensors, narrow storage,
+    a busy machine."""
     from matplotlib.figure import Figure
 
     paths = []
-    drawings = ((_draw_throughput, SIZE), (_draw_tensors, SMALL), (_draw_busy, BUSY))
+    drawings = ((_draw_throughput, SIZE), (_draw_tensors, SMALL), (_draw_storage, STORAGE), (_draw_busy, BUSY))
     for name, (draw_results, group) in zip(PICTURES, drawings, strict=True):
         of_group = [result for result in results if result.case.group == group]
         if len(of_group) > 1:
@@ -155,6 +158,32 @@ def _draw_tensors(axes: Axes, results: Sequence[Result]) -> None:
     )
     axes.grid(color="0.92")
     axes.legend(fontsize=8, ncols=2)
+
+
+def _draw_storage(axes: Axes, results: Sequence[Result]) -> None:
+    """A bar for each storage and number of threads, for the largest size."""
+    largest = [r for r in results if r.case.elements == max(r.case.elements for r in results)]
+    threads = sorted({r.case.threads for r in largest})
+    names = list(
+        dict.fromkeys(
+            (r.case.method.name, name) for n in threads for r in largest if r.case.threads == n for name in r.timings
+        )
+    )
+    height = 0.8 / len(threads)
+    for k, n in enumerate(threads):
+        times = {(r.case.method.name, name): t for r in largest if r.case.threads == n for name, t in r.timings.items()}
+        places = np.arange(len(names)) + (k - (len(threads) - 1) / 2) * height
+        lengths = [times[x].median / largest[0].case.elements * 1e9 if x in times else np.nan for x in names]
+        label = f"{n} thread{'s' * (n > 1)}"
+        bars = axes.barh(places, lengths, height, label=label, color=str(0.75 - 0.4 * k), edgecolor="k")
+        axes.bar_label(bars, fmt="%.2f", padding=2, fontsize=8)
+    labels = [f"{method}, {name.removeprefix('gdm').lstrip(', ') or 'float32'}" for method, name in names]
+    axes.set_yticks(np.arange(len(names)), labels, fontsize=8)
+    axes.invert_yaxis()
+    axes.margins(x=0.1)
+    title = f"{largest[0].case.elements:,} elements: what a step takes with each storage"
+    axes.set(xlabel="time for each element (ns)", title=title)
+    axes.legend(fontsize=8)
 
 
 def _draw_busy(axes: Axes, results: Sequence[Result]) -> None:

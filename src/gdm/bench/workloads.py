@@ -56,6 +56,8 @@ def gpt2_small() -> Shapes:
     return [(50257, width), (1024, width), *(layer * 12), (width,), (width,)]
 
 
+# 50,000 parameters in 6 arrays.
+SMALL_NETWORK: Shapes = [(200, 200), (200,), (40, 200), (40,), (40, 40), (160,)]
 MODELS = {"MLP": mlp, "ResNet-50": resnet50, "GPT-2 small": gpt2_small}
 
 
