@@ -5,6 +5,9 @@ from __future__ import annotations
 import copy
 import itertools
 import pickle
+import subprocess
+import sys
+from pathlib import Path
 
 import ml_dtypes
 import numpy as np
@@ -137,6 +140,34 @@ def test_narrow_states_take_less_memory(state_dtype, share):
     whole = gdm.AdamW(param).nbytes
     assert whole == 2 * param.nbytes
     assert gdm.AdamW(param, state_dtype=state_dtype).nbytes <= share * whole
+
+
+@pytest.mark.parametrize(("state_dtype", "share"), [("float32", 1.0), ("bfloat16", 0.5), ("int8", 0.27)])
+@pytest.mark.parametrize("measure", ["tracemalloc", "resident"])
+def test_the_memory_taken_is_what_nbytes_says(state_dtype, share, measure):
+    """Measured in a process of its own: what Python allocates, and what the system gives to it."""
+    if measure == "resident" and not Path("/proc/self/statm").exists():
+        pytest.skip("NOT TESTED: resident memory, which needs /proc")
+    code = f"""
+import resource, tracemalloc
+import numpy as np, gdm
+def taken():
+    if {measure == "tracemalloc"}:
+        return tracemalloc.get_traced_memory()[0]
+    return int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize()
+param, grad = np.ones(1 << 22, np.float32), np.ones(1 << 22, np.float32)
+gdm.AdamW(np.ones(9, np.float32), state_dtype={state_dtype!r}).step(np.ones(9, np.float32))
+tracemalloc.start() if {measure == "tracemalloc"} else None
+before = taken()
+opt = gdm.AdamW(param, state_dtype={state_dtype!r})
+opt.step(grad)
+print(taken() - before, opt.nbytes)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    taken, nbytes = map(int, done.stdout.split())
+    spare = 1 << 20
+    assert nbytes - spare < taken < nbytes + spare
+    assert taken < share * 8 * (1 << 22) + spare
 
 
 @pytest.mark.parametrize("state_dtype", ["float32", "bfloat16", "float16", "int8"])
