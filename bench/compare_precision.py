@@ -103,6 +103,9 @@ def offload(n: int, deepspeed: bool) -> Contestants:
         other = DeepSpeedCPUAdam([param], lr=RATE, weight_decay=DECAY, adamw_mode=True)
         param.grad = grad
         contestants["DeepSpeed on bfloat16"] = lambda: other.step()
+        # DeepSpeed has no masters and no copy here. gdm without them:
+        same = gdm.AdamW(bits(value.bfloat16()), lr=RATE, weight_decay=DECAY, dtype="bfloat16")
+        contestants["gdm on bfloat16"] = lambda: same.step(narrow)
     return contestants
 
 
