@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from . import _checks
 
 __all__ = [
+    "ArrayUpdateCore",
     "Engine",
     "OptimizerCore",
     "adagrad",
@@ -226,7 +227,20 @@ _backend: str
 _start()
 
 if native is not None and not TYPE_CHECKING:
-    from ._core import Engine, OptimizerCore, adagrad, adam, lion, momentum, nadam, rmsprop, sgd, sign_sgd, signum
+    from ._core import (
+        ArrayUpdateCore,
+        Engine,
+        OptimizerCore,
+        adagrad,
+        adam,
+        lion,
+        momentum,
+        nadam,
+        rmsprop,
+        sgd,
+        sign_sgd,
+        signum,
+    )
 else:
-    from ._numpy_engine import Engine, OptimizerCore
+    from ._numpy_engine import ArrayUpdateCore, Engine, OptimizerCore
     from .reference import adagrad, adam, lion, momentum, nadam, rmsprop, sgd, sign_sgd, signum

@@ -34,6 +34,26 @@ class Engine:
         self.bound_places: list[Any] = []
 
 
+class ArrayUpdateCore:
+    """The base class of :class:`gdm.optimizer.array_update.ArrayUpdate` where the compiled module does not load."""
+
+    rule: str
+    arrays: list[Array]
+    has_average: bool
+    clears: bool
+
+    def __new__(cls, rule: str, arrays: list[Array], has_average: bool, clears: bool) -> Self:
+        self = super().__new__(cls)
+        self.rule, self.arrays, self.has_average, self.clears = rule, arrays, has_average, clears
+        return self
+
+    def _run(self, options: Options, step: int, scale: float, average_decay: float) -> bool:
+        return False
+
+    def step(self, options: Options, step: int, scale: float, average_decay: float) -> None:
+        self._step_checked(options, step, scale, average_decay)  # type: ignore[attr-defined]
+
+
 class _Holder:
     """A value that lives as long as the call that made it: while it does, that call holds the lock."""
 

@@ -6,6 +6,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from . import _backend, _checks, _foreign, _stages, reference
 from ._arrays import are_plain, views
 from ._checks import Accepts, Array, Named
@@ -88,12 +90,14 @@ def count_nonfinite(grads: Any) -> int:
 
 
 def _reduce(reduction: int, grads: Any) -> float:
-    names: list[str] = []
-    given: list[Any] = []
-    _collect("grads", grads, names, given)
-    arrays = _foreign.views(given)
-    if not are_plain(arrays, False):
-        arrays, _ = _checks.buffers(names, given, (), Accepts(narrow=True))
+    arrays = [grads]
+    if type(grads) is not np.ndarray or not are_plain(arrays, False):  # one array is quick
+        names: list[str] = []
+        given: list[Any] = []
+        _collect("grads", grads, names, given)
+        arrays = _foreign.views(given)
+        if not are_plain(arrays, False):
+            arrays, _ = _checks.buffers(names, given, (), Accepts(narrow=True))
     if _backend.native is not None and _backend.backend() == "native":
         result: float = _backend.native.reduce(reduction, arrays)
         return result

@@ -42,8 +42,8 @@ for _number in range(RULES):
         option_names[_number].append(gdm_rules[_number].options[len(option_names[_number])].name.decode())
 
 
-cdef int fill(any_args *args, int rule, dict options, double lr) except -1:
-    """Fills the argument struct of a rule for a plan: with hyperparameters that have been checked, and this ``lr``."""
+cdef bint read_options(any_args *args, int rule, dict options) except -1:
+    """Fills the argument struct of a rule for a plan; False if a value must be checked."""
     cdef const option_info *option = gdm_rules[rule].options
     memset(args, 0, sizeof(any_args))
     args.size = gdm_rules[rule].args_size
@@ -51,7 +51,14 @@ cdef int fill(any_args *args, int rule, dict options, double lr) except -1:
         if option.kind not in (count, factors, scalar):  # a plan has these itself
             value = options[name]
             if not set_option(<char *>args + option.offset, option.kind, <PyObject *>value):
-                raise RuntimeError(f"{name} has not been checked: {value!r}")
+                return False
         option += 1
+    return True
+
+
+cdef int fill(any_args *args, int rule, dict options, double lr) except -1:
+    """The same with hyperparameters that have been checked, and this ``lr``."""
+    if not read_options(args, rule, options):
+        raise RuntimeError(f"hyperparameters have not been checked: {options!r}")
     args.any.lr = lr
     return 0

@@ -9,6 +9,9 @@ import numpy as np
 
 from .. import _checks
 from .._checks import Array, Options
+from .array_update import ArrayUpdate as ArrayUpdate
+from .array_update import alike
+from .state import Wanted, allocate
 
 if TYPE_CHECKING:
     from .base import Optimizer
@@ -67,3 +70,25 @@ def live_state_dict(optimizer: Optimizer) -> Mapping[str, Any]:
     """What ``state_dict`` returns, without copies: it holds only until something changes."""
     state: Mapping[str, Any] = optimizer._exclusively(optimizer._state_dict_locked, False)
     return state
+
+
+def new_states(param: Array, count: int) -> list[Array]:
+    """So many arrays of zeros like a parameter, placed so that updates of all of them are fast."""
+    return allocate([param], [Wanted(0, param, param.dtype)] * count)
+
+
+def require_alike(arrays: Mapping[str, Any]) -> None:
+    """Requires that all arrays can be updated, are like the first one, and share no memory. Their names are for the
+    message."""
+    alike(arrays, True)
+
+
+def are_views_of_the_same(x: Array, y: Array) -> bool:
+    """Whether two NumPy arrays show the same memory in the same way."""
+    return (
+        x.dtype == y.dtype
+        and x.shape == y.shape
+        and x.strides == y.strides
+        and x.flags.writeable == y.flags.writeable
+        and _checks.address(x) == _checks.address(y)
+    )
