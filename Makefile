@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 SOURCES := pyproject.toml CMakeLists.txt README.md $(shell find src csrc include cmake -type f -not -name '*.pyc' 2>/dev/null)
 C_FILES := $(shell find csrc include src tests bench -name '*.[ch]' -o -name '*.inc' -o -name '*.def')
 
-.PHONY: help generate demo test test-embed test-torch test-pythons lint format bench bench-torch bench-precision bench-deepspeed clean
+.PHONY: help generate demo test test-embed test-torch test-thinc test-pythons lint format bench bench-torch bench-thinc bench-precision bench-deepspeed clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -27,6 +27,11 @@ test-embed: $(VENV)/embed.installed .venvs/editable.installed  ## build and run 
 
 test-torch: $(VENV)/test-torch.installed  ## run the tests that need PyTorch
 	$(BIN)/python -m pytest tests/test_torch*.py tests/test_distributed_example.py tests/test_docs.py
+
+# Runs twice: with the thinc that spaCy needs, and with thinc 9.
+test-thinc: $(VENV)/test-thinc.installed .venvs/thinc-9.installed  ## run the tests that need thinc and spaCy
+	$(BIN)/python -m pytest tests/test_thinc.py tests/test_docs.py
+	PYTHONPATH=.venvs/thinc-9 $(BIN)/python -m pytest tests/test_thinc.py
 
 test-pythons:  ## run the tests on CPython 3.11, 3.12 and 3.13, if they are installed
 	.ci/test-pythons
@@ -50,6 +55,9 @@ bench: $(VENV)/bench.installed  ## measure gdm and every peer, on a quiet machin
 bench-torch: $(VENV)/bench-torch.installed  ## measure gdm.torch against torch.optim; write out/bench-torch.json
 	$(BIN)/python bench/compare_torch.py --sweep
 
+bench-thinc: $(VENV)/test-thinc.installed  ## measure gdm.thinc against thinc's optimizers in a training of spaCy's
+	$(BIN)/python bench/compare_thinc.py
+
 bench-precision: $(VENV)/bench-torch.installed  ## measure narrow storage, clipping and averages; write out/bench-precision.json
 	$(BIN)/python bench/compare_precision.py
 
@@ -67,6 +75,12 @@ $(BIN)/python:
 # One stamp file for each extra: to install an extra again is quick if only the sources have changed.
 $(VENV)/%.installed: $(SOURCES) | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check '.[$*]'
+	touch $@
+
+# thinc 9 and what it needs, which is put before the packages of the virtual environment.
+.venvs/thinc-9.installed: pyproject.toml | $(VENV)/test-thinc.installed
+	rm -rf .venvs/thinc-9
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-warn-conflicts --target .venvs/thinc-9 'thinc==9.1.1'
 	touch $@
 
 .venvs/editable.installed: $(SOURCES)

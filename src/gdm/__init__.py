@@ -5,6 +5,8 @@
     gdm.SGD(params, lr=0.1, momentum=0.9)            an optimizer: .step(grads); Adagrad ... Signum likewise
     gdm.schedules.cosine(0.1, steps=1000)            a learning rate for each step
     gdm.torch.to_state_dict(opt)                     what an optimizer has saved, for PyTorch's; and the reverse
+    gdm.thinc.Adam(0.001)                            thinc's optimizers on gdm's kernels
+    gdm.sklearn.MLPClassifier()                      scikit-learn's perceptrons on gdm's kernels
 
 The formulas are written out in :mod:`gdm.reference`, in NumPy; the compiled kernels give the same bits.
 """
@@ -39,6 +41,8 @@ from .reductions import accumulate, count_nonfinite, grad_norm
 
 if TYPE_CHECKING:
     from . import schedules
+    from . import sklearn as sklearn
+    from . import thinc as thinc
     from . import torch as torch
 
 __version__ = "0.1.0"
@@ -85,9 +89,9 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    # On use: what schedules needs takes longer to import than all the rest. torch is not in __all__, since ``from gdm
-    # import *`` must not put it in PyTorch's place.
-    if name in ("schedules", "torch"):
+    # On use: what schedules needs takes longer to import than all the rest. The others are not in __all__, since ``from
+    # gdm import *`` must not put them in the place of the libraries.
+    if name in ("schedules", "sklearn", "thinc", "torch"):
         from importlib import import_module
 
         return import_module(f".{name}", __name__)
@@ -95,7 +99,7 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return [*__all__, "torch", "__version__"]
+    return [*__all__, "sklearn", "thinc", "torch", "__version__"]
 
 
 def _register_threads() -> None:
