@@ -30,6 +30,9 @@ CASES = {
     "Adam": [{}, {"amsgrad": True, "weight_decay": 0.1}, {"betas": (0.5, 0.7), "eps": 1e-3, "maximize": True}],
     "AdamW": [{}, {"amsgrad": True, "weight_decay": 0.2}],
     "NAdam": [{}, {"weight_decay": 0.1, "decoupled_weight_decay": True}, {"weight_decay": 0.1, "momentum_decay": 0.1}],
+    "RAdam": [{}, {"weight_decay": 0.1, "decoupled_weight_decay": True}, {"weight_decay": 0.1, "betas": (0.5, 0.7)}],
+    "Adamax": [{}, {"betas": (0.5, 0.7), "eps": 1e-3, "maximize": True}, {"weight_decay": 0.1}],
+    "Adadelta": [{}, {"rho": 0.5, "eps": 1e-3, "maximize": True}, {"weight_decay": 0.1}],
     "Lion": [{}, {"weight_decay": 0.1, "betas": (0.8, 0.9)}],
     "Signum": [
         {},

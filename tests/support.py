@@ -20,6 +20,7 @@ import pytest
 import gdm
 from gdm import _checks
 from gdm._backend import native
+from gdm.optimizer.state import SQUARES
 
 RULES = native.rules() if native is not None else json.loads(os.environ["GDM_TEST_RULES"])
 CLASSES = [x for x in map(gdm.__dict__.get, gdm.__all__) if isinstance(x, type) and hasattr(x, "load_state_dict")]
@@ -59,9 +60,10 @@ VALUES: dict[str, list] = {
     "amsgrad": [False, True],
     "lr_decay": [0.0, 0.1],
     "momentum_decay": [0.004, 0.0, 100.0],
+    "rho": [0.9, 0.0, 1.0],
 }
 # These change numbers, and not which kernel runs: each case has one of their values, in turn.
-IN_TURN = ("maximize", "step", "eps", "betas", "alpha", "lr_decay", "momentum_decay")
+IN_TURN = ("maximize", "step", "eps", "betas", "alpha", "lr_decay", "momentum_decay", "rho")
 
 
 def has(rule: str, option: str) -> bool:
@@ -85,6 +87,8 @@ def option_cases(rule: str) -> list[dict]:
             )
         except ValueError:
             continue
+    if rule == "radam":  # with these it is rectified, which is another loop
+        cases += [{**case, "betas": (0.9, 0.999), "step": 1000} for case in cases]
     return cases
 
 
@@ -138,9 +142,9 @@ def numbers(dtype, n: int, seed: int) -> np.ndarray:
 
 
 def buffers(rule: str, options: dict, dtype, n: int, seed: int = 0) -> dict[str, np.ndarray]:
-    """The buffers of a call, by name. What is a sum of squares is not negative."""
+    """The buffers of a call, by name. What is a sum of squares or a magnitude is not negative."""
     arrays = {name: numbers(dtype, n, 100 * seed + k) for k, name in enumerate(names(rule, options))}
-    for name in arrays.keys() & {"state_sum", "square_avg", "exp_avg_sq", "max_exp_avg_sq", "lr_scale"}:
+    for name in arrays.keys() & {*SQUARES, "lr_scale"}:
         np.abs(arrays[name], out=arrays[name])
     if "grad_avg" in arrays:
         arrays["grad_avg"] *= np.float32(0.001)

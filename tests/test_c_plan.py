@@ -140,6 +140,7 @@ WRONG = [
     *(("adam", "betas", x, "ERR_BETAS") for x in ((nan, 0.9), (0.9, nan), (1.0, 0.9), (0.9, -0.1))),
     ("adam", "eps", nan, "ERR_EPS"),
     ("nadam", "momentum_decay", nan, "ERR_MOMENTUM_DECAY"),
+    ("adadelta", "rho", 1.5, "ERR_RHO"),
     ("lion", "betas", (0.9, 1.0), "ERR_BETAS"),
     ("sgd", "lr_scale", 1, "ERR_LR_SCALE"),
     *(("sgd", "size", x, "ERR_STRUCT_SIZE") for x in (0, 8, 5000, 2**64 - 1)),

@@ -27,6 +27,7 @@ from cplan import (
     step,
 )
 from cstages import FLOATS, NAME, Plan, c_options, numbers, use_parallel_for
+from gdm.optimizer.state import SQUARES
 from support import RULES, at_once, special_values
 
 BLOCK, PIECE = 4096, 16384
@@ -257,12 +258,12 @@ def special(name: str, n: int) -> np.ndarray:
     )
     rng = np.random.default_rng(len(name))
     x = rng.permutation(np.resize(values, n))
-    if name.startswith(("exp_avg_sq", "max", "square", "state_sum")):
+    if name.startswith(SQUARES):
         x = np.abs(x)
     x[256:1152] = numbers(896, 3)  # some blocks of int8 states have no special values, or one
     x[600] = x[128 * 5 + len(name)]
     x[1024 + len(name)] = (np.nan, np.inf, -np.inf)[len(name) % 3]
-    return np.abs(x) if name.startswith(("exp_avg_sq", "max", "square", "state_sum")) else x
+    return np.abs(x) if name.startswith(SQUARES) else x
 
 
 @pytest.mark.usefixtures("isa")

@@ -85,6 +85,9 @@ SECTIONS = {
     "Adam": gdm.Adam,
     "AdamW": gdm.AdamW,
     "NAdam": gdm.NAdam,
+    "RAdam": gdm.RAdam,
+    "Adamax": gdm.Adamax,
+    "Adadelta": gdm.Adadelta,
     "Lion": gdm.Lion,
     "Signum, and signSGD": gdm.Signum,
 }

@@ -32,6 +32,9 @@ CLASSES = {
     "Adam": {"betas": [(0.9, 0.999), (0.5, 0.25)], "amsgrad": [False, True], "weight_decay": [0.0, 0.01]},
     "AdamW": {"betas": [(0.9, 0.999), (0.0, 0.5)], "amsgrad": [False, True], "weight_decay": [0.0, 0.01]},
     "NAdam": {"betas": [(0.9, 0.999), (0.5, 0.25)], "momentum_decay": [0.004, 1.0], "weight_decay": [0.0, 0.01]},
+    "RAdam": {"betas": [(0.9, 0.999), (0.5, 0.75)], "eps": [1e-8, 1.0], "weight_decay": [0.0, 0.01]},
+    "Adamax": {"betas": [(0.9, 0.999), (0.5, 0.25)], "eps": [1e-8, 1.0], "weight_decay": [0.0, 0.01]},
+    "Adadelta": {"rho": [0.9, 0.5], "eps": [1e-6, 1e-3], "weight_decay": [0.0, 0.01]},
     "Lion": {"betas": [(0.9, 0.99), (0.5, 0.25)], "weight_decay": [0.0, 0.01]},
 }
 SIZES = [(0,), (1,), (3,), (2, 3), (40,), (300,), ()]

@@ -41,6 +41,9 @@ class Rounded:
     def __neg__(self):
         return Rounded(-self.value, self.dtype)
 
+    def __abs__(self):
+        return Rounded(abs(self.value), self.dtype)
+
     def sqrt(self):
         """To far more digits than any dtype has, and a last one that tells whether more follow."""
         scale = 4 ** (2 * 1100)
@@ -65,6 +68,24 @@ def nearest(exact: Fraction, dtype) -> Fraction:
 
 def double(exact: Fraction) -> Fraction:
     return nearest(exact, np.float64)
+
+
+def radam_rate(lr, betas, step, **others):
+    """The factor of the direction, and whether the step is rectified."""
+
+    def number(x):
+        return Rounded(Fraction(x), np.float64)
+
+    powers = [number(formula.power(beta, step)) for beta in betas]
+    one, two, four = number(1), number(2), number(4)
+    corrections = [one - x for x in powers]
+    rho_inf = two / (one - number(betas[1])) - one
+    rho = rho_inf - two * number(step) * powers[1] / corrections[1]
+    rate = number(lr) / corrections[0]
+    if rho.value <= 5:
+        return rate.value, False
+    r = ((rho - four) * (rho - two) * rho_inf / ((rho_inf - four) * (rho_inf - two) * rho)).sqrt()
+    return (rate * (r * corrections[1].sqrt())).value, True
 
 
 def exact_update(rule, arrays, options, dtype):
@@ -92,6 +113,10 @@ def exact_update(rule, arrays, options, dtype):
         root = once(double(1 / left.value))
     if rule == "adam":
         rate = double(lr / double(1 - powers[0]))
+    if rule == "radam":
+        rate, rectified = radam_rate(**options)
+    if rule == "adamax":
+        rate = double(lr / double(1 - Fraction(formula.power(float(beta1), options["step"]))))
     if rule == "nadam":
         momenta = []
         for t in (options["step"], options["step"] + 1):
@@ -139,6 +164,20 @@ def exact_update(rule, arrays, options, dtype):
                 v = b["max_exp_avg_sq"] = max(b["max_exp_avg_sq"], v, key=lambda x: x.value)
             step = now * g + ahead * m if rule == "nadam" else m
             p = p - eta * (step / (v.sqrt() * root + eps))
+        elif rule == "radam":
+            m = b["exp_avg"] = shares[0] * b["exp_avg"] + rests[0] * g
+            v = b["exp_avg_sq"] = shares[1] * b["exp_avg_sq"] + rests[1] * (g * g)
+            p = p - eta * (m / (v.sqrt() + eps) if rectified else m)
+        elif rule == "adamax":
+            m = b["exp_avg"] = shares[0] * b["exp_avg"] + rests[0] * g
+            u = b["exp_inf"] = max(shares[1] * b["exp_inf"], abs(g) + eps, key=lambda x: x.value)
+            p = p - eta * (m / u)
+        elif rule == "adadelta":
+            rho, rest = once(options["rho"]), once(double(1 - Fraction(options["rho"])))
+            s = b["square_avg"] = rho * b["square_avg"] + rest * (g * g)
+            delta = ((b["acc_delta"] + eps) / (s + eps)).sqrt() * g
+            b["acc_delta"] = rho * b["acc_delta"] + rest * (delta * delta)
+            p = p - eta * delta
         elif rule == "lion":
             x = shares[0] * b["exp_avg"] + rests[0] * g
             p = p - eta * sign(x)

@@ -17,7 +17,7 @@ from support import assert_same_bits
 torch = pytest.importorskip("torch", reason="NOT TESTED: agreement with torch.optim; there is no torch here")
 
 torch.set_num_threads(1)  # its threads would only wait for each other, on arrays of this size
-CLASSES = ["SGD", "Adagrad", "RMSprop", "Adam", "AdamW", "NAdam"]
+CLASSES = ["SGD", "Adagrad", "RMSprop", "Adam", "AdamW", "NAdam", "RAdam", "Adamax", "Adadelta"]
 SHAPES = [(7,), (3, 5), ()]
 FUSED = ("SGD", "Adagrad", "Adam", "AdamW")
 
@@ -92,12 +92,14 @@ def random_options(name: str, rng) -> dict:
         options["alpha"] = rng.uniform(0.5, 0.999)
         options["momentum"] = rng.choice([0.0, rng.uniform(0.0, 0.9)])
         options["centered"] = bool(rng.integers(2))
-    if name in ("Adam", "AdamW", "NAdam"):
+    if name in ("Adam", "AdamW", "NAdam", "RAdam", "Adamax"):
         options["betas"] = (rng.choice([0.0, rng.uniform(0.0, 0.95)]), rng.uniform(0.5, 0.9999))
     if name in ("Adam", "AdamW"):
         options["amsgrad"] = bool(rng.integers(2))
-    if name in ("Adam", "NAdam"):
+    if name in ("Adam", "NAdam", "RAdam"):
         options["decoupled_weight_decay"] = bool(rng.integers(2))
+    if name == "Adadelta":
+        options["rho"] = rng.uniform(0.0, 1.0)
     if name == "NAdam":
         options["momentum_decay"] = rng.choice([0.0, rng.uniform(0.0, 0.1)])
     return {key: x if isinstance(x, (bool, tuple)) else float(x) for key, x in options.items()}
@@ -185,6 +187,9 @@ OPTIONS = {
     "Adam": [{}, {"amsgrad": True, "betas": (0.5, 0.9)}, {"weight_decay": 0.1, "decoupled_weight_decay": True}],
     "AdamW": [{}, {"amsgrad": True, "weight_decay": 0.2, "maximize": True}],
     "NAdam": [{}, {"momentum_decay": 0.1, "decoupled_weight_decay": True, "weight_decay": 0.1}, {"betas": (0.0, 0.9)}],
+    "RAdam": [{}, {"betas": (0.5, 0.9), "weight_decay": 0.1, "decoupled_weight_decay": True}],
+    "Adamax": [{}, {"betas": (0.5, 0.9), "weight_decay": 0.1, "eps": 1e-3, "maximize": True}],
+    "Adadelta": [{}, {"rho": 0.5, "weight_decay": 0.1, "eps": 1e-3, "maximize": True}],
 }
 every_case = pytest.mark.parametrize(
     ("name", "options"), [pytest.param(n, o, id=f"{n}-{k}") for n in CLASSES for k, o in enumerate(OPTIONS[n])]

@@ -13,6 +13,7 @@ from torch_cases import (
     CLASSES,
     COUNTS,
     FULL,
+    NUMBERED,
     OPTIONS,
     assert_close,
     assert_same_tensors,
@@ -43,6 +44,9 @@ STATES = {
         "max_exp_avg_sqs": ("max_exp_avg_sq", "amsgrad"),
     },
     "NAdam": {"exp_avgs": ("exp_avg", None), "exp_avg_sqs": ("exp_avg_sq", None)},
+    "RAdam": {"exp_avgs": ("exp_avg", None), "exp_avg_sqs": ("exp_avg_sq", None)},
+    "Adamax": {"exp_avgs": ("exp_avg", None), "exp_infs": ("exp_inf", None)},
+    "Adadelta": {"square_avgs": ("square_avg", None), "acc_deltas": ("acc_delta", None)},
     "Lion": {"exp_avgs": ("exp_avg", None)},
     "Signum": {"exp_avgs": ("exp_avg", None)},
 }
@@ -78,7 +82,7 @@ class Call:
         ]
 
     def keywords(self, **changes):
-        counted = {"steps": self.made + 1} if self.name in COUNTS and self.name != "RMSprop" else {}
+        counted = {"steps": self.made + 1} if self.name in NUMBERED else {}
         first = {"first": self.made == 0} if self.name == "SGD" else {}
         return {**self.lists, **counted, **first, **self.options, **changes}
 
@@ -183,7 +187,7 @@ def test_empty_lists_are_fine(name):
 
 
 @BACKENDS
-@pytest.mark.parametrize("name", [name for name in COUNTS if name != "RMSprop"])
+@pytest.mark.parametrize("name", NUMBERED)
 def test_ways_to_give_the_number_of_the_step(name, backend_name):
     """One int, ints, and tensors of the steps made before, which are counted up."""
     gdm.set_backend(backend_name)
@@ -211,7 +215,7 @@ def test_ways_to_give_the_number_of_the_step(name, backend_name):
         assert_same_tensors(tensors, results["int"], way)
 
 
-@pytest.mark.parametrize("name", [name for name in COUNTS if name != "RMSprop"])
+@pytest.mark.parametrize("name", NUMBERED)
 def test_each_parameter_may_be_at_a_step_of_its_own(name):
     steps = [3, 1, 10, 1, 1000]
     together = Call(name, FULL[name])
@@ -226,7 +230,7 @@ def test_each_parameter_may_be_at_a_step_of_its_own(name):
         assert_same_tensors(alone.copy()[i::count], together.copy()[i::count], f"parameter {i}")
 
 
-@pytest.mark.parametrize("name", [name for name in COUNTS if name != "RMSprop"])
+@pytest.mark.parametrize("name", NUMBERED)
 def test_only_those_with_a_gradient_are_counted(name):
     call = Call(name, FULL[name])
     kept = [torch.tensor(2.0) for _ in call.lists["params"]]
@@ -492,7 +496,7 @@ def test_lists_of_other_lengths_are_refused(name, backend_name):
             call = Call(name, FULL[name])
             call.set_grads(0)
             refused(call, ValueError, f"{key} must have as many items as params, 5", **{key: change(call.lists[key])})
-    if name in COUNTS and name != "RMSprop":
+    if name in NUMBERED:
         refused(call, ValueError, "steps must have as many items as params, 5, got 2", steps=[1, 1])
 
 
@@ -538,13 +542,14 @@ BAD_OPTIONS = [
     *((name, {"weight_decay": -1.0}, "weight_decay must be") for name in CLASSES),
     *((name, {"threads": 0}, "threads must be") for name in CLASSES),
     *((name, {"eps": -1.0}, "eps must be") for name in COUNTS),
-    *((name, {"betas": (1.0, 0.9)}, "betas") for name in ("Adam", "AdamW", "NAdam", "Lion")),
+    *((name, {"betas": (1.0, 0.9)}, "betas") for name in ("Adam", "AdamW", "NAdam", "RAdam", "Adamax", "Lion")),
     ("SGD", {"momentum": 1.0}, "momentum must be"),
     ("SGD", {"momentum": 0.5, "dampening": 2.0}, "dampening must be"),
     ("SGD", {"momentum": 0.5, "dampening": 0.5, "nesterov": True}, "nesterov|dampening"),
     ("RMSprop", {"alpha": 1.0}, "alpha must be"),
     ("Adagrad", {"lr_decay": -1.0}, "lr_decay must be"),
     ("NAdam", {"momentum_decay": -1.0}, "momentum_decay must be"),
+    ("Adadelta", {"rho": 1.5}, "rho must be"),
     ("Signum", {"momentum": -0.5}, "momentum must be"),
 ]
 
@@ -582,7 +587,7 @@ BAD_STEPS = {
 
 @BACKENDS
 @pytest.mark.parametrize("what", BAD_STEPS)
-@pytest.mark.parametrize("name", [name for name in COUNTS if name != "RMSprop"])
+@pytest.mark.parametrize("name", NUMBERED)
 def test_bad_numbers_of_steps_are_refused(name, what, backend_name):
     gdm.set_backend(backend_name)
     steps, error = BAD_STEPS[what]

@@ -229,7 +229,7 @@ def test_flags_that_contradict_each_other_are_refused_in_torchs_words(name, flag
     same_errors(*make, RuntimeError)
 
 
-@pytest.mark.parametrize("name", ["RMSprop", "Adam", "AdamW", "NAdam"])
+@pytest.mark.parametrize("name", ["RMSprop", "Adam", "AdamW", "NAdam", "RAdam", "Adamax", "Adadelta"])
 def test_capturable_on_a_cpu_is_refused_in_torchs_words(name):
     def attempt(library):
         params = parameters()
@@ -305,7 +305,10 @@ BAD_OPTIONS = [
     ("AdamW", {"betas": (-0.1, 0.9)}),
     ("NAdam", {"betas": (0.9, 1.5)}),
     ("NAdam", {"momentum_decay": -0.1}),
-    *((name, {"rho": 0.9}) for name in TORCHS),
+    ("RAdam", {"betas": (0.9, 1.5)}),
+    ("Adamax", {"betas": (-0.1, 0.9)}),
+    ("Adadelta", {"rho": 1.5}),
+    *((name, {"rho": 0.9}) for name in TORCHS if name != "Adadelta"),
     ("SGD", {"amsgrad": True}),
 ]
 

@@ -42,6 +42,9 @@ STATES = {
     "Adam": ["exp_avg", "exp_avg_sq", "max_exp_avg_sq", "step"],
     "AdamW": ["exp_avg", "exp_avg_sq", "max_exp_avg_sq", "step"],
     "NAdam": ["exp_avg", "exp_avg_sq", "mu_product", "step"],
+    "RAdam": ["exp_avg", "exp_avg_sq", "step"],
+    "Adamax": ["exp_avg", "exp_inf", "step"],
+    "Adadelta": ["acc_delta", "square_avg", "step"],
     "Lion": ["exp_avg"],
     "Signum": ["exp_avg"],
 }

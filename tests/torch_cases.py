@@ -14,11 +14,12 @@ torch = pytest.importorskip("torch", reason="NOT TESTED: gdm.torch's optimizers;
 torch.set_num_threads(1)  # its threads would only wait for each other, on tensors of this size
 
 # Those that torch.optim has, and those that it does not have.
-TORCHS = ["SGD", "Adagrad", "RMSprop", "Adam", "AdamW", "NAdam"]
+TORCHS = ["SGD", "Adagrad", "RMSprop", "Adam", "AdamW", "NAdam", "RAdam", "Adamax", "Adadelta"]
 OWN = ["Lion", "Signum"]
 CLASSES = [*TORCHS, *OWN]
 FUSED = ["SGD", "Adagrad", "Adam", "AdamW"]
-COUNTS = ["Adagrad", "RMSprop", "Adam", "AdamW", "NAdam"]  # the classes whose state has a "step"
+COUNTS = [name for name in TORCHS if name != "SGD"]  # the classes whose state has a "step"
+NUMBERED = [name for name in COUNTS if name not in ("RMSprop", "Adadelta")]  # and whose update depends on it
 # Options that switch each kernel and each state on and off.
 OPTIONS = {
     "SGD": [
@@ -50,6 +51,13 @@ OPTIONS = {
         {"momentum_decay": 0.1, "decoupled_weight_decay": True, "weight_decay": 0.1},
         {"betas": (0.5, 0.9), "weight_decay": 0.1, "maximize": True},
     ],
+    "RAdam": [
+        {},
+        {"betas": (0.5, 0.9), "weight_decay": 0.1, "maximize": True},
+        {"weight_decay": 0.1, "decoupled_weight_decay": True, "eps": 1e-3},
+    ],
+    "Adamax": [{}, {"betas": (0.5, 0.9), "maximize": True}, {"weight_decay": 0.1, "eps": 1e-3}],
+    "Adadelta": [{}, {"rho": 0.5, "maximize": True}, {"weight_decay": 0.1, "eps": 1e-3}],
     "Lion": [{}, {"weight_decay": 0.1, "betas": (0.8, 0.9), "maximize": True}],
     "Signum": [
         {},
@@ -66,6 +74,9 @@ FULL = {
     "Adam": {"amsgrad": True, "weight_decay": 0.1},
     "AdamW": {"amsgrad": True},
     "NAdam": {"weight_decay": 0.1},
+    "RAdam": {"weight_decay": 0.1},
+    "Adamax": {"weight_decay": 0.1},
+    "Adadelta": {"weight_decay": 0.1},
     "Lion": {"weight_decay": 0.1},
     "Signum": {"weight_decay": 0.1},
 }

@@ -77,6 +77,7 @@ typedef enum gdm_status {
     GDM_ERR_MOMENTUM_DECAY = 27, /* momentum_decay must be finite and not negative */
     GDM_ERR_MU_PRODUCT = 28,     /* mu_product must point to a number in [0, 1] */
     GDM_ERR_LR_SCALE = 29,       /* lr_scale must be given to a plan by gdm_plan_set_lr_scale */
+    GDM_ERR_RHO = 30,            /* rho must be in [0, 1] */
     /* <<< statuses */
 } gdm_status;
 
@@ -346,6 +347,93 @@ typedef struct gdm_signum_args {
 
 gdm_status gdm_signum_f32(float *param, float *exp_avg, const float *grad, size_t n, const gdm_signum_args *args);
 gdm_status gdm_signum_f64(double *param, double *exp_avg, const double *grad, size_t n, const gdm_signum_args *args);
+
+/* ---- RAdam: rectified Adam -----------------------------------------------------------------------------------------
+ *
+ *     p = p * (1 - lr * weight_decay)              only with decoupled_weight_decay
+ *     m = beta1 * m + (1 - beta1) * g              m is exp_avg
+ *     v = beta2 * v + (1 - beta2) * (g * g)        v is exp_avg_sq
+ *     p = p - lr / (1 - beta1^step) * m                                                    while rho <= 5
+ *     p = p - lr / (1 - beta1^step) * r * sqrt(1 - beta2^step) * (m / (sqrt(v) + eps))     after that
+ *
+ * where rho_inf = 2 / (1 - beta2) - 1,  rho = rho_inf - 2 * step * beta2^step / (1 - beta2^step)  and
+ * r = sqrt((rho - 4) * (rho - 2) * rho_inf / ((rho_inf - 4) * (rho_inf - 2) * rho)).
+ *
+ * Source: L. Liu et al., "On the variance of the adaptive learning rate and beyond", 2020; eps is added where
+ * torch.optim.RAdam adds it.
+ */
+typedef struct gdm_radam_args {
+    size_t size;                /* sizeof(gdm_radam_args) */
+    double lr;                  /* the learning rate, >= 0 */
+    double betas[2];            /* how much of each average is kept, each in [0, 1) */
+    double eps;                 /* added to the denominator, >= 0 */
+    double weight_decay;        /* the weight decay, >= 0 */
+    int maximize;               /* go up the gradient instead of down */
+    int decoupled_weight_decay; /* multiply the parameter by 1 - lr * weight_decay; do not change the gradient */
+    uint64_t step;              /* the number of this step, from 1; a plan counts its steps itself */
+    const void *lr_scale;       /* NULL, or n factors of the learning rate, of the element type; only read */
+} gdm_radam_args;
+
+#define GDM_RADAM_DEFAULTS {sizeof(gdm_radam_args), 0.001, {0.9, 0.999}, 1e-8, 0, 0, 0, 0, NULL}
+
+gdm_status gdm_radam_f32(float *param, float *exp_avg, float *exp_avg_sq, const float *grad, size_t n,
+                         const gdm_radam_args *args);
+gdm_status gdm_radam_f64(double *param, double *exp_avg, double *exp_avg_sq, const double *grad, size_t n,
+                         const gdm_radam_args *args);
+
+/* ---- Adamax: Adam with the infinity norm ---------------------------------------------------------------------------
+ *
+ *     m = beta1 * m + (1 - beta1) * g              m is exp_avg
+ *     u = max(beta2 * u, |g| + eps)                u is exp_inf
+ *     p = p - lr / (1 - beta1^step) * (m / u)
+ *
+ * Source: D. Kingma, J. Ba, "Adam: a method for stochastic optimization", 2015, section 7.1; eps is added where
+ * torch.optim.Adamax adds it, and the maximum is NaN if one of the two is, as there.
+ */
+typedef struct gdm_adamax_args {
+    size_t size;          /* sizeof(gdm_adamax_args) */
+    double lr;            /* the learning rate, >= 0 */
+    double betas[2];      /* how much of each average is kept, each in [0, 1) */
+    double eps;           /* added to the denominator, >= 0 */
+    double weight_decay;  /* the weight decay, >= 0 */
+    int maximize;         /* go up the gradient instead of down */
+    uint64_t step;        /* the number of this step, from 1; a plan counts its steps itself */
+    const void *lr_scale; /* NULL, or n factors of the learning rate, of the element type; only read */
+} gdm_adamax_args;
+
+#define GDM_ADAMAX_DEFAULTS {sizeof(gdm_adamax_args), 0.002, {0.9, 0.999}, 1e-8, 0, 0, 0, NULL}
+
+gdm_status gdm_adamax_f32(float *param, float *exp_avg, float *exp_inf, const float *grad, size_t n,
+                          const gdm_adamax_args *args);
+gdm_status gdm_adamax_f64(double *param, double *exp_avg, double *exp_inf, const double *grad, size_t n,
+                          const gdm_adamax_args *args);
+
+/* ---- Adadelta ------------------------------------------------------------------------------------------------------
+ *
+ *     s = rho * s + (1 - rho) * (g * g)            s is square_avg
+ *     x = sqrt((d + eps) / (s + eps)) * g
+ *     d = rho * d + (1 - rho) * (x * x)            d is acc_delta
+ *     p = p - lr * x
+ *
+ * Source: M. Zeiler, "ADADELTA: an adaptive learning rate method", 2012; options as in torch.optim.Adadelta. The root
+ * of the quotient is one root fewer than the quotient of the roots.
+ */
+typedef struct gdm_adadelta_args {
+    size_t size;          /* sizeof(gdm_adadelta_args) */
+    double lr;            /* the learning rate, >= 0 */
+    double rho;           /* how much of each average is kept, in [0, 1] */
+    double eps;           /* added to the denominator, >= 0 */
+    double weight_decay;  /* the weight decay, >= 0 */
+    int maximize;         /* go up the gradient instead of down */
+    const void *lr_scale; /* NULL, or n factors of the learning rate, of the element type; only read */
+} gdm_adadelta_args;
+
+#define GDM_ADADELTA_DEFAULTS {sizeof(gdm_adadelta_args), 1, 0.9, 1e-6, 0, 0, NULL}
+
+gdm_status gdm_adadelta_f32(float *param, float *square_avg, float *acc_delta, const float *grad, size_t n,
+                            const gdm_adadelta_args *args);
+gdm_status gdm_adadelta_f64(double *param, double *square_avg, double *acc_delta, const double *grad, size_t n,
+                            const gdm_adadelta_args *args);
 /* <<< rules */
 
 /* ---- Buffers --------------------------------------------------------------------------------------------------- */
@@ -410,6 +498,9 @@ typedef enum gdm_rule {
     GDM_RULE_LION = 6,
     GDM_RULE_SIGN_SGD = 7,
     GDM_RULE_SIGNUM = 8,
+    GDM_RULE_RADAM = 9,
+    GDM_RULE_ADAMAX = 10,
+    GDM_RULE_ADADELTA = 11,
     /* <<< rule numbers */
 } gdm_rule;
 

@@ -40,6 +40,12 @@
     X(sign_sgd_f64, status)                                                                                            \
     X(signum_f32, status)                                                                                              \
     X(signum_f64, status)                                                                                              \
+    X(radam_f32, status)                                                                                               \
+    X(radam_f64, status)                                                                                               \
+    X(adamax_f32, status)                                                                                              \
+    X(adamax_f64, status)                                                                                              \
+    X(adadelta_f32, status)                                                                                            \
+    X(adadelta_f64, status)                                                                                            \
     X(plan_create, status)                                                                                             \
     X(plan_destroy, number)                                                                                            \
     X(plan_add_group, status)                                                                                          \
@@ -150,6 +156,12 @@ static inline int gdm_import(void) {
 #define gdm_sign_sgd_f64 gdm_imported.sign_sgd_f64
 #define gdm_signum_f32 gdm_imported.signum_f32
 #define gdm_signum_f64 gdm_imported.signum_f64
+#define gdm_radam_f32 gdm_imported.radam_f32
+#define gdm_radam_f64 gdm_imported.radam_f64
+#define gdm_adamax_f32 gdm_imported.adamax_f32
+#define gdm_adamax_f64 gdm_imported.adamax_f64
+#define gdm_adadelta_f32 gdm_imported.adadelta_f32
+#define gdm_adadelta_f64 gdm_imported.adadelta_f64
 #define gdm_plan_create gdm_imported.plan_create
 #define gdm_plan_destroy gdm_imported.plan_destroy
 #define gdm_plan_add_group gdm_imported.plan_add_group

@@ -41,6 +41,7 @@ cdef extern from "gdm/import.h" nogil:
         ERR_MOMENTUM_DECAY "GDM_ERR_MOMENTUM_DECAY"
         ERR_MU_PRODUCT "GDM_ERR_MU_PRODUCT"
         ERR_LR_SCALE "GDM_ERR_LR_SCALE"
+        ERR_RHO "GDM_ERR_RHO"
 
     ctypedef enum form "gdm_form":
         FORM_TORCH "GDM_FORM_TORCH"
@@ -63,6 +64,9 @@ cdef extern from "gdm/import.h" nogil:
         RULE_LION "GDM_RULE_LION"
         RULE_SIGN_SGD "GDM_RULE_SIGN_SGD"
         RULE_SIGNUM "GDM_RULE_SIGNUM"
+        RULE_RADAM "GDM_RULE_RADAM"
+        RULE_ADAMAX "GDM_RULE_ADAMAX"
+        RULE_ADADELTA "GDM_RULE_ADADELTA"
 
     ctypedef enum rounding "gdm_rounding":
         NEAREST "GDM_NEAREST"
@@ -169,6 +173,36 @@ cdef extern from "gdm/import.h" nogil:
         int decoupled_weight_decay
         const void *lr_scale
 
+    ctypedef struct radam_args "gdm_radam_args":
+        size_t size
+        double lr
+        double betas[2]
+        double eps
+        double weight_decay
+        int maximize
+        int decoupled_weight_decay
+        uint64_t step
+        const void *lr_scale
+
+    ctypedef struct adamax_args "gdm_adamax_args":
+        size_t size
+        double lr
+        double betas[2]
+        double eps
+        double weight_decay
+        int maximize
+        uint64_t step
+        const void *lr_scale
+
+    ctypedef struct adadelta_args "gdm_adadelta_args":
+        size_t size
+        double lr
+        double rho
+        double eps
+        double weight_decay
+        int maximize
+        const void *lr_scale
+
     ctypedef struct buffer "gdm_buffer":
         void *data
         dtype dtype
@@ -234,6 +268,12 @@ cdef extern from "gdm/import.h" nogil:
     status sign_sgd_f64 "gdm_sign_sgd_f64"(double *param, const double *grad, size_t n, const sign_sgd_args *args) noexcept
     status signum_f32 "gdm_signum_f32"(float *param, float *exp_avg, const float *grad, size_t n, const signum_args *args) noexcept
     status signum_f64 "gdm_signum_f64"(double *param, double *exp_avg, const double *grad, size_t n, const signum_args *args) noexcept
+    status radam_f32 "gdm_radam_f32"(float *param, float *exp_avg, float *exp_avg_sq, const float *grad, size_t n, const radam_args *args) noexcept
+    status radam_f64 "gdm_radam_f64"(double *param, double *exp_avg, double *exp_avg_sq, const double *grad, size_t n, const radam_args *args) noexcept
+    status adamax_f32 "gdm_adamax_f32"(float *param, float *exp_avg, float *exp_inf, const float *grad, size_t n, const adamax_args *args) noexcept
+    status adamax_f64 "gdm_adamax_f64"(double *param, double *exp_avg, double *exp_inf, const double *grad, size_t n, const adamax_args *args) noexcept
+    status adadelta_f32 "gdm_adadelta_f32"(float *param, float *square_avg, float *acc_delta, const float *grad, size_t n, const adadelta_args *args) noexcept
+    status adadelta_f64 "gdm_adadelta_f64"(double *param, double *square_avg, double *acc_delta, const double *grad, size_t n, const adadelta_args *args) noexcept
     status plan_create "gdm_plan_create"(plan **plan) noexcept
     void plan_destroy "gdm_plan_destroy"(plan *plan) noexcept
     status plan_add_group "gdm_plan_add_group"(plan *plan, rule rule, const void *args, size_t *group) noexcept

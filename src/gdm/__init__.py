@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 from . import reference
 from ._backend import (
+    adadelta,
     adagrad,
     adam,
+    adamax,
     available_isas,
     backend,
     c_functions,
@@ -25,6 +27,7 @@ from ._backend import (
     lion,
     momentum,
     nadam,
+    radam,
     rmsprop,
     set_backend,
     set_isa,
@@ -36,7 +39,7 @@ from ._backend import (
 )
 from ._embedding import get_cmake_dir, get_include
 from .errors import CheckpointError, NonFiniteError, OverlapError, StaleBufferError
-from .optimizers import SGD, Adagrad, Adam, AdamW, Lion, NAdam, RMSprop, Signum
+from .optimizers import SGD, Adadelta, Adagrad, Adam, AdamW, Adamax, Lion, NAdam, RAdam, RMSprop, Signum
 from .reductions import accumulate, count_nonfinite, grad_norm
 
 if TYPE_CHECKING:
@@ -49,20 +52,25 @@ __version__ = "0.1.0"
 
 __all__ = [
     "SGD",
+    "Adadelta",
     "Adagrad",
     "Adam",
     "AdamW",
+    "Adamax",
     "CheckpointError",
     "Lion",
     "NAdam",
     "NonFiniteError",
     "OverlapError",
+    "RAdam",
     "RMSprop",
     "Signum",
     "StaleBufferError",
     "accumulate",
+    "adadelta",
     "adagrad",
     "adam",
+    "adamax",
     "available_isas",
     "backend",
     "c_functions",
@@ -75,6 +83,7 @@ __all__ = [
     "lion",
     "momentum",
     "nadam",
+    "radam",
     "reference",
     "rmsprop",
     "schedules",

@@ -8,31 +8,23 @@ import warnings
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from . import _checks
+from . import _checks, reference
 
 __all__ = [
     "ArrayUpdateCore",
     "Engine",
     "OptimizerCore",
-    "adagrad",
-    "adam",
     "available_isas",
     "backend",
     "c_functions",
     "get_num_threads",
     "isa",
-    "lion",
-    "momentum",
-    "nadam",
     "native",
-    "rmsprop",
     "set_backend",
     "set_isa",
     "set_num_threads",
-    "sgd",
-    "sign_sgd",
-    "signum",
     "threads",
+    *reference.__all__,
 ]
 
 _BACKENDS = ("native", "reference")
@@ -227,20 +219,12 @@ _backend: str
 _start()
 
 if native is not None and not TYPE_CHECKING:
-    from ._core import (
-        ArrayUpdateCore,
-        Engine,
-        OptimizerCore,
-        adagrad,
-        adam,
-        lion,
-        momentum,
-        nadam,
-        rmsprop,
-        sgd,
-        sign_sgd,
-        signum,
-    )
+    from ._core import ArrayUpdateCore, Engine, OptimizerCore
 else:
     from ._numpy_engine import ArrayUpdateCore, Engine, OptimizerCore
-    from .reference import adagrad, adam, lion, momentum, nadam, rmsprop, sgd, sign_sgd, signum
+
+# The functions: one for each rule. The reference names them.
+if TYPE_CHECKING:
+    from .reference import *  # noqa: F403
+else:
+    globals().update({name: getattr(native or reference, name) for name in reference.__all__})

@@ -67,6 +67,7 @@ REALS = {
     "alpha": BELOW_ONE,
     "lr_decay": NOT_NEGATIVE,
     "momentum_decay": NOT_NEGATIVE,
+    "rho": UP_TO_ONE,
     "initial_accumulator_value": NOT_NEGATIVE,  # only the class has it
 }
 FLAGS = ("nesterov", "maximize", "decoupled_weight_decay", "centered", "amsgrad")

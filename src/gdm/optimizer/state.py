@@ -102,7 +102,7 @@ def allocate(params: list[Array], wanted: list[Wanted]) -> list[Array]:
 
 
 # The states that are never negative, and whose root their rule uses: csrc/rules.def (a test compares them).
-SQUARES = ("state_sum", "square_avg", "exp_avg_sq", "max_exp_avg_sq")
+SQUARES = ("state_sum", "square_avg", "exp_avg_sq", "max_exp_avg_sq", "exp_inf", "acc_delta")
 
 
 def scale_of(name: str) -> str:

@@ -5,11 +5,14 @@ numbers derived from them are computed in double precision, then rounded once. T
 values of the parameter and the states. The decorator makes it a function that checks its arguments and works in place.
 """
 
+from ._adadelta import adadelta
 from ._adagrad import adagrad
 from ._adam import adam
+from ._adamax import adamax
 from ._lion import lion
 from ._momentum import momentum
 from ._nadam import nadam
+from ._radam import radam
 from ._reductions import count_nonfinite as count_nonfinite
 from ._reductions import largest_magnitude as largest_magnitude
 from ._reductions import sum_of_squares as sum_of_squares
@@ -20,4 +23,17 @@ from ._signum import signum
 from .formula import names as names
 from .formula import written as written
 
-__all__ = ["adagrad", "adam", "lion", "momentum", "nadam", "rmsprop", "sgd", "sign_sgd", "signum"]
+__all__ = [
+    "adadelta",
+    "adagrad",
+    "adam",
+    "adamax",
+    "lion",
+    "momentum",
+    "nadam",
+    "radam",
+    "rmsprop",
+    "sgd",
+    "sign_sgd",
+    "signum",
+]

@@ -13,15 +13,18 @@ from .state_dict import load_state_dict, to_state_dict
 
 if TYPE_CHECKING:
     from . import functional as functional
-    from .optimizers import SGD, Adagrad, Adam, AdamW, Lion, NAdam, RMSprop, Signum
+    from .optimizers import SGD, Adadelta, Adagrad, Adam, AdamW, Adamax, Lion, NAdam, RAdam, RMSprop, Signum
 
 __all__ = [
     "SGD",
+    "Adadelta",
     "Adagrad",
     "Adam",
     "AdamW",
+    "Adamax",
     "Lion",
     "NAdam",
+    "RAdam",
     "RMSprop",
     "Signum",
     "functional",

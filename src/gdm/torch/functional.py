@@ -42,7 +42,7 @@ from .._checks import Options
 from .lists import Lists, update_lists
 from .tensors import connect
 
-__all__ = ["adagrad", "adam", "adamw", "lion", "nadam", "rmsprop", "sgd", "signum"]
+__all__ = ["adadelta", "adagrad", "adam", "adamax", "adamw", "lion", "nadam", "radam", "rmsprop", "sgd", "signum"]
 
 Tensors = Sequence[torch.Tensor]
 Grads = Sequence["torch.Tensor | None"]
@@ -227,6 +227,73 @@ def nadam(
     states = {"exp_avgs": exp_avgs, "exp_avg_sqs": exp_avg_sqs}
     lists = Lists(params, grads, states, copies, steps, {"mu_products": mu_products})
     update_lists("nadam", lists, options, grad_scale, threads)
+
+
+def radam(
+    params: Tensors,
+    grads: Grads,
+    exp_avgs: Tensors,
+    exp_avg_sqs: Tensors,
+    steps: Steps,
+    *,
+    lr: float = 1e-3,
+    betas: tuple[float, float] = (0.9, 0.999),
+    eps: float = 1e-8,
+    weight_decay: float = 0.0,
+    decoupled_weight_decay: bool = False,
+    maximize: bool = False,
+    grad_scale: float | torch.Tensor | None = None,
+    copies: Copies | None = None,
+    threads: int | None = None,
+) -> None:
+    """``torch.optim.RAdam``. See :mod:`gdm.torch.functional`."""
+    options = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "maximize": maximize}
+    options |= {"decoupled_weight_decay": decoupled_weight_decay}
+    states = {"exp_avgs": exp_avgs, "exp_avg_sqs": exp_avg_sqs}
+    update_lists("radam", Lists(params, grads, states, copies, steps), options, grad_scale, threads)
+
+
+def adamax(
+    params: Tensors,
+    grads: Grads,
+    exp_avgs: Tensors,
+    exp_infs: Tensors,
+    steps: Steps,
+    *,
+    lr: float = 2e-3,
+    betas: tuple[float, float] = (0.9, 0.999),
+    eps: float = 1e-8,
+    weight_decay: float = 0.0,
+    maximize: bool = False,
+    grad_scale: float | torch.Tensor | None = None,
+    copies: Copies | None = None,
+    threads: int | None = None,
+) -> None:
+    """``torch.optim.Adamax``. See :mod:`gdm.torch.functional`."""
+    options = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "maximize": maximize}
+    states = {"exp_avgs": exp_avgs, "exp_infs": exp_infs}
+    update_lists("adamax", Lists(params, grads, states, copies, steps), options, grad_scale, threads)
+
+
+def adadelta(
+    params: Tensors,
+    grads: Grads,
+    square_avgs: Tensors,
+    acc_deltas: Tensors,
+    *,
+    lr: float = 1.0,
+    rho: float = 0.9,
+    eps: float = 1e-6,
+    weight_decay: float = 0.0,
+    maximize: bool = False,
+    grad_scale: float | torch.Tensor | None = None,
+    copies: Copies | None = None,
+    threads: int | None = None,
+) -> None:
+    """``torch.optim.Adadelta``. See :mod:`gdm.torch.functional`."""
+    options = {"lr": lr, "rho": rho, "eps": eps, "weight_decay": weight_decay, "maximize": maximize}
+    states = {"square_avgs": square_avgs, "acc_deltas": acc_deltas}
+    update_lists("adadelta", Lists(params, grads, states, copies), options, grad_scale, threads)
 
 
 def lion(

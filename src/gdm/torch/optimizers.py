@@ -9,7 +9,7 @@ from . import methods
 from .arrange import Described, describe, may_change
 from .native_step import NativeStep
 
-__all__ = ["SGD", "Adagrad", "Adam", "AdamW", "Lion", "NAdam", "RMSprop", "Signum"]
+__all__ = ["SGD", "Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "Lion", "NAdam", "RAdam", "RMSprop", "Signum"]
 
 
 class SGD(NativeStep, torch.optim.SGD):
@@ -159,6 +159,48 @@ class NAdam(NativeStep, torch.optim.NAdam):
     """
 
     _rule = "nadam"
+
+
+class RAdam(NativeStep, torch.optim.RAdam):
+    """RAdam: ``torch.optim.RAdam`` on gdm's kernels.
+
+    Parameters
+    ----------
+    params, lr, betas, eps, weight_decay, decoupled_weight_decay, maximize, capturable, differentiable
+        As for ``torch.optim.RAdam``.
+    foreach, threads, state_dtype, rounding, seed, copies
+        As for :class:`gdm.torch.SGD`, as is everything else. The formula is that of :func:`gdm.radam`.
+    """
+
+    _rule = "radam"
+
+
+class Adamax(NativeStep, torch.optim.Adamax):
+    """Adamax: ``torch.optim.Adamax`` on gdm's kernels.
+
+    Parameters
+    ----------
+    params, lr, betas, eps, weight_decay, maximize, capturable, differentiable
+        As for ``torch.optim.Adamax``.
+    foreach, threads, state_dtype, rounding, seed, copies
+        As for :class:`gdm.torch.SGD`, as is everything else. The formula is that of :func:`gdm.adamax`.
+    """
+
+    _rule = "adamax"
+
+
+class Adadelta(NativeStep, torch.optim.Adadelta):
+    """Adadelta: ``torch.optim.Adadelta`` on gdm's kernels.
+
+    Parameters
+    ----------
+    params, lr, rho, eps, weight_decay, maximize, capturable, differentiable
+        As for ``torch.optim.Adadelta``.
+    foreach, threads, state_dtype, rounding, seed, copies
+        As for :class:`gdm.torch.SGD`, as is everything else. The formula is that of :func:`gdm.adadelta`.
+    """
+
+    _rule = "adadelta"
 
 
 class Lion(NativeStep, methods.Lion):

@@ -33,6 +33,9 @@ GROUPS = {
     "AdamW": ADAM,
     "NAdam": "lr betas eps weight_decay momentum_decay decoupled_weight_decay maximize "
     "foreach capturable differentiable",
+    "RAdam": "lr betas eps weight_decay maximize foreach capturable decoupled_weight_decay differentiable",
+    "Adamax": "lr betas eps weight_decay foreach maximize differentiable capturable",
+    "Adadelta": "lr rho eps weight_decay maximize capturable foreach differentiable",
 }
 STATES = {"velocity": "momentum_buffer", "state_sum": "sum"}  # the others have the same name in both
 # Options that choose how torch computes and do not change the result, with their defaults.
