@@ -60,7 +60,7 @@ VALUES: dict[str, list] = {
     "amsgrad": [False, True],
     "lr_decay": [0.0, 0.1],
     "momentum_decay": [0.004, 0.0, 100.0],
-    "rho": [0.9, 0.0, 1.0],
+    "rho": [0.9, 0.0, 0.5],
 }
 # These change numbers, and not which kernel runs: each case has one of their values, in turn.
 IN_TURN = ("maximize", "step", "eps", "betas", "alpha", "lr_decay", "momentum_decay", "rho")

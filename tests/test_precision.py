@@ -64,6 +64,19 @@ def test_squares_of_small_gradients_vanish_in_float16():
         assert (np.abs(param).max() > 1) == (state_dtype == "float16")
 
 
+def test_adamax_steps_stay_short_with_int8_states():
+    """Where gradients of one block differ much. It divides by exp_inf, which must not be rounded to 0."""
+    rng = np.random.default_rng(0)
+    size = 10.0 ** rng.uniform(-3, 0, 1024)
+    target, param = rng.standard_normal(1024), np.zeros(1024, np.float32)
+    optimizer = gdm.Adamax(param, lr=gdm.schedules.polynomial(0.02, steps=800), state_dtype="int8")
+    for _ in range(800):
+        before = param.copy()
+        optimizer.step((size * (param - target + 0.3 * rng.standard_normal(1024))).astype(np.float32))
+        assert np.abs(param - before).max() < 50 * 0.02
+    assert np.sqrt(np.mean((param - target) ** 2)) < 0.05
+
+
 @pytest.mark.parametrize("state_dtype", [None, "float16", "int8"])
 def test_centered_rmsprop_needs_float32_states(state_dtype):
     rng = np.random.default_rng(0)

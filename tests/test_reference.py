@@ -76,7 +76,7 @@ def radam_rate(lr, betas, step, **others):
     def number(x):
         return Rounded(Fraction(x), np.float64)
 
-    powers = [number(formula.power(beta, step)) for beta in betas]
+    powers = [number(formula.power(betas[0], step)), number(float(Fraction(betas[1]) ** step))]
     one, two, four = number(1), number(2), number(4)
     corrections = [one - x for x in powers]
     rho_inf = two / (one - number(betas[1])) - one
@@ -221,6 +221,16 @@ def test_powers_are_within_a_few_roundings():
             assert formula.power(base, exponent) == pytest.approx(float(exact), rel=1e-13 * exponent**0.5, abs=1e-320)
     for x in (0.0, 1e-12, 0.004, 1.0, 3.1, 7.5, 100.0, 4000.0, 18000.0, 1e6, 1e300, math.inf):
         assert formula.power_of_096(x) == pytest.approx(0.96**x, rel=2e-13, abs=1e-300)
+
+
+def test_a_power_to_nearest_is_rounded_once():
+    rng = np.random.default_rng(1)
+    bases = [0.0, 0.5, 0.9, 0.999, 0.9999, 1 - 1e-9, 1 - 2.0**-53, 0.123456789, *rng.uniform(0.0, 1.0, 20)]
+    for base in (*bases, *(1 - 10.0 ** rng.uniform(-6, -1, 20))):
+        for exponent in (*range(1, 40), 100, 255, 999, 2000):
+            exact = float(Fraction(base) ** exponent)
+            found = formula.power_to_nearest(float(base), exponent)
+            assert found == exact or max(found, exact) < 1e-280  # there, what is left off is too small for a double
 
 
 def test_rounding_is_numpys():

@@ -132,6 +132,25 @@ def test_gdm_walks_torchs_path(backend, name, seed):
     assert all(np.any(x != start) for x, start in zip(params, problem.start, strict=True))
 
 
+@pytest.mark.parametrize("name", ["RAdam", "Adamax", "Adadelta"])
+def test_what_is_not_finite_becomes_what_it_becomes_in_torch(backend, name):
+    """In parameters and states, also after finite gradients have followed. RAdam's fifth step is the last without a
+    root."""
+    special = [np.nan, np.inf, -np.inf, 1e200, -0.0, 0.0, 1.0]
+    for at in (0, 5):
+        param, tensor = np.ones(7), torch.ones(7)
+        ours, theirs = getattr(gdm, name)(param), getattr(torch.optim, name)([tensor], foreach=False)
+        for step in range(8):
+            grad = np.array(special if step == at else [0.5] * 7)
+            ours.step(grad)
+            tensor.grad = torch.from_numpy(grad)
+            theirs.step()
+        np.testing.assert_allclose(param, tensor.numpy(), rtol=1e-12)
+        for key, x in theirs.state[tensor].items():
+            if key != "step":
+                np.testing.assert_allclose(getattr(ours, key), x.numpy(), rtol=1e-12)
+
+
 @pytest.mark.parametrize("name", CLASSES)
 def test_defaults_are_torchs(name):
     """They are torch's, but for SGD's learning rate, which torch has changed over the years."""

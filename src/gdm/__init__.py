@@ -39,7 +39,7 @@ from ._backend import (
 )
 from ._embedding import get_cmake_dir, get_include
 from .errors import CheckpointError, NonFiniteError, OverlapError, StaleBufferError
-from .optimizers import SGD, Adadelta, Adagrad, Adam, AdamW, Adamax, Lion, NAdam, RAdam, RMSprop, Signum
+from .optimizers import SGD, Adadelta, Adagrad, Adam, Adamax, AdamW, Lion, NAdam, RAdam, RMSprop, Signum
 from .reductions import accumulate, count_nonfinite, grad_norm
 
 if TYPE_CHECKING:

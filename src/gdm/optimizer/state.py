@@ -101,7 +101,7 @@ def allocate(params: list[Array], wanted: list[Wanted]) -> list[Array]:
     return carve(memory, [offset + start for start in starts], [x.like for x in wanted], [x.dtype for x in wanted])
 
 
-# The states that are never negative, and whose root their rule uses: csrc/rules.def (a test compares them).
+# The states of the kind `square` in csrc/rules.def: never negative, and divided by or under a root (a test compares).
 SQUARES = ("state_sum", "square_avg", "exp_avg_sq", "max_exp_avg_sq", "exp_inf", "acc_delta")
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .formula import New, arrays, gradient, in_place, power, rates
+from .formula import New, arrays, gradient, in_place, power, power_to_nearest, rates
 
 if TYPE_CHECKING:
     from .._checks import Floats
@@ -90,7 +90,7 @@ def radam(
     """
     p, m, v, g = arrays(param, exp_avg, exp_avg_sq, grad)
     T, (beta1, beta2) = p.dtype.type, betas
-    power2 = power(beta2, step)
+    power2 = power_to_nearest(beta2, step)
     rho_inf = 2.0 / (1.0 - beta2) - 1.0
     rho = rho_inf - 2.0 * float(step) * power2 / (1.0 - power2)
     rate = lr / (1.0 - power(beta1, step))

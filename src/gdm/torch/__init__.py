@@ -13,7 +13,7 @@ from .state_dict import load_state_dict, to_state_dict
 
 if TYPE_CHECKING:
     from . import functional as functional
-    from .optimizers import SGD, Adadelta, Adagrad, Adam, AdamW, Adamax, Lion, NAdam, RAdam, RMSprop, Signum
+    from .optimizers import SGD, Adadelta, Adagrad, Adam, Adamax, AdamW, Lion, NAdam, RAdam, RMSprop, Signum
 
 __all__ = [
     "SGD",

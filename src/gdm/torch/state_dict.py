@@ -1,10 +1,10 @@
 """Converts states of optimizers between gdm and PyTorch: each can continue from a state that the other saved.
 
-This works for :class:`gdm.SGD`, :class:`gdm.Adagrad`, :class:`gdm.RMSprop`, :class:`gdm.Adam`, :class:`gdm.AdamW` and
-:class:`gdm.NAdam`, and the classes of the same names in ``torch.optim``: their formulas are the same, and their steps
-are equal within rounding. (PyTorch's NAdam rounds its product of momenta to the default dtype, usually float32; gdm
-keeps it in float64.) The functions need PyTorch. The optimizers of ``gdm.torch`` need no conversion: they load
-PyTorch's states themselves.
+This works for :class:`gdm.SGD`, :class:`gdm.Adagrad`, :class:`gdm.RMSprop`, :class:`gdm.Adam`, :class:`gdm.AdamW`,
+:class:`gdm.NAdam`, :class:`gdm.RAdam`, :class:`gdm.Adamax` and :class:`gdm.Adadelta`, and the classes of the same names
+in ``torch.optim``: their formulas are the same, and their steps are equal within rounding. (PyTorch's NAdam rounds its
+product of momenta to the default dtype, usually float32; gdm keeps it in float64.) The functions need PyTorch. The
+optimizers of ``gdm.torch`` need no conversion: they load PyTorch's states themselves.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def to_state_dict(optimizer: Optimizer) -> dict[str, Any]:
 
     Parameters
     ----------
-    optimizer : gdm.SGD, gdm.Adagrad, gdm.RMSprop, gdm.Adam, gdm.AdamW or gdm.NAdam
+    optimizer : gdm.SGD, Adagrad, RMSprop, Adam, AdamW, NAdam, RAdam, Adamax or Adadelta
         The optimizer. A schedule is not saved: ``lr`` is the learning rate of the next step, a number.
 
     Returns
@@ -118,7 +118,7 @@ def load_state_dict(optimizer: Optimizer, state_dict: Mapping[str, Any]) -> None
 
     Parameters
     ----------
-    optimizer : gdm.SGD, gdm.Adagrad, gdm.RMSprop, gdm.Adam, gdm.AdamW or gdm.NAdam
+    optimizer : gdm.SGD, Adagrad, RMSprop, Adam, AdamW, NAdam, RAdam, Adamax or Adadelta
         The optimizer, for parameters of the same shapes and dtypes, in the same groups. Its ``lr`` becomes the number
         that torch has, also if it was a schedule. ``foreach``, ``fused``, ``capturable`` and ``differentiable`` are
         ignored, and so is what torch's schedulers add to a group (``initial_lr`` and similar).
