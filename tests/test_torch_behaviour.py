@@ -16,6 +16,7 @@ from torch_cases import (
     FULL,
     OPTIONS,
     OWN,
+    STATE,
     TORCHS,
     Twins,
     assert_close,
@@ -1162,7 +1163,7 @@ def second_group(opt, params) -> type[Exception]:
     opt.add_param_group({"params": [torch.zeros(3, dtype=torch.bfloat16)]})
     last = opt.param_groups[1]["params"][0]
     last.grad = torch.ones(3, dtype=torch.bfloat16)
-    key = {"SGD": "momentum_buffer", "Adagrad": "sum", "RMSprop": "square_avg"}.get(type(opt).__name__, "exp_avg")
+    key = STATE[type(opt).__name__]
     opt.state[last][key] = torch.zeros(2, dtype=torch.bfloat16)
     return Exception
 

@@ -80,6 +80,9 @@ FULL = {
     "Lion": {"weight_decay": 0.1},
     "Signum": {"weight_decay": 0.1},
 }
+# A state of each class.
+STATE = dict.fromkeys(CLASSES, "exp_avg") | {"SGD": "momentum_buffer", "Adagrad": "sum"}
+STATE |= {"RMSprop": "square_avg", "Adadelta": "square_avg"}
 AVERAGES = ["momentum_buffer", "exp_avg", "grad_avg"]  # states in which gradients may cancel each other
 SHAPES = [(7,), (3, 5), (), (40, 3)]
 DTYPES = {"f32": torch.float32, "f64": torch.float64}

@@ -275,7 +275,9 @@ def _options(torch: Any, name: str, i: int, theirs: Mapping[str, Any], ours: Map
     known = [key for key in GROUPS[name].split() if key not in SWITCHES]
     if unknown := [key for key in theirs if key not in (*known, *SWITCHES, *NOTES)]:
         raise CheckpointError(f"{where} the options {unknown}, which torch.optim.{name} does not have")
-    if missing := [key for key in known if key not in theirs and key not in ADDED]:
+    # Adam had amsgrad before decoupled_weight_decay: with the second and without the first, the state is RAdam's.
+    added = ADDED.keys() - ({"amsgrad"} if "decoupled_weight_decay" in theirs else set())
+    if missing := [key for key in known if key not in theirs and key not in added]:
         raise CheckpointError(f"{where} no options {missing}, which torch.optim.{name} has")
     if None not in (theirs.get("name"), ours["name"]) and theirs["name"] != ours["name"]:
         raise CheckpointError(f"{where} the name {theirs['name']!r}; expected {ours['name']!r}")
