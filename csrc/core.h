@@ -35,6 +35,17 @@ enum rule {
     RULES
 };
 
+/* The rules that multiply each parameter's learning rate by a trust ratio, as bits. */
+enum {
+    TRUST_RULES = 0
+#define GDM_TRUST(rule) | 1 << RULE_##rule
+#include "rules.def"
+};
+_Static_assert(RULES < 31, "TRUST_RULES needs a bit for each rule");
+static inline int has_trust(enum rule rule) {
+    return TRUST_RULES >> rule & 1;
+}
+
 /* Buffers: param, grad, lr_scale (or NULL), then the states (NULL for one that is not in use). A kernel does not check
  * them: its caller has done that. */
 enum { PARAM, GRAD, SCALE, STATE, MAX_STATES = 3, MAX_BUFFERS = STATE + MAX_STATES };
@@ -155,6 +166,14 @@ struct rule_info {
 };
 extern const struct rule_info gdm_rules[RULES];
 
+/* The trust ratio that multiplies a parameter's learning rate, from the norms of the parameter and its direction; and
+ * the offset of the option `adapt` in the argument struct. Empty for rules without one. */
+struct trust_info {
+    double (*ratio)(const union args *args, double param_norm, double direction_norm);
+    size_t adapt;
+};
+extern const struct trust_info gdm_trusts[RULES];
+
 /* GDM_OK if n elements of this dtype can be at this address. */
 static inline gdm_status check_buffer(const void *buffer, size_t n, enum dtype dtype) {
     const uintptr_t start = (uintptr_t)buffer;
@@ -254,9 +273,14 @@ typedef void stage_limit(void *out, const void *in, size_t n, double most);
 typedef void stage_average(void *average, const void *param, size_t n, double weight);
 typedef void stage_accumulate(void *total, const void *grad, size_t n, double factor);
 
+/* Writes the direction whose norm a trust ratio needs. Changes no buffer. */
+typedef void direction(void *out, void *const *buffers, size_t n, const void *constants);
+
 struct isa {
     const char *name;
     kernel *const *kernels[RULES][DTYPES]; /* indexed by variant */
+    direction
+        *directions[RULES][DTYPES][2];     /* the second one has coupled decay; NULL for rules without a trust ratio */
     reducer *reducers[REDUCTIONS][DTYPES]; /* indexed by gdm_reduction */
     /* Indexed by storage dtype and compute dtype. NULL where both are the same. */
     stage_load *load[FLOATS][DTYPES];

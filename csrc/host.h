@@ -22,6 +22,10 @@
     static inline void compute_##rule(const gdm_##rule##_args *args, UNUSED struct cache *cache,                       \
                                       struct rule##_constants *out, UNUSED double *scalars)
 
+/* The trust ratio of a parameter, from its norm and that of DIRECTION(rule). */
+#define TRUST(rule)                                                                                                    \
+    static inline double trust_##rule(UNUSED const gdm_##rule##_args *args, double param_norm, double direction_norm)
+
 /* The constants that every rule has; and the bit for coupled decay. */
 #define COMMON_CONSTANTS(args, rate, decoupled)                                                                        \
     .lr = (rate), .weight_decay = (args)->weight_decay, .grad_scale = (args)->maximize ? -1.0 : 1.0,                   \

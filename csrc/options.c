@@ -83,6 +83,16 @@ const struct rule_info gdm_rules[RULES] = {
 #include "rules.def"
 };
 
+#define GDM_TRUST(rule)                                                                                                \
+    static double trust_any_##rule(const union args *args, double param_norm, double direction_norm) {                 \
+        return trust_##rule(&args->rule, param_norm, direction_norm);                                                  \
+    }
+#include "rules.def"
+#define GDM_TRUST(rule) [RULE_##rule] = {trust_any_##rule, offsetof(gdm_##rule##_args, adapt)},
+const struct trust_info gdm_trusts[RULES] = {
+#include "rules.def"
+};
+
 gdm_status gdm_check(enum rule rule, enum dtype dtype, const union args *args, struct choice *out) {
     return gdm_rules[rule].check(args, dtype, out);
 }

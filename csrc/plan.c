@@ -326,6 +326,10 @@ gdm_status gdm_plan_add(gdm_plan *plan, const gdm_entry_args *args, size_t *inde
         plan->own_progress = plan->unsettled = 1;
     }
     include_factor(group, &entry, own.lr_factor);
+    if (has_trust(group->rule)) {
+        entry.own |= OWN_TRUST;
+        plan->has_trust = 1;
+    }
     group->dtypes |= (uint8_t)(1u << entry.dtype);
     *index = plan->count;
     plan->entries[plan->count] = entry;

@@ -20,6 +20,7 @@ _Static_assert(sizeof(struct entry) <= CACHE_LINE, "an entry must fit into one c
 enum {
     OWN_PROGRESS = 1, /* its count of steps or its scalars differ from the group's */
     OWN_FACTOR = 2,   /* its lr_factor is not 1 */
+    OWN_TRUST = 4,    /* its rule has a trust ratio */
 };
 
 /* What is rarely read of an entry. details[i] belongs to entries[i]. */
@@ -27,6 +28,7 @@ struct details {
     uint8_t dtypes[MAX_BUFFERS]; /* in which each buffer is stored */
     uint64_t lag;                /* group->steps minus the entry's own steps, modulo 2^64 */
     double lr_factor;
+    double trust;                /* the trust ratio of the present step, if plan->knows_trust */
     double scalars[MAX_SCALARS]; /* only with OWN_PROGRESS; else the entry uses the group's */
     gdm_buffer copy, average;    /* see gdm_entry_args */
     uint16_t *low_bits;
@@ -99,6 +101,8 @@ struct gdm_plan {
     uint8_t changed;      /* entries have been added since gdm_plan_arrange */
     uint8_t unsettled;    /* counts of steps have been set: the next step must first compare groups and entries */
     uint8_t own_progress; /* some entry may have OWN_PROGRESS */
+    uint8_t has_trust;    /* some entry has OWN_TRUST */
+    uint8_t knows_trust;  /* used during a step: the trust ratios are in `details` */
 };
 
 /* Finds the memory that steps write to, and cuts the work into pieces. Must be called before gdm_plan_run if entries
@@ -126,6 +130,30 @@ gdm_status gdm_plan_decide(gdm_plan *plan);
  * rule and all stages that the plan and the entry ask for. */
 void gdm_update_tiles(const gdm_plan *plan, const struct isa *isa, size_t entry, size_t first, size_t last, kernel *run,
                       const void *constants);
+
+/* What a trust ratio is computed from: all elements of an entry, or the buffers of one update, which all have the
+ * dtype that is computed in. */
+struct vectors {
+    const struct isa *isa;
+    enum rule rule;
+    enum dtype dtype; /* that is computed in */
+    size_t n;
+    direction *run;
+    const void *constants;
+    const gdm_plan *plan; /* NULL: of one update */
+    size_t entry;
+    void *const *buffers;
+};
+
+/* The trust ratio. `args` are those of the rule, checked. */
+double gdm_trust_ratio(const struct vectors *of, const union args *args, unsigned threads, int elsewhere);
+
+/* Loads n elements of an entry's parameter from `first`, a multiple of BLOCK, and computes their direction. */
+void gdm_load_direction(const struct vectors *of, size_t first, size_t n, void *params, void *directions);
+
+/* Runs tasks on several threads: on those of the other pool that the plan may use if `elsewhere`. */
+void gdm_plan_spread(const gdm_plan *plan, unsigned threads, int elsewhere, size_t tasks,
+                     void (*task)(void *context, size_t i), void *context);
 
 /* Whether an entry must be updated tile by tile. */
 int gdm_is_tiled(const struct entry *entry, const struct details *details);

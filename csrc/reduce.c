@@ -3,39 +3,7 @@
 
 #include "fp_mode.h"
 #include "pool.h"
-
-/* ---- combining results ------------------------------------------------------------------------------------------ */
-
-static double combine(gdm_reduction reduction, double a, double b) {
-    if (reduction != GDM_LARGEST_MAGNITUDE) return a + b;
-    return a != a || a > b ? a : b; /* NaN if one of them is NaN */
-}
-
-/* Combines results one by one, in the tree that gdm.h describes. It works like a binary counter: if bit k of count is
- * set, part[k] is the combination of 2^k results in a row. */
-struct tree {
-    double part[64];
-    uint64_t count;
-};
-
-static void add_result(struct tree *tree, gdm_reduction reduction, double result) {
-    int k = 0;
-    for (; tree->count >> k & 1; k++) result = combine(reduction, tree->part[k], result);
-    tree->part[k] = result;
-    tree->count++;
-}
-
-/* All results combined; 0 if there are none. */
-static double total(const struct tree *tree, gdm_reduction reduction) {
-    double sum = 0;
-    int found = 0;
-    for (int k = 0; k < 64; k++)
-        if (tree->count >> k & 1) {
-            sum = found ? combine(reduction, tree->part[k], sum) : tree->part[k];
-            found = 1;
-        }
-    return sum;
-}
+#include "tree.h"
 
 /* ---- one pass over many buffers --------------------------------------------------------------------------------- */
 

@@ -32,25 +32,56 @@ struct own {
     size_t group; /* SIZE_MAX: nothing has been computed yet */
     uint64_t lag;
     double lr_factor, scalars[MAX_SCALARS], next_scalars[MAX_SCALARS];
+    double lr; /* the constant without the trust ratio */
     struct prepared prepared;
 };
 
-static __attribute__((noinline)) const struct own *prepare_own(const gdm_plan *plan, size_t i, struct own *own) {
+/* Computes an entry's trust ratio. `prepared` is what its step needs, but for that ratio. */
+static __attribute__((noinline)) double find_trust(const gdm_plan *plan, size_t i, const struct prepared *prepared,
+                                                   unsigned threads, int elsewhere) {
+    const struct entry *entry = &plan->entries[i];
+    const struct group *group = &plan->groups[entry->group];
+    const struct isa *isa = gdm_active_isa();
+    const struct vectors of = {
+        .isa = isa,
+        .rule = group->rule,
+        .dtype = (enum dtype)entry->dtype,
+        .n = entry->n,
+        .run = isa->directions[group->rule][entry->dtype][prepared->variant & COUPLED_DECAY ? 1 : 0],
+        .constants = &prepared->constants,
+        .plan = plan,
+        .entry = i,
+    };
+    return gdm_trust_ratio(&of, &group->args, threads, elsewhere);
+}
+
+/* Without the trust ratio. */
+static const struct own *prepare_untrusted(const gdm_plan *plan, size_t i, struct own *own) {
     const struct entry *entry = &plan->entries[i];
     const struct details *details = &plan->details[i];
     const struct group *group = &plan->groups[entry->group];
     const double *scalars = entry->own & OWN_PROGRESS ? details->scalars : group->scalars;
     const size_t bytes = gdm_rules[group->rule].scalars * sizeof *scalars;
-    if (own->group == entry->group && own->lag == details->lag && own->lr_factor == details->lr_factor &&
-        !memcmp(own->scalars, scalars, bytes))
-        return own;
-    union args args = group->args;
-    args.any.lr *= details->lr_factor;
-    own->group = entry->group;
-    own->lag = details->lag;
-    own->lr_factor = details->lr_factor;
-    memcpy(own->scalars, scalars, bytes);
-    prepare(plan, group, &args, NULL, group->steps - details->lag, own->scalars, &own->prepared, own->next_scalars);
+    if (own->group != entry->group || own->lag != details->lag || own->lr_factor != details->lr_factor ||
+        memcmp(own->scalars, scalars, bytes)) {
+        union args args = group->args;
+        args.any.lr *= details->lr_factor;
+        own->group = entry->group;
+        own->lag = details->lag;
+        own->lr_factor = details->lr_factor;
+        memcpy(own->scalars, scalars, bytes);
+        prepare(plan, group, &args, NULL, group->steps - details->lag, own->scalars, &own->prepared, own->next_scalars);
+        own->lr = own->prepared.constants.any.lr;
+    }
+    return own;
+}
+
+static __attribute__((noinline)) const struct own *prepare_own(const gdm_plan *plan, size_t i, struct own *own) {
+    prepare_untrusted(plan, i, own);
+    if (plan->entries[i].own & OWN_TRUST) {
+        const double trust = plan->knows_trust ? plan->details[i].trust : find_trust(plan, i, &own->prepared, 1, 0);
+        own->prepared.constants.any.lr = own->lr * trust;
+    }
     return own;
 }
 
@@ -118,14 +149,48 @@ static unsigned threads_for(const gdm_plan *plan, int *elsewhere) {
     return others ? others : gdm_pool_threads_for(plan->bytes, most);
 }
 
+void gdm_plan_spread(const gdm_plan *plan, unsigned threads, int elsewhere, size_t tasks,
+                     void (*task)(void *context, size_t i), void *context) {
+    if (elsewhere)
+        gdm_pool_run_on(plan->spread, plan->host, threads, tasks, task, context);
+    else
+        gdm_pool_run(threads, tasks, task, context);
+}
+
+/* Computes the trust ratios of the entries that are not cut into several pieces. */
+static void find_trusts_of_piece(void *context, size_t piece) {
+    gdm_plan *plan = context;
+    const struct piece *from = &plan->pieces[piece], *to = from + 1;
+    struct own own;
+    own.group = SIZE_MAX;
+    for (size_t i = from->entry + (from->element > 0); i < to->entry && i < plan->count; i++)
+        if (plan->entries[i].own & OWN_TRUST && plan->entries[i].data[GRAD])
+            plan->details[i].trust = find_trust(plan, i, &prepare_untrusted(plan, i, &own)->prepared, 1, 0);
+}
+
+/* Computes all trust ratios. An entry that is cut into pieces needs its ratio before any of them is updated. */
+static __attribute__((cold)) void find_trusts(gdm_plan *plan, unsigned threads, int elsewhere) {
+    struct own own;
+    own.group = SIZE_MAX;
+    gdm_plan_spread(plan, threads, elsewhere, plan->piece_count, find_trusts_of_piece, plan);
+    for (size_t k = 0, last = SIZE_MAX; k < plan->piece_count; k++) {
+        const size_t i = plan->pieces[k].entry;
+        if (!plan->pieces[k].element || i == last) continue; /* not cut, or done */
+        last = i;
+        if (plan->entries[i].own & OWN_TRUST && plan->entries[i].data[GRAD])
+            plan->details[i].trust =
+                find_trust(plan, i, &prepare_untrusted(plan, i, &own)->prepared, threads, elsewhere);
+    }
+    plan->knows_trust = 1;
+}
+
 /* The same on several threads. Not inlined into gdm_plan_run, so that a step of one small entry has a small frame. */
-static __attribute__((noinline)) int update_together(const gdm_plan *plan, const struct isa *isa, unsigned threads,
+static __attribute__((noinline)) int update_together(gdm_plan *plan, const struct isa *isa, unsigned threads,
                                                      int elsewhere) {
     struct walk walk = {plan, isa, 0};
-    if (elsewhere)
-        gdm_pool_run_on(plan->spread, plan->host, threads, plan->piece_count, update_piece, &walk);
-    else
-        gdm_pool_run(threads, plan->piece_count, update_piece, &walk);
+    if (plan->has_trust) find_trusts(plan, threads, elsewhere);
+    gdm_plan_spread(plan, threads, elsewhere, plan->piece_count, update_piece, &walk);
+    plan->knows_trust = 0;
     return atomic_load_explicit(&walk.left_out, memory_order_relaxed);
 }
 

@@ -68,7 +68,7 @@ static void *load(const struct tiles *all, size_t k, size_t first, size_t n) {
     const unsigned dtype = all->details->dtypes[k], computed_in = all->entry->dtype;
     void *stored = place(all->entry->data[k], dtype, first), *wide = all->scratch + k * APART;
     if (is_direct(all, k)) return stored;
-    if (dtype == INT8)
+    if (k >= STATE && dtype == INT8)
         all->isa->load_int8[kind_of(all, k)][computed_in](wide, stored,
                                                           all->details->scales[k - STATE] + first / SCALE_BLOCK, n);
     else if (k == PARAM && all->details->low_bits)
@@ -144,6 +144,29 @@ static void update_tile(const struct tiles *all, size_t first, size_t n) {
     if (all->plan->stages.clear) {
         const unsigned dtype = all->details->dtypes[GRAD];
         memset(place(all->entry->data[GRAD], dtype, first), 0, n * size_of((enum dtype)dtype));
+    }
+}
+
+void gdm_load_direction(const struct vectors *of, size_t first, size_t n, void *params, void *directions) {
+    _Alignas(CACHE_LINE) char scratch[(MAX_BUFFERS + 1) * APART];
+    const struct entry *entry = &of->plan->entries[of->entry];
+    const struct tiles all = {
+        .plan = of->plan,
+        .isa = of->isa,
+        .entry = entry,
+        .details = &of->plan->details[of->entry],
+        .used = of->plan->groups[entry->group].choice.used,
+        .scratch = scratch,
+    };
+    const size_t itemsize = size_of(of->dtype), tile = TILE / itemsize;
+    for (size_t done = 0; done < n; done += tile) {
+        const size_t count = n - done < tile ? n - done : tile;
+        void *buffers[MAX_BUFFERS];
+        for (size_t k = 0; k < MAX_BUFFERS; k++)
+            buffers[k] = k != GRAD && is_used(&all, k) ? load(&all, k, first + done, count) : NULL;
+        buffers[GRAD] = (void *)load_grad(&all, first + done, count);
+        of->run((char *)directions + done * itemsize, buffers, count, of->constants);
+        memcpy((char *)params + done * itemsize, buffers[PARAM], count * itemsize);
     }
 }
 

@@ -2,6 +2,7 @@
 #include "host.h"
 
 #include "fp_mode.h"
+#include "plan.h"
 #include "pool.h"
 
 /* ---- buffers ---------------------------------------------------------------------------------------------------- */
@@ -51,9 +52,26 @@ static void update_piece(void *context, size_t i) {
               update->constants);
 }
 
+/* The learning rate times the trust ratio. */
+static __attribute__((noinline)) double trusted_lr(enum rule rule, enum dtype dtype, void *const *buffers, size_t n,
+                                                   const union args *args, const struct prepared *prepared,
+                                                   unsigned threads) {
+    const struct isa *isa = gdm_active_isa();
+    const struct vectors of = {
+        .isa = isa,
+        .rule = rule,
+        .dtype = dtype,
+        .n = n,
+        .run = isa->directions[rule][dtype][prepared->variant & COUPLED_DECAY ? 1 : 0],
+        .constants = &prepared->constants,
+        .buffers = buffers,
+    };
+    return prepared->constants.any.lr * gdm_trust_ratio(&of, args, threads, 0);
+}
+
 /* Checks the buffers and runs the kernel. */
 static inline gdm_status run_checked(enum rule rule, enum dtype dtype, size_t states, void *const *given, size_t n,
-                                     unsigned used, const struct prepared *prepared) {
+                                     unsigned used, const union args *args, struct prepared *prepared) {
     const struct isa *isa = gdm_active_isa();
     const size_t itemsize = size_of(dtype);
     void *buffers[MAX_BUFFERS] = {given[PARAM], given[GRAD], given[SCALE]};
@@ -70,6 +88,7 @@ static inline gdm_status run_checked(enum rule rule, enum dtype dtype, size_t st
     kernel *const kernel = isa->kernels[rule][dtype][prepared->variant | (buffers[SCALE] ? HAS_LR_SCALE : 0)];
     unsigned threads = 1;
     if (n >= 2 * PIECE) threads = gdm_pool_threads_for(n * itemsize * count, (unsigned)gdm_get_num_threads());
+    if (has_trust(rule)) prepared->constants.any.lr = trusted_lr(rule, dtype, buffers, n, args, prepared, threads);
     if (threads > 1) {
         struct update update = {kernel, buffers, alike[dtype], &prepared->constants, n};
         gdm_pool_run(threads, (n + PIECE - 1) / PIECE, update_piece, &update);
@@ -86,7 +105,7 @@ gdm_status gdm_run(enum rule rule, enum dtype dtype, void *const *buffers, size_
     double scalars[MAX_SCALARS];
     prepared.variant = choice->variant;
     info->compute(args, NULL, &prepared.constants, scalars);
-    const gdm_status status = run_checked(rule, dtype, info->states, buffers, n, choice->used, &prepared);
+    const gdm_status status = run_checked(rule, dtype, info->states, buffers, n, choice->used, args, &prepared);
     for (unsigned k = 0; !status && k < info->scalars; k++)
         **(double *const *)((const char *)args + info->scalar[k]) = scalars[k];
     return status;
@@ -119,7 +138,8 @@ gdm_status gdm_run(enum rule rule, enum dtype dtype, void *const *buffers, size_
                                      GDM_STATES_##rule(POINTER, OPTIONAL_POINTER)};                                    \
             prepared.variant = choice.variant;                                                                         \
             compute_##rule(args, NULL, &prepared.constants.rule, scalars);                                             \
-            status = run_checked(RULE_##rule, dtype, states, buffers, n, choice.used, &prepared);                      \
+            status =                                                                                                   \
+                run_checked(RULE_##rule, dtype, states, buffers, n, choice.used, (const union args *)args, &prepared); \
         }                                                                                                              \
         if (!status) {                                                                                                 \
             const double *next = scalars;                                                                              \

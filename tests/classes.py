@@ -34,6 +34,12 @@ CASES = {
     "Adamax": [{}, {"betas": (0.5, 0.7), "eps": 1e-3, "maximize": True}, {"weight_decay": 0.1}],
     "Adadelta": [{}, {"rho": 0.5, "eps": 1e-3, "maximize": True}, {"weight_decay": 0.1}],
     "Lion": [{}, {"weight_decay": 0.1, "betas": (0.8, 0.9)}],
+    "LARS": [
+        {"trust_coefficient": 0.1},
+        {"trust_coefficient": 0.1, "weight_decay": 0.1, "momentum": 0.0},
+        {"adapt": False, "weight_decay": 0.1, "maximize": True},
+    ],
+    "LAMB": [{}, {"weight_decay": 0.1, "eps": 1e-3}, {"adapt": False, "weight_decay": 0.1, "maximize": True}],
     "Signum": [
         {},
         {"momentum": 0.0, "weight_decay": 0.1},

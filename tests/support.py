@@ -58,12 +58,14 @@ VALUES: dict[str, list] = {
     "alpha": [0.99, 0.9],
     "centered": [False, True],
     "amsgrad": [False, True],
+    "adapt": [False, True],
+    "trust_coefficient": [0.001, 0.0, 2.0],
     "lr_decay": [0.0, 0.1],
     "momentum_decay": [0.004, 0.0, 100.0],
     "rho": [0.9, 0.0, 0.5],
 }
 # These change numbers, and not which kernel runs: each case has one of their values, in turn.
-IN_TURN = ("maximize", "step", "eps", "betas", "alpha", "lr_decay", "momentum_decay", "rho")
+IN_TURN = ("maximize", "step", "eps", "betas", "alpha", "lr_decay", "momentum_decay", "rho", "trust_coefficient")
 
 
 def has(rule: str, option: str) -> bool:

@@ -89,6 +89,8 @@ SECTIONS = {
     "Adamax": gdm.Adamax,
     "Adadelta": gdm.Adadelta,
     "Lion": gdm.Lion,
+    "LARS": gdm.LARS,
+    "LAMB": gdm.LAMB,
     "Signum, and signSGD": gdm.Signum,
 }
 EVERYWHERE = {"params", "maximize", "lr_scale", "threads", "around"}  # said once for all

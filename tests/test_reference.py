@@ -107,7 +107,7 @@ def exact_update(rule, arrays, options, dtype):
         shares = once(beta1), once(beta2)
     if rule == "adagrad":
         rate = double(lr / double(1 + double((options["step"] - 1) * Fraction(options["lr_decay"]))))
-    if rule in ("adam", "nadam"):
+    if rule in ("adam", "nadam", "lamb"):
         powers = [Fraction(formula.power(float(beta), options["step"])) for beta in (beta1, beta2)]
         left = Rounded(double(1 - powers[1]), np.float64).sqrt()
         root = once(double(1 / left.value))
@@ -117,6 +117,8 @@ def exact_update(rule, arrays, options, dtype):
         rate, rectified = radam_rate(**options)
     if rule == "adamax":
         rate = double(lr / double(1 - Fraction(formula.power(float(beta1), options["step"]))))
+    if rule == "lamb":
+        corrected = once(double(1 / double(1 - powers[0])))
     if rule == "nadam":
         momenta = []
         for t in (options["step"], options["step"] + 1):
@@ -125,13 +127,33 @@ def exact_update(rule, arrays, options, dtype):
         product = double(Fraction(0.7) * momenta[0])
         now = once(double(double(1 - momenta[0]) / double(1 - product)))
         ahead = once(double(momenta[1] / double(1 - double(product * momenta[1]))))
-    keep, eta, one = once(double(1 - shrink)), once(rate), once(1)
     eps, mu = once(options.get("eps", 0)), once(options.get("momentum", 0))
+
+    def lamb(p, g, m, v):
+        m, v = shares[0] * m + rests[0] * g, shares[1] * v + rests[1] * (g * g)
+        u = (m * corrected) / (v.sqrt() * root + eps)
+        return m, v, u + once(decay) * p if decay else u
+
+    def trust(directions):
+        norms = [formula.norm(x) for x in (arrays["param"], np.array([float(x.value) for x in directions], dtype))]
+        if not (options["adapt"] and all(norms)):
+            return 1
+        size, step = (Fraction(x) for x in norms)
+        if rule == "lamb":
+            return double(size / step)
+        return double(double(Fraction(options["trust_coefficient"]) * size) / double(step + double(decay * size)))
+
+    if rule in ("lars", "lamb"):
+        names = ("param", "grad") if rule == "lars" else ("param", "grad", "exp_avg", "exp_avg_sq")
+        elements = [[Rounded(x, dtype) for x in row] for row in zip(*(arrays[name] for name in names), strict=True)]
+        signed = [(p, -g if options["maximize"] else g, *more) for p, g, *more in elements]
+        rate = double(lr * trust([x[1] if rule == "lars" else lamb(*x)[2] for x in signed]))
+    keep, eta, one = once(double(1 - shrink)), once(rate), once(1)
     new = []
     for elements in zip(*arrays.values(), strict=True):
         b = dict(zip(arrays, (Rounded(x, dtype) for x in elements), strict=True))
         p, g = b["param"], -b["grad"] if options["maximize"] else b["grad"]
-        if decay and not decoupled:
+        if decay and not decoupled and rule != "lamb":
             g = g + once(decay) * p
         if "lr_scale" in b:
             eta, keep = once(rate) * b["lr_scale"], one - once(shrink) * b["lr_scale"]
@@ -178,6 +200,12 @@ def exact_update(rule, arrays, options, dtype):
             delta = ((b["acc_delta"] + eps) / (s + eps)).sqrt() * g
             b["acc_delta"] = rho * b["acc_delta"] + rest * (delta * delta)
             p = p - eta * delta
+        elif rule == "lamb":
+            b["exp_avg"], b["exp_avg_sq"], u = lamb(p, g, b["exp_avg"], b["exp_avg_sq"])
+            p = p - eta * u
+        elif rule == "lars":
+            v = b["velocity"] = mu * b["velocity"] + eta * g
+            p = p - v
         elif rule == "lion":
             x = shares[0] * b["exp_avg"] + rests[0] * g
             p = p - eta * sign(x)

@@ -63,21 +63,22 @@ typedef enum gdm_status {
     GDM_ERR_NONFINITE = 13,  /* a gradient is NaN or infinite, and the plan is to refuse that */
     GDM_ERR_STEP_ARGS = 14,  /* a field of gdm_step_args is out of range */
     /* >>> statuses: written by tools/generate.py from csrc/rules.def */
-    GDM_ERR_LR = 16,             /* lr must be finite and not negative */
-    GDM_ERR_MOMENTUM = 17,       /* momentum must be in [0, 1) */
-    GDM_ERR_DAMPENING = 18,      /* dampening must be in [0, 1], and 0 with nesterov or the classic form */
-    GDM_ERR_WEIGHT_DECAY = 19,   /* weight_decay must be finite and not negative */
-    GDM_ERR_NESTEROV = 20,       /* nesterov needs momentum > 0 */
-    GDM_ERR_FORM = 21,           /* form must be GDM_FORM_TORCH or GDM_FORM_CLASSIC */
-    GDM_ERR_STEP = 22,           /* step must be at least 1 */
-    GDM_ERR_EPS = 23,            /* eps must be finite and not negative */
-    GDM_ERR_BETAS = 24,          /* betas must each be in [0, 1) */
-    GDM_ERR_ALPHA = 25,          /* alpha must be in [0, 1) */
-    GDM_ERR_LR_DECAY = 26,       /* lr_decay must be finite and not negative */
-    GDM_ERR_MOMENTUM_DECAY = 27, /* momentum_decay must be finite and not negative */
-    GDM_ERR_MU_PRODUCT = 28,     /* mu_product must point to a number in [0, 1] */
-    GDM_ERR_LR_SCALE = 29,       /* lr_scale must be given to a plan by gdm_plan_set_lr_scale */
-    GDM_ERR_RHO = 30,            /* rho must be in [0, 1] */
+    GDM_ERR_LR = 16,                /* lr must be finite and not negative */
+    GDM_ERR_MOMENTUM = 17,          /* momentum must be in [0, 1) */
+    GDM_ERR_DAMPENING = 18,         /* dampening must be in [0, 1], and 0 with nesterov or the classic form */
+    GDM_ERR_WEIGHT_DECAY = 19,      /* weight_decay must be finite and not negative */
+    GDM_ERR_NESTEROV = 20,          /* nesterov needs momentum > 0 */
+    GDM_ERR_FORM = 21,              /* form must be GDM_FORM_TORCH or GDM_FORM_CLASSIC */
+    GDM_ERR_STEP = 22,              /* step must be at least 1 */
+    GDM_ERR_EPS = 23,               /* eps must be finite and not negative */
+    GDM_ERR_BETAS = 24,             /* betas must each be in [0, 1) */
+    GDM_ERR_ALPHA = 25,             /* alpha must be in [0, 1) */
+    GDM_ERR_LR_DECAY = 26,          /* lr_decay must be finite and not negative */
+    GDM_ERR_MOMENTUM_DECAY = 27,    /* momentum_decay must be finite and not negative */
+    GDM_ERR_MU_PRODUCT = 28,        /* mu_product must point to a number in [0, 1] */
+    GDM_ERR_LR_SCALE = 29,          /* lr_scale must be given to a plan by gdm_plan_set_lr_scale */
+    GDM_ERR_RHO = 30,               /* rho must be in [0, 1] */
+    GDM_ERR_TRUST_COEFFICIENT = 31, /* trust_coefficient must be finite and not negative */
     /* <<< statuses */
 } gdm_status;
 
@@ -434,6 +435,65 @@ gdm_status gdm_adadelta_f32(float *param, float *square_avg, float *acc_delta, c
                             const gdm_adadelta_args *args);
 gdm_status gdm_adadelta_f64(double *param, double *square_avg, double *acc_delta, const double *grad, size_t n,
                             const gdm_adadelta_args *args);
+
+/* ---- LARS: momentum, with a learning rate for each parameter -------------------------------------------------------
+ *
+ *     trust = trust_coefficient * |p| / (|g| + weight_decay * |p|)          1 if |p| or |g| is 0, or without adapt
+ *     g     = g + weight_decay * p
+ *     v     = momentum * v + lr * trust * g                                 v is velocity
+ *     p     = p - v
+ *
+ * |x| is the norm of the whole parameter or gradient: the root of gdm_reduce's sum of squares.
+ *
+ * Source: Y. You, I. Gitman, B. Ginsburg, "Large batch training of convolutional networks", 2017.
+ */
+typedef struct gdm_lars_args {
+    size_t size;              /* sizeof(gdm_lars_args) */
+    double lr;                /* the learning rate, >= 0 */
+    double momentum;          /* how much of the velocity or of exp_avg is kept, in [0, 1) */
+    double weight_decay;      /* the weight decay, >= 0 */
+    double trust_coefficient; /* the factor of the trust ratio, >= 0 */
+    int adapt;                /* multiply the learning rate by the trust ratio; 0 is for biases, for example */
+    int maximize;             /* go up the gradient instead of down */
+    const void *lr_scale;     /* NULL, or n factors of the learning rate, of the element type; only read */
+} gdm_lars_args;
+
+#define GDM_LARS_DEFAULTS {sizeof(gdm_lars_args), 0.001, 0.9, 0, 0.001, 1, 0, NULL}
+
+gdm_status gdm_lars_f32(float *param, float *velocity, const float *grad, size_t n, const gdm_lars_args *args);
+gdm_status gdm_lars_f64(double *param, double *velocity, const double *grad, size_t n, const gdm_lars_args *args);
+
+/* ---- LAMB: Adam, with a learning rate for each parameter -----------------------------------------------------------
+ *
+ *     m     = beta1 * m + (1 - beta1) * g                                   m is exp_avg
+ *     v     = beta2 * v + (1 - beta2) * (g * g)                             v is exp_avg_sq
+ *     u     = (m / (1 - beta1^step)) / (sqrt(v) / sqrt(1 - beta2^step) + eps) + weight_decay * p
+ *     trust = |p| / |u|                                                     1 if |p| or |u| is 0, or without adapt
+ *     p     = p - lr * trust * u
+ *
+ * |x| is the norm of the whole parameter: the root of gdm_reduce's sum of squares. The kernel multiplies by
+ * 1 / (1 - beta1^step) and 1 / sqrt(1 - beta2^step), which are computed once for a step.
+ *
+ * Source: Y. You et al., "Large batch optimization for deep learning: training BERT in 76 minutes", 2020.
+ */
+typedef struct gdm_lamb_args {
+    size_t size;          /* sizeof(gdm_lamb_args) */
+    double lr;            /* the learning rate, >= 0 */
+    double betas[2];      /* how much of each average is kept, each in [0, 1) */
+    double eps;           /* added to the denominator, >= 0 */
+    double weight_decay;  /* the weight decay, >= 0 */
+    int adapt;            /* multiply the learning rate by the trust ratio; 0 is for biases, for example */
+    int maximize;         /* go up the gradient instead of down */
+    uint64_t step;        /* the number of this step, from 1; a plan counts its steps itself */
+    const void *lr_scale; /* NULL, or n factors of the learning rate, of the element type; only read */
+} gdm_lamb_args;
+
+#define GDM_LAMB_DEFAULTS {sizeof(gdm_lamb_args), 0.001, {0.9, 0.999}, 1e-6, 0, 1, 0, 0, NULL}
+
+gdm_status gdm_lamb_f32(float *param, float *exp_avg, float *exp_avg_sq, const float *grad, size_t n,
+                        const gdm_lamb_args *args);
+gdm_status gdm_lamb_f64(double *param, double *exp_avg, double *exp_avg_sq, const double *grad, size_t n,
+                        const gdm_lamb_args *args);
 /* <<< rules */
 
 /* ---- Buffers --------------------------------------------------------------------------------------------------- */
@@ -501,6 +561,8 @@ typedef enum gdm_rule {
     GDM_RULE_RADAM = 9,
     GDM_RULE_ADAMAX = 10,
     GDM_RULE_ADADELTA = 11,
+    GDM_RULE_LARS = 12,
+    GDM_RULE_LAMB = 13,
     /* <<< rule numbers */
 } gdm_rule;
 

@@ -46,6 +46,10 @@
     X(adamax_f64, status)                                                                                              \
     X(adadelta_f32, status)                                                                                            \
     X(adadelta_f64, status)                                                                                            \
+    X(lars_f32, status)                                                                                                \
+    X(lars_f64, status)                                                                                                \
+    X(lamb_f32, status)                                                                                                \
+    X(lamb_f64, status)                                                                                                \
     X(plan_create, status)                                                                                             \
     X(plan_destroy, number)                                                                                            \
     X(plan_add_group, status)                                                                                          \
@@ -162,6 +166,10 @@ static inline int gdm_import(void) {
 #define gdm_adamax_f64 gdm_imported.adamax_f64
 #define gdm_adadelta_f32 gdm_imported.adadelta_f32
 #define gdm_adadelta_f64 gdm_imported.adadelta_f64
+#define gdm_lars_f32 gdm_imported.lars_f32
+#define gdm_lars_f64 gdm_imported.lars_f64
+#define gdm_lamb_f32 gdm_imported.lamb_f32
+#define gdm_lamb_f64 gdm_imported.lamb_f64
 #define gdm_plan_create gdm_imported.plan_create
 #define gdm_plan_destroy gdm_imported.plan_destroy
 #define gdm_plan_add_group gdm_imported.plan_add_group

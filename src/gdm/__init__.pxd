@@ -42,6 +42,7 @@ cdef extern from "gdm/import.h" nogil:
         ERR_MU_PRODUCT "GDM_ERR_MU_PRODUCT"
         ERR_LR_SCALE "GDM_ERR_LR_SCALE"
         ERR_RHO "GDM_ERR_RHO"
+        ERR_TRUST_COEFFICIENT "GDM_ERR_TRUST_COEFFICIENT"
 
     ctypedef enum form "gdm_form":
         FORM_TORCH "GDM_FORM_TORCH"
@@ -67,6 +68,8 @@ cdef extern from "gdm/import.h" nogil:
         RULE_RADAM "GDM_RULE_RADAM"
         RULE_ADAMAX "GDM_RULE_ADAMAX"
         RULE_ADADELTA "GDM_RULE_ADADELTA"
+        RULE_LARS "GDM_RULE_LARS"
+        RULE_LAMB "GDM_RULE_LAMB"
 
     ctypedef enum rounding "gdm_rounding":
         NEAREST "GDM_NEAREST"
@@ -203,6 +206,27 @@ cdef extern from "gdm/import.h" nogil:
         int maximize
         const void *lr_scale
 
+    ctypedef struct lars_args "gdm_lars_args":
+        size_t size
+        double lr
+        double momentum
+        double weight_decay
+        double trust_coefficient
+        int adapt
+        int maximize
+        const void *lr_scale
+
+    ctypedef struct lamb_args "gdm_lamb_args":
+        size_t size
+        double lr
+        double betas[2]
+        double eps
+        double weight_decay
+        int adapt
+        int maximize
+        uint64_t step
+        const void *lr_scale
+
     ctypedef struct buffer "gdm_buffer":
         void *data
         dtype dtype
@@ -274,6 +298,10 @@ cdef extern from "gdm/import.h" nogil:
     status adamax_f64 "gdm_adamax_f64"(double *param, double *exp_avg, double *exp_inf, const double *grad, size_t n, const adamax_args *args) noexcept
     status adadelta_f32 "gdm_adadelta_f32"(float *param, float *square_avg, float *acc_delta, const float *grad, size_t n, const adadelta_args *args) noexcept
     status adadelta_f64 "gdm_adadelta_f64"(double *param, double *square_avg, double *acc_delta, const double *grad, size_t n, const adadelta_args *args) noexcept
+    status lars_f32 "gdm_lars_f32"(float *param, float *velocity, const float *grad, size_t n, const lars_args *args) noexcept
+    status lars_f64 "gdm_lars_f64"(double *param, double *velocity, const double *grad, size_t n, const lars_args *args) noexcept
+    status lamb_f32 "gdm_lamb_f32"(float *param, float *exp_avg, float *exp_avg_sq, const float *grad, size_t n, const lamb_args *args) noexcept
+    status lamb_f64 "gdm_lamb_f64"(double *param, double *exp_avg, double *exp_avg_sq, const double *grad, size_t n, const lamb_args *args) noexcept
     status plan_create "gdm_plan_create"(plan **plan) noexcept
     void plan_destroy "gdm_plan_destroy"(plan *plan) noexcept
     status plan_add_group "gdm_plan_add_group"(plan *plan, rule rule, const void *args, size_t *group) noexcept

@@ -24,6 +24,8 @@ from ._backend import (
     c_functions,
     get_num_threads,
     isa,
+    lamb,
+    lars,
     lion,
     momentum,
     nadam,
@@ -39,7 +41,7 @@ from ._backend import (
 )
 from ._embedding import get_cmake_dir, get_include
 from .errors import CheckpointError, NonFiniteError, OverlapError, StaleBufferError
-from .optimizers import SGD, Adadelta, Adagrad, Adam, Adamax, AdamW, Lion, NAdam, RAdam, RMSprop, Signum
+from .optimizers import LAMB, LARS, SGD, Adadelta, Adagrad, Adam, Adamax, AdamW, Lion, NAdam, RAdam, RMSprop, Signum
 from .reductions import accumulate, count_nonfinite, grad_norm
 
 if TYPE_CHECKING:
@@ -51,6 +53,8 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "LAMB",
+    "LARS",
     "SGD",
     "Adadelta",
     "Adagrad",
@@ -80,6 +84,8 @@ __all__ = [
     "get_num_threads",
     "grad_norm",
     "isa",
+    "lamb",
+    "lars",
     "lion",
     "momentum",
     "nadam",

@@ -68,9 +68,10 @@ REALS = {
     "lr_decay": NOT_NEGATIVE,
     "momentum_decay": NOT_NEGATIVE,
     "rho": UP_TO_ONE,
+    "trust_coefficient": NOT_NEGATIVE,
     "initial_accumulator_value": NOT_NEGATIVE,  # only the class has it
 }
-FLAGS = ("nesterov", "maximize", "decoupled_weight_decay", "centered", "amsgrad")
+FLAGS = ("nesterov", "maximize", "decoupled_weight_decay", "centered", "amsgrad", "adapt")
 # Some states exist only if an option is not 0.
 OPTIONAL_STATES = {"grad_avg": "centered", "momentum_buffer": "momentum", "max_exp_avg_sq": "amsgrad"}
 

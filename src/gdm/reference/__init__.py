@@ -9,6 +9,8 @@ from ._adadelta import adadelta
 from ._adagrad import adagrad
 from ._adam import adam
 from ._adamax import adamax
+from ._lamb import lamb
+from ._lars import lars
 from ._lion import lion
 from ._momentum import momentum
 from ._nadam import nadam
@@ -28,6 +30,8 @@ __all__ = [
     "adagrad",
     "adam",
     "adamax",
+    "lamb",
+    "lars",
     "lion",
     "momentum",
     "nadam",

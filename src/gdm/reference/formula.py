@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, ParamSpec
 
@@ -10,6 +11,7 @@ import numpy as np
 
 from .. import _checks
 from .._checks import Array
+from ._reductions import sum_of_squares
 
 if TYPE_CHECKING:
     from .._checks import Floats
@@ -97,6 +99,11 @@ def gradient(p: Array, g: Array, maximize: bool, decay: float) -> Array:
     T = p.dtype.type
     g = T(-1.0 if maximize else 1.0) * g
     return g + T(decay) * p if decay != 0 else g
+
+
+def norm(x: Array) -> float:
+    """The root of the sum of the squares of all elements."""
+    return math.sqrt(sum_of_squares([x]))
 
 
 def sign(x: Array) -> Array:
