@@ -182,6 +182,19 @@ def test_states_can_be_read(state_dtype):
     np.testing.assert_allclose(roots, np.sqrt(wide.exp_avg_sq), atol=0.01 * roots.max())
 
 
+@pytest.mark.parametrize("param", DTYPES)
+def test_a_factor_for_each_element_is_as_wide_as_the_arithmetic(param, tmp_path):
+    """0.1 is used as float32 has it, not as the parameter's dtype would round it; and it can be saved."""
+    factors = np.array([0.1, 1.0, 0.0], np.float32)
+    theta = np.zeros(3, DTYPES[param])
+    opt = gdm.SGD([theta], lr=1.0, lr_scale=[factors])
+    opt.step([np.full(3, -1.0, np.float32)])
+    np.testing.assert_array_equal(theta, factors.astype(theta.dtype))
+    opt.save(tmp_path / "state")
+    opt.load(tmp_path / "state")
+    assert opt.groups[0].lr_scale[0].dtype == (np.float64 if param == "float64" else np.float32)
+
+
 def test_stochastic_rounding_arrives_where_nearest_stalls():
     results = {}
     for rounding in ("nearest", "stochastic"):

@@ -10,6 +10,7 @@ import numpy as np
 
 from .. import _checks, _foreign, reference
 from .._checks import Array, Options
+from .around import computed_in
 from .layout import Layout
 
 Rate = float | Callable[[int], float]  # a learning rate, or a schedule of it
@@ -122,13 +123,16 @@ def check_lr_scale(layout: Layout, index: int, scale: Any, params: list[Array]) 
 
 
 def _factor_array(name: str, x: Any, param: Array) -> Array:
-    """A copy of an array of factors, broadcast to the parameter's shape, in the parameter's order in memory."""
+    """A copy of an array of factors, broadcast to the parameter's shape, in its order in memory.
+
+    It has the dtype of the arithmetic, also if the parameter is narrower.
+    """
     x = _foreign.view(name, x)[0] if _foreign.needs_view(x) else x
     try:
-        given = np.asarray(x, dtype=param.dtype)
+        given = np.asarray(x, dtype=computed_in(param))
     except (TypeError, ValueError):
         raise TypeError(f"{name} must be a number or an array, not {type(x).__name__}") from None
-    copy = np.empty_like(param)
+    copy = np.empty_like(param, dtype=given.dtype)
     try:
         if given.ndim > param.ndim:
             raise ValueError
