@@ -132,7 +132,20 @@ union args {
 #include "rules.def"
 
 /* The kinds of options: each has its type in the argument struct. A scalar is a pointer to a double. */
-enum kind { not_negative, below_one, up_to_one, flag, form, factors, count, betas, scalar };
+enum kind {
+    not_negative,
+    below_one,
+    up_to_one,
+    flag,
+    form,
+    factors,
+    count,
+    betas,
+    scalar,
+    three_betas,
+    etas,
+    step_sizes,
+};
 
 /* The rows of rules.def, for code that enumerates them. The scalars follow the options. */
 struct option_info {
@@ -153,7 +166,7 @@ struct rule_info {
     const struct option_info *options;
     size_t args_size;
     size_t step;                    /* the offset of `step` in the argument struct; 0 if the rule has no `step` */
-    size_t scalar[MAX_SCALARS];     /* the offsets of the pointers to the scalars in the argument struct */
+    size_t scalar[MAX_SCALARS + 1]; /* the offsets of the pointers to the scalars in the argument struct */
     void (*begin)(double *scalars); /* sets the scalars to their values before the first step */
     gdm_status (*check_scalars)(const double *scalars);
     /* Copies a caller's argument struct, which may be of an older or newer version. */

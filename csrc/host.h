@@ -6,6 +6,7 @@
 #define GDM_HOST_H
 
 #include "core.h"
+#include "real_power.h"
 
 #include <float.h>
 #include <math.h>
@@ -93,6 +94,9 @@ static inline double largest_finite(enum dtype dtype) {
 #define TYPE_below_one double
 #define TYPE_up_to_one double
 #define TYPE_betas const double *
+#define TYPE_three_betas const double *
+#define TYPE_etas const double *
+#define TYPE_step_sizes const double *
 #define TYPE_flag int
 #define TYPE_form int
 #define TYPE_factors const void *
@@ -101,6 +105,9 @@ static inline double largest_finite(enum dtype dtype) {
 #define LEGAL_below_one(x, dtype) ((x) >= 0 && (x) < 1)
 #define LEGAL_up_to_one(x, dtype) ((x) >= 0 && (x) <= 1)
 #define LEGAL_betas(x, dtype) (LEGAL_below_one((x)[0], dtype) && LEGAL_below_one((x)[1], dtype))
+#define LEGAL_three_betas(x, dtype) (LEGAL_betas(x, dtype) && LEGAL_below_one((x)[2], dtype))
+#define LEGAL_etas(x, dtype) ((x)[0] > 0 && (x)[0] < 1 && (x)[1] > 1 && (x)[1] <= largest_finite(dtype))
+#define LEGAL_step_sizes(x, dtype) ((x)[0] >= 0 && (x)[0] <= (x)[1] && (x)[1] <= largest_finite(dtype))
 #define LEGAL_flag(x, dtype) ((void)(x), 1)
 #define LEGAL_form(x, dtype) ((x) == GDM_FORM_TORCH || (x) == GDM_FORM_CLASSIC)
 #define LEGAL_factors(x, dtype) ((void)(x), 1)
@@ -120,8 +127,14 @@ static inline double largest_finite(enum dtype dtype) {
     enum { KIND_##name = scalar };
 #include "rules.def"
 
-#define CHECK(rule, name, default_value)                                                                               \
-    if ((status = check_option_##name(args->name, dtype))) return status;
+/* The row of an option in rules.def: OPTION(R, name, default) or OPTION(R, name, default, row). */
+#define ROW(name, ...) THIRD(name, __VA_ARGS__, name, )
+#define THIRD(name, default_value, row, ...) row
+
+#define CHECK(rule, name, ...) CHECK_BY(ROW(name, __VA_ARGS__), name)
+#define CHECK_BY(row, name) CHECK_BY_(row, name)
+#define CHECK_BY_(row, name)                                                                                           \
+    if ((status = check_option_##row(args->name, dtype))) return status;
 #define CHECK_SCALAR(rule, name)                                                                                       \
     if ((status = check_option_##name(args->name))) return status;
 #define USED(name, kind) out->used |= 1u << k++;
@@ -139,6 +152,8 @@ static inline double largest_finite(enum dtype dtype) {
     }
 #include "rules.def"
 #undef CHECK
+#undef CHECK_BY
+#undef CHECK_BY_
 #undef CHECK_SCALAR
 #undef USED
 #undef USED_WITH

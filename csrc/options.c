@@ -44,15 +44,19 @@ gdm_status gdm_read_struct(void *out, size_t size, const void *args) {
     }
 #include "rules.def"
 
-#define OPTION_INFO(rule, name, default_value) SCALAR_INFO(rule, name)
-#define SCALAR_INFO(rule, name) {#name, (enum kind)KIND_##name, offsetof(gdm_##rule##_args, name)},
+#define OPTION_INFO(rule, name, ...) INFO(rule, name, ROW(name, __VA_ARGS__))
+#define SCALAR_INFO(rule, name) INFO(rule, name, name)
+#define INFO(rule, name, row) INFO_(rule, name, row)
+#define INFO_(rule, name, row) {#name, (enum kind)KIND_##row, offsetof(gdm_##rule##_args, name)},
 #define GDM_RULE(rule, states, switches)                                                                               \
     static const struct option_info rule##_options[] = {GDM_OPTIONS_##rule(OPTION_INFO, rule)                          \
                                                             GDM_SCALARS_##rule(SCALAR_INFO, rule){NULL, flag, 0}};
 #include "rules.def"
 
 /* The offset of the option `step`, the only count that a rule has. This adds up to it: all other options add 0. */
-#define STEP_OFFSET(rule, name, default_value) +((int)KIND_##name == count ? offsetof(gdm_##rule##_args, name) : 0)
+#define STEP_OFFSET(rule, name, ...) STEP_OFFSET_(rule, name, ROW(name, __VA_ARGS__))
+#define STEP_OFFSET_(rule, name, row) STEP_OFFSET_BY(rule, name, row)
+#define STEP_OFFSET_BY(rule, name, row) +((int)KIND_##row == count ? offsetof(gdm_##rule##_args, name) : 0)
 #define ONE(rule, name) +1
 #define SCALAR_OFFSET(rule, name) offsetof(gdm_##rule##_args, name),
 

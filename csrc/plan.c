@@ -321,7 +321,8 @@ gdm_status gdm_plan_add(gdm_plan *plan, const gdm_entry_args *args, size_t *inde
 
     rule->begin(details.scalars);
     details.lag = group->steps;
-    if (group->steps || memcmp(details.scalars, group->scalars, rule->scalars * sizeof(double))) {
+    const int has_own_lr = rule->scalars && own.lr_factor != 1; /* on which scalars may depend */
+    if (group->steps || has_own_lr || memcmp(details.scalars, group->scalars, rule->scalars * sizeof(double))) {
         entry.own = OWN_PROGRESS;
         plan->own_progress = plan->unsettled = 1;
     }
@@ -383,6 +384,7 @@ gdm_status gdm_plan_set_lr_factor(gdm_plan *plan, size_t index, double lr_factor
     }
     plan->details[index].lr_factor = lr_factor;
     include_factor(group, entry, lr_factor);
+    if (gdm_rules[group->rule].scalars) plan->own_progress = plan->unsettled = 1;
     return GDM_OK;
 }
 

@@ -244,7 +244,8 @@ static void count_step(gdm_plan *plan, int left_out) {
 }
 
 /* Called after step counts have been set. A group gets the count and the scalars of the entry that has made the most
- * steps; entries that differ keep their own. */
+ * steps; entries that differ keep their own, and so do those whose scalars may come to differ, since they have another
+ * learning rate. */
 static __attribute__((cold)) void settle(gdm_plan *plan) {
     struct details *details = plan->details;
     for (size_t g = 0; g < plan->group_count; g++) plan->groups[g].present = 0;
@@ -268,7 +269,8 @@ static __attribute__((cold)) void settle(gdm_plan *plan) {
         const struct group *group = &plan->groups[entry->group];
         const size_t bytes = gdm_rules[group->rule].scalars * sizeof(double);
         details[i].lag = group->steps - details[i].lag;
-        const int alike = !details[i].lag && !memcmp(details[i].scalars, group->scalars, bytes);
+        const int has_own_lr = bytes && entry->own & OWN_FACTOR;
+        const int alike = !details[i].lag && !has_own_lr && !memcmp(details[i].scalars, group->scalars, bytes);
         entry->own = (uint8_t)((entry->own & ~OWN_PROGRESS) | (alike ? 0 : OWN_PROGRESS));
         plan->own_progress |= !alike;
     }

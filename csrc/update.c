@@ -69,6 +69,12 @@ static __attribute__((noinline)) double trusted_lr(enum rule rule, enum dtype dt
     return prepared->constants.any.lr * gdm_trust_ratio(&of, args, threads, 0);
 }
 
+/* The variant of a call's kernel. A rule that counts its steps has its first one at step 1. */
+static inline unsigned variant_of(const void *args, size_t step, const struct choice *choice) {
+    const int first = step && *(const uint64_t *)((const char *)args + step) == 1;
+    return choice->variant | (first ? choice->first : 0);
+}
+
 /* Checks the buffers and runs the kernel. */
 static inline gdm_status run_checked(enum rule rule, enum dtype dtype, size_t states, void *const *given, size_t n,
                                      unsigned used, const union args *args, struct prepared *prepared) {
@@ -103,7 +109,7 @@ gdm_status gdm_run(enum rule rule, enum dtype dtype, void *const *buffers, size_
     const struct rule_info *info = &gdm_rules[rule];
     struct prepared prepared;
     double scalars[MAX_SCALARS];
-    prepared.variant = choice->variant;
+    prepared.variant = variant_of(args, info->step, choice);
     info->compute(args, NULL, &prepared.constants, scalars);
     const gdm_status status = run_checked(rule, dtype, info->states, buffers, n, choice->used, args, &prepared);
     for (unsigned k = 0; !status && k < info->scalars; k++)
@@ -136,7 +142,7 @@ gdm_status gdm_run(enum rule rule, enum dtype dtype, void *const *buffers, size_
         if (!status) {                                                                                                 \
             void *const buffers[] = {param, (void *)grad, (void *)args->lr_scale,                                      \
                                      GDM_STATES_##rule(POINTER, OPTIONAL_POINTER)};                                    \
-            prepared.variant = choice.variant;                                                                         \
+            prepared.variant = choice.first ? variant_of(args, gdm_rules[RULE_##rule].step, &choice) : choice.variant; \
             compute_##rule(args, NULL, &prepared.constants.rule, scalars);                                             \
             status =                                                                                                   \
                 run_checked(RULE_##rule, dtype, states, buffers, n, choice.used, (const union args *)args, &prepared); \

@@ -9,7 +9,7 @@ from pathlib import Path
 import gdm
 
 HEADER = Path(gdm.get_include(), "gdm/gdm.h").read_text()
-STATUS = {int(number): name for name, number in re.findall(r"\bGDM_(OK|ERR_[A-Z_]+) = (\d+),", HEADER)}
+STATUS = {int(number): name for name, number in re.findall(r"\bGDM_(OK|ERR_[A-Z0-9_]+) = (\d+),", HEADER)}
 RULE = {name.lower(): int(number) for name, number in re.findall(r"\bGDM_RULE_([A-Z_]+) = (\d+),", HEADER)}
 
 
@@ -27,8 +27,12 @@ def args_struct(rule: str) -> type[ctypes.Structure]:
 ARGS = {rule: args_struct(rule) for rule in RULE}
 
 
+# What must be given, since 0 is not legal.
+NEEDED = {"rprop": {"etas": (0.5, 1.2)}}
+
+
 def args(rule: str, **options):
-    return ARGS[rule](**{"size": ctypes.sizeof(ARGS[rule]), "lr": 0.1, **options})
+    return ARGS[rule](**{"size": ctypes.sizeof(ARGS[rule]), "lr": 0.1, **NEEDED.get(rule, {}), **options})
 
 
 def parameters(function: str) -> list[str]:

@@ -47,6 +47,13 @@ CASES = {
         {"momentum": 0.5, "weight_decay": 0.1, "maximize": True},
         {"weight_decay": 0.1, "decoupled_weight_decay": True},
     ],
+    "Rprop": [{}, {"etas": (0.25, 1.75), "step_sizes": (0.001, 0.1), "maximize": True}],
+    "ASGD": [
+        {},
+        {"t0": 0.5, "lambd": 0.5, "alpha": 1.5},
+        {"t0": 2, "weight_decay": 0.1, "lambd": 0.1, "maximize": True},
+    ],
+    "AdEMAMix": [{}, {"weight_decay": 0.1, "betas": (0.5, 0.7, 0.9), "alpha": 2, "t_alpha": 7, "t_beta3": 9}],
 }
 
 

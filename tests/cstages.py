@@ -40,6 +40,7 @@ from cplan import (
     step_args,
 )
 from gdm import _stages, reference
+from gdm._checks import SCALARS
 from gdm.optimizer.state import scalar_names, states_for
 from support import RULES
 
@@ -181,7 +182,8 @@ class Entry:
     ) -> None:
         self.group, self.index, self.n, self.lr_factor = group, index, n, lr_factor
         self.compute = np.float64 if param == F64 else np.float32
-        self.steps, self.scalars, self.present = 0, dict.fromkeys(scalar_names(group.rule), 1.0), True
+        self.steps, self.present = 0, True
+        self.scalars = {name: SCALARS[name].initial for name in scalar_names(group.rule)}
 
         def stored(name: str, dtype: int, values, **more) -> Stored:
             return Stored(values if fill is None else fill(name, n), dtype, self.compute, offset=offset, **more)

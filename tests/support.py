@@ -20,7 +20,6 @@ import pytest
 import gdm
 from gdm import _checks
 from gdm._backend import native
-from gdm.optimizer.state import SQUARES
 
 RULES = native.rules() if native is not None else json.loads(os.environ["GDM_TEST_RULES"])
 CLASSES = [x for x in map(gdm.__dict__.get, gdm.__all__) if isinstance(x, type) and hasattr(x, "load_state_dict")]
@@ -62,10 +61,29 @@ VALUES: dict[str, list] = {
     "trust_coefficient": [0.001, 0.0, 2.0],
     "lr_decay": [0.0, 0.1],
     "momentum_decay": [0.004, 0.0, 100.0],
-    "rho": [0.9, 0.0, 0.5],
+    "rho": [0.9, 0.0, 1.0],
+    "etas": [(0.5, 1.2), (0.25, 1.75)],
+    "step_sizes": [(1e-6, 50.0), (0.0, 0.02), (0.5, 0.5)],
+    "lambd": [1e-4, 0.0, 0.5],
+    "t0": [1e6, 0.0, 1.5],
+    "t_alpha": [0.0, 50.0],
+    "t_beta3": [0.0, 70.0],
+}
+# Options that have another meaning in these rules.
+OWN_VALUES: dict[tuple[str, str], list] = {
+    ("asgd", "alpha"): [0.75, 0.0, 2.5],
+    ("ademamix", "alpha"): [5.0, 0.0],
+    ("ademamix", "betas"): [(0.9, 0.999, 0.9999), (0.0, 0.0, 0.0), (0.5, 0.25, 0.75), (0.0, 0.5, 0.9)],
 }
 # These change numbers, and not which kernel runs: each case has one of their values, in turn.
-IN_TURN = ("maximize", "step", "eps", "betas", "alpha", "lr_decay", "momentum_decay", "rho", "trust_coefficient")
+IN_TURN = (
+    *("maximize", "step", "eps", "betas", "alpha", "lr_decay", "momentum_decay", "rho", "trust_coefficient"),
+    *("etas", "step_sizes", "lambd", "t0", "t_alpha", "t_beta3"),
+)
+
+
+def values(rule: str, option: str) -> list:
+    return OWN_VALUES.get((rule, option)) or VALUES[option]
 
 
 def has(rule: str, option: str) -> bool:
@@ -77,11 +95,11 @@ def option_cases(rule: str) -> list[dict]:
     names = list(RULES[rule]["options"])
     crossed = [name for name in names if name not in IN_TURN]
     cases = []
-    for values in itertools.product(*(VALUES[name] for name in crossed)):
-        chosen = dict(zip(crossed, values, strict=True))
+    for chosen_values in itertools.product(*(values(rule, name) for name in crossed)):
+        chosen = dict(zip(crossed, chosen_values, strict=True))
         for k, name in enumerate(IN_TURN):
             if name in names:
-                chosen[name] = VALUES[name][(len(cases) // 3 + k) % len(VALUES[name])]
+                chosen[name] = values(rule, name)[(len(cases) // 3 + k) % len(values(rule, name))]
         scaled = chosen.pop("lr_scale")
         try:
             cases.append(
@@ -146,7 +164,7 @@ def numbers(dtype, n: int, seed: int) -> np.ndarray:
 def buffers(rule: str, options: dict, dtype, n: int, seed: int = 0) -> dict[str, np.ndarray]:
     """The buffers of a call, by name. What is a sum of squares or a magnitude is not negative."""
     arrays = {name: numbers(dtype, n, 100 * seed + k) for k, name in enumerate(names(rule, options))}
-    for name in arrays.keys() & {*SQUARES, "lr_scale"}:
+    for name in arrays.keys() & {*RULES[rule]["squares"], "lr_scale"}:
         np.abs(arrays[name], out=arrays[name])
     if "grad_avg" in arrays:
         arrays["grad_avg"] *= np.float32(0.001)

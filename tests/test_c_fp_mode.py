@@ -38,6 +38,7 @@ from cplan import (
     step_args,
 )
 from cstages import Plan, Stored
+from support import RULES
 
 HELPER = """
 #if defined __x86_64__
@@ -95,9 +96,9 @@ def numbers(n: int, dtype=np.float32) -> np.ndarray:
     """Rows of numbers, many of them subnormal or near, some infinite or NaN."""
     rng = np.random.default_rng(n)
     tiny = float(np.finfo(dtype).tiny)
-    rows = rng.standard_normal((4, n)) * np.where(rng.random((4, n)) < 0.5, tiny, 1.0)
-    rows[2] = np.abs(rows[2])
-    rows[0, ::50], rows[1, ::70], rows[3, ::90] = np.inf, -np.inf, np.nan
+    rows = rng.standard_normal((5, n)) * np.where(rng.random((5, n)) < 0.5, tiny, 1.0)
+    rows[2:4] = np.abs(rows[2:4])
+    rows[0, ::50], rows[1, ::70], rows[4, ::90] = np.inf, -np.inf, np.nan
     return rows.astype(dtype)
 
 
@@ -105,8 +106,10 @@ OPTIONS = {
     "momentum": {"momentum": 0.9, "dampening": 0.1, "weight_decay": 1 / 3},
     "adam": {"betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.1, "step": 7},
     "nadam": {"betas": (0.9, 0.999), "eps": 1e-8, "momentum_decay": 0.004, "step": 7},
+    "asgd": {"lambd": 0.1, "alpha": 0.7, "t0": 1, "step": 7},
+    "ademamix": {"betas": (0.9, 0.999, 0.9999), "eps": 1e-8, "alpha": 5, "t_alpha": 50, "t_beta3": 50, "step": 7},
 }
-STATES = {"momentum": 1, "adam": 2, "nadam": 2}
+STATES = {"momentum": 1, "adam": 2, "nadam": 2, "asgd": 1, "ademamix": 3}
 
 
 @pytest.mark.parametrize("rule", OPTIONS)
@@ -121,11 +124,12 @@ def test_functions_compute_in_the_default_mode_and_put_back_the_callers(in_mode,
     call = function(f"{rule}_{suffix}", *pointers, c_size_t, c_void_p)
 
     def run(memory):
-        product = c_double(0.9)
-        more = {"mu_product": ctypes.addressof(product)} if rule == "nadam" else {}
+        scalars = {name: c_double(0.9) for name in RULES[rule]["scalars"]}
+        more = {name: ctypes.addressof(x) for name, x in scalars.items()}
         buffers = [memory[k].ctypes.data for k in used]
-        buffers += [None] * (rule == "adam") + [memory[3].ctypes.data]
-        return call(*buffers, n, byref(args(rule, **OPTIONS[rule], **more))), product.value
+        buffers += [None] * (rule == "adam") + [memory[4].ctypes.data]
+        status = call(*buffers, n, byref(args(rule, **OPTIONS[rule], **more)))
+        return status, [x.value for x in scalars.values()]
 
     default = run(expected)
     assert default[0] == "OK"
@@ -146,7 +150,7 @@ def make_plan(plan, rule: str, memory: list[np.ndarray]) -> None:
     new_group(plan, rule, **options)
     for k, rows in enumerate(memory):
         states = list(rows[1 : 1 + STATES[rule]])
-        assert add_arrays(plan, 0, rows[0], states, rows[3], lr_factor=1 / (1 + k)) == "OK"
+        assert add_arrays(plan, 0, rows[0], states, rows[4], lr_factor=1 / (1 + k)) == "OK"
 
 
 @pytest.mark.parametrize("rule", OPTIONS)

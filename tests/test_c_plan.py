@@ -142,6 +142,13 @@ WRONG = [
     ("nadam", "momentum_decay", nan, "ERR_MOMENTUM_DECAY"),
     ("adadelta", "rho", 1.5, "ERR_RHO"),
     ("lion", "betas", (0.9, 1.0), "ERR_BETAS"),
+    *(("rprop", "etas", x, "ERR_ETAS") for x in ((0, 1.2), (1.0, 1.2), (0.5, 1.0), (nan, 1.2), (0.5, nan), (0.5, inf))),
+    *(("rprop", "step_sizes", x, "ERR_STEP_SIZES") for x in ((-1, 1), (2, 1), (nan, 1), (0, nan), (0, inf))),
+    *(("asgd", name, nan, f"ERR_{name.upper()}") for name in ("lambd", "t0")),
+    *(("asgd", "alpha", x, "ERR_ASGD_ALPHA") for x in (-1, nan, inf)),
+    *(("ademamix", "alpha", x, "ERR_ADEMAMIX_ALPHA") for x in (-1, nan, inf)),
+    *(("ademamix", "betas", x, "ERR_ADEMAMIX_BETAS") for x in ((1.0, 0, 0), (0, 1.0, 0), (0, 0, 1.0), (0, 0, nan))),
+    *(("ademamix", name, -1, f"ERR_{name.upper()}") for name in ("t_alpha", "t_beta3")),
     ("sgd", "lr_scale", 1, "ERR_LR_SCALE"),
     *(("sgd", "size", x, "ERR_STRUCT_SIZE") for x in (0, 8, 5000, 2**64 - 1)),
 ]
@@ -371,10 +378,10 @@ def test_options_of_a_plan_must_be_finite_in_the_compute_dtype(plan, rule):
     names = [name for name, _ in type(args(rule))._fields_]
     usual = {"betas": (0.9, 0.99)} if "betas" in names else {}
     have = [states[: len(RULES[rule]["states"])] for states in have]
-    for name in ("lr", "weight_decay", "eps", "lr_decay", "momentum_decay"):
-        if name not in names:
+    for name, kind in RULES[rule]["options"].items():
+        if kind != "not_negative":
             continue
-        status = f"ERR_{name.upper()}"
+        status = f"ERR_{rule.upper()}_ALPHA" if name == "alpha" else f"ERR_{name.upper()}"
         last = np.nextafter(HALF_MORE, 0.0)
         large = new_group(plan, rule, **usual, **{name: HALF_MORE})  # no entry has a dtype yet
         assert add_arrays(plan, large, singles[0], have[1], None) == status
@@ -715,3 +722,53 @@ def test_a_group_may_have_entries_of_both_dtypes(plan):
         gdm.reference.momentum(param, velocity, grad, lr=0.1, momentum=0.9)
     np.testing.assert_array_equal(singles, expected[0])
     np.testing.assert_array_equal(doubles, expected[1])
+
+
+# ---- scalars that depend on the learning rate ------------------------------------------------------------------------
+
+ASGD = {"lambd": 0.5, "alpha": 0.75, "t0": 2.0}
+
+
+class Averaged:
+    """An entry of ASGD as the reference has it."""
+
+    def __init__(self, rows):
+        self.rows, self.steps, self.eta, self.mu = rows.copy(), 0, np.zeros(1), np.ones(1)
+
+    def step(self, lr):
+        self.steps += 1
+        scalars = {"eta": self.eta, "mu": self.mu}
+        gdm.reference.asgd(self.rows[0], self.rows[1], self.rows[2], lr=lr, step=self.steps, **scalars, **ASGD)
+
+
+def test_each_learning_rate_of_asgd_falls_from_its_own(plan):
+    """An entry with a factor has an eta of its own, from its first step on or from when the factor is set; and eta
+    follows from the learning rate of the step before."""
+    memory = np.random.default_rng(0).random((5, 3, 7))
+    expected, factors = [Averaged(rows) for rows in memory], [1.0, 0.5, 1.0, 2.0, 1.0]
+    new_group(plan, "asgd", lr=0.1, **ASGD)
+
+    def follow(lr, present=(True,) * 5):
+        for k, (own, rows) in enumerate(zip(expected, memory, strict=True)):
+            assert set_grad(plan, k, buffer(rows[2] if present[k] else None)) == "OK"
+            if present[k]:
+                own.step(lr * factors[k])
+        assert step(plan) == "OK"
+        scalars = (ctypes.c_double * 2)()
+        for k, (own, rows) in enumerate(zip(expected, memory, strict=True)):
+            np.testing.assert_array_equal(rows, own.rows, f"entry {k}")
+            assert get_progress(plan, k, None, scalars) == "OK"
+            assert list(scalars) == [own.eta[0], own.mu[0]], k
+
+    for rows, factor in zip(memory, factors, strict=True):
+        assert add_arrays(plan, 0, rows[0], [rows[1]], rows[2], lr_factor=factor) == "OK"
+    follow(0.1)
+    follow(0.1, (True, False, True, True, False))
+    assert set_lr(plan, 0, 0.7) == "OK"
+    follow(0.7)
+    factors[0], factors[3] = 3.0, 1.0
+    for k in (0, 3):
+        assert set_lr_factor(plan, k, factors[k]) == "OK"
+    for lr in (0.7, 0.2, 0.2, 0.0, 0.3):
+        assert set_lr(plan, 0, lr) == "OK"
+        follow(lr)

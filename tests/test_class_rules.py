@@ -10,7 +10,7 @@ import pytest
 
 import gdm
 from classes import CASES, CLASS_CASES, SGD_CASES, assert_same_training, every_case, every_dtype, four_arrays, gradients
-from support import CLASSES, assert_same_bits, numbers
+from support import CLASSES, RULES, assert_same_bits, numbers
 
 SIZES = (1, 16, 257, 40_000)  # with and without a tail, and enough for several threads
 
@@ -60,19 +60,18 @@ def test_class_is_its_function(name, options):
     state = [
         {n: x.copy() for n, x in entry["state"].items()} for entry in optimizer.state_dict()["groups"][0]["params"]
     ]
-    products = [np.ones(1) for _ in params]
+    initial = RULES[rule]["scalars"]
+    scalars = [{name: np.array([x]) for name, x in initial.items()} for _ in params]
     for step in range(4):
         grads = gradients(step)
         for i, (param, grad) in enumerate(zip(plain, grads, strict=True)):
             scale = options.get("lr_scale", [1.0] * 4)[i]
             lr = options["lr"](step) if callable(options["lr"]) else options["lr"]
-            given = {**kept, "lr": lr * (scale if isinstance(scale, float) else 1.0)}
+            given = {**kept, **scalars[i], "lr": lr * (scale if isinstance(scale, float) else 1.0)}
             if not isinstance(scale, float):
                 given["lr_scale"] = scale
             if "step" in keywords:
                 given["step"] = step + 1
-            if "mu_product" in keywords:
-                given["mu_product"] = products[i]
             getattr(gdm, rule)(param=param, grad=grad, **state[i], **given)
         optimizer.step(grads)
         for x, y in zip(params, plain, strict=True):
@@ -83,3 +82,42 @@ def test_every_class_is_in_the_cases():
     """Every class that steps is here."""
     assert {cls.__name__ for cls in CLASSES} == set(CASES)
     assert len(list(itertools.chain(*CASES.values()))) > len(CASES)
+
+
+@every_dtype
+def test_rprops_first_step_does_not_depend_on_what_its_states_hold(backend, dtype):
+    """It goes as far as the learning rate of that moment says, times its factors, between the smallest and the largest
+    step; the states begin with it."""
+    for lr, wanted in ((0.25, 0.25), (5.0, 1.0), (1e-9, 0.125)):
+        param, prev, size = np.ones(3, dtype), np.full(3, np.nan, dtype), np.full(3, np.inf, dtype)
+        grad = np.array([2.0, -0.5, 0.0], dtype)
+        gdm.rprop(param, prev, size, grad, step=1, lr=lr, step_sizes=(0.125, 1.0))
+        np.testing.assert_array_equal(param, 1 - wanted * np.sign(grad))
+        np.testing.assert_array_equal(size, wanted)
+        np.testing.assert_array_equal(prev, grad)
+    one, other = np.ones(2, dtype), np.ones(2, dtype)
+    optimizer = gdm.Rprop([one, other], lr=7.0, lr_scale=[2.0, np.array([0.5, 4.0])])
+    optimizer.lr = 0.25
+    optimizer.step([np.ones(2, dtype), None])
+    optimizer.lr = 0.5
+    optimizer.step([None, np.ones(2, dtype)])
+    np.testing.assert_array_equal(one, 1 - 0.5)
+    np.testing.assert_array_equal(other, [1 - 0.25, 1 - 2.0])
+
+
+def test_asgds_learning_rate_is_that_which_the_step_before_gave(backend):
+    """A new lr has an effect one step later, as in PyTorch; and the average begins at step t0 + 3."""
+    theta = np.zeros(1)
+    optimizer = gdm.ASGD(theta, lr=0.5, lambd=0.5, alpha=2.0, t0=1.0)
+    path, averages, last = [], [], 0.5
+    for step, lr in enumerate((0.5, 0.25, 0.25, 0.25), 1):
+        optimizer.lr = lr
+        before = theta.item()
+        eta = last if step == 1 else last / (1 + 0.5 * last * (step - 1)) ** 2
+        optimizer.step(np.ones(1))
+        assert theta.item() == pytest.approx((1 - 0.5 * eta) * before - eta, rel=1e-15)
+        path.append(theta.item())
+        averages.append(optimizer.ax.item())
+        last = lr
+    assert averages[:3] == path[:3]
+    assert averages[3] == pytest.approx((path[2] + path[3]) / 2, rel=1e-15)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import gdm
 from bad_buffers import BAD_BUFFERS, NARROW, NOT_LIKE, READ_ONLY, N, read_only
-from support import RULES, bits, call, expected, full, function, has, names, plain
+from support import RULES, bits, call, expected, full, function, has, names, plain, values
 
 
 def good(rule, dtype=np.float32):
@@ -305,19 +305,58 @@ def test_a_state_is_given_if_an_option_needs_it_and_not_otherwise(backend, rule,
 
 
 @pytest.mark.parametrize("rule", [rule for rule in RULES if has(rule, "betas")])
-def test_betas_are_a_pair_of_numbers_below_one(backend, rule):
-    for value in (0.9, None, (0.9,), (0.9, 0.9, 0.9), "ab", {0.9, 0.5}):
-        refused(rule, good(rule), TypeError, "^betas must be a pair of real numbers", betas=value)
-    for k in (0, 1):
+def test_betas_are_numbers_below_one(backend, rule):
+    count = len(values(rule, "betas")[0])
+    words, more = ("a pair of", ()) if count == 2 else ("three", (0.75,))
+    for value in (0.9, None, (0.9,), (0.9,) * (5 - count), (0.9,) * 4, "abc"[:count], {0.9, 0.5}):
+        refused(rule, good(rule), TypeError, f"^betas must be {words} real numbers", betas=value)
+    for k in range(count):
         for value, error in [(1.0, ValueError), (-0.1, ValueError), (np.nan, ValueError), ("0.9", TypeError)]:
-            betas = [0.5, 0.5]
+            betas = [0.5] * count
             betas[k] = value
             refused(rule, good(rule), error, rf"^betas\[{k}\] must be", betas=betas)
-    for betas in ([0.5, 0.25], (np.float32(0.5), 0.25), (0.5, np.float64(0.25))):
+    for betas in ([0.5, 0.25, *more], (np.float32(0.5), 0.25, *more), (0.5, np.float64(0.25), *more)):
         arguments, others = good(rule), good(rule)
         call(rule, arguments, {**full(rule), "betas": betas})
-        call(rule, others, {**full(rule), "betas": (0.5, 0.25)})
+        call(rule, others, {**full(rule), "betas": (0.5, 0.25, *more)})
         np.testing.assert_array_equal(arguments["param"], others["param"])
+
+
+def test_etas_shrink_and_grow(backend):
+    for value in (0.5, None, (0.5,), (0.5, 1.2, 1.2), "ab"):
+        refused("rprop", good("rprop"), TypeError, "^etas must be a pair of real numbers", etas=value)
+    for value in (0.0, -0.5, 1.0, 1.5, np.nan, np.inf):
+        refused("rprop", good("rprop"), ValueError, r"^etas\[0\] must be in \(0, 1\), got", etas=(value, 1.2))
+    for value in (1.0, 0.5, -2.0, np.nan, np.inf):
+        refused("rprop", good("rprop"), ValueError, r"^etas\[1\] must be finite and above 1, got", etas=(0.5, value))
+    refused("rprop", good("rprop"), ValueError, r"^etas\[1\] must be finite in float32", etas=(0.5, 1e39))
+    call("rprop", good("rprop", np.float64), {**plain("rprop"), "etas": [5e-324, 1e308]})
+
+
+def test_step_sizes_are_the_smallest_and_the_largest(backend):
+    for value in (0.5, None, (0.5,), (0.5, 1.2, 1.2), "ab"):
+        refused("rprop", good("rprop"), TypeError, "^step_sizes must be a pair of real numbers", step_sizes=value)
+    for k, value in itertools.product((0, 1), (-1.0, np.nan, np.inf)):
+        sizes = [0.5, 0.5]
+        sizes[k] = value
+        message = rf"^step_sizes\[{k}\] must be finite and not negative, got"
+        refused("rprop", good("rprop"), ValueError, message, step_sizes=sizes)
+    message = r"^step_sizes must not begin with the larger number, got \(0.5, 0.25\)"
+    refused("rprop", good("rprop"), ValueError, message, step_sizes=(0.5, 0.25))
+    refused("rprop", good("rprop"), ValueError, r"^step_sizes\[1\] must be finite in float32", step_sizes=(0.5, 1e39))
+    call("rprop", good("rprop", np.float64), {**plain("rprop"), "step_sizes": [0, 1e308]})
+    call("rprop", good("rprop"), {**plain("rprop"), "step_sizes": (0.5, 0.5)})
+
+
+@pytest.mark.parametrize("rule", ["asgd", "ademamix", "rmsprop"])
+def test_alpha_is_below_one_only_where_it_is_a_share(backend, rule):
+    for value in (-0.1, np.nan, np.inf):
+        refused(rule, good(rule), ValueError, "^alpha must be", alpha=value)
+    if rule == "rmsprop":
+        refused(rule, good(rule), ValueError, r"^alpha must be in \[0, 1\), got 1.0", alpha=1.0)
+    else:
+        call(rule, good(rule), {**full(rule), "alpha": 1.0})
+        refused(rule, good(rule), ValueError, "^alpha must be finite in float32", alpha=1e39)
 
 
 @pytest.mark.parametrize("rule", [rule for rule in RULES if has(rule, "step")])

@@ -57,9 +57,13 @@ def test_every_kernel_is_vectorised(objects, isa):
     }
     assert len(kernels) == sum(2 * 2 ** (1 + n) for n in switches.values())
     assert switches.keys() == RULES.keys()
+    names = {name for name, _, _ in kernels}
     for name, rule, body in kernels:
         loop = (ROOT / f"csrc/rules/{rule}.inc").read_text().split("BODY(")[1]
         needed = {"mul", *(name for name, sign in (("sqrt", "SQRT("), ("div", " / ")) if sign in loop)}
+        same = re.match(r"[^\n]*\tjmp +[0-9a-f]+ <(\w+)>", body)  # GCC found it to be another one's code
+        if same and same[1] in names - {name}:
+            continue
         whole = [
             loop
             for loop in loops(body)

@@ -92,6 +92,9 @@ SECTIONS = {
     "LARS": gdm.LARS,
     "LAMB": gdm.LAMB,
     "Signum, and signSGD": gdm.Signum,
+    "Rprop": gdm.Rprop,
+    "ASGD": gdm.ASGD,
+    "AdEMAMix": gdm.AdEMAMix,
 }
 EVERYWHERE = {"params", "maximize", "lr_scale", "threads", "around"}  # said once for all
 SCHEDULES = set(gdm.schedules.__all__) - {"Schedule", "from_dict", "plot", "to_dict"}

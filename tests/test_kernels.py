@@ -29,6 +29,7 @@ from support import (
     option_cases,
     plain,
     special_values,
+    values,
 )
 
 CASES = [
@@ -114,9 +115,8 @@ def test_kernels_treat_special_values_as_the_reference_does(rule, dtype, options
 @every_case
 def test_options_off_leave_no_trace(rule, dtype, options, isa):
     """An infinite parameter stays infinite and -0 stays -0 where nothing is added to them."""
-    options = {**options, "weight_decay": 0.0, "maximize": False}
-    if has(rule, "eps"):
-        options["eps"] = 1.0
+    off = {"weight_decay": 0.0, "maximize": False, "eps": 1.0}
+    options = {**options, **{name: value for name, value in off.items() if has(rule, name)}}
     arrays = buffers(rule, options, dtype, 2)
     for name, x in arrays.items():
         x[...] = 1.0 if name == "lr_scale" else 0.0
@@ -150,11 +150,17 @@ def test_constants_of_any_step_are_those_of_the_reference(rule):
     ):
         options = {**plain(rule), "step": step}
         if has(rule, "betas"):
-            options["betas"] = tuple(rng.choice([0.0, 0.5, 0.9, 0.999, 1 - 1e-12, rng.uniform()], 2).tolist())
+            count = len(values(rule, "betas")[0])
+            options["betas"] = tuple(rng.choice([0.0, 0.5, 0.9, 0.999, 1 - 1e-12, rng.uniform()], count).tolist())
         if has(rule, "momentum_decay"):
             options["momentum_decay"] = float(rng.choice([0.0, 0.004, 1e-9, 1e9, rng.exponential()]))
         if has(rule, "lr_decay"):
             options["lr_decay"] = float(rng.choice([0.0, 0.1, 1e-9, 1e9]))
+        for name in ("lambd", "t0", "t_alpha", "t_beta3"):
+            if has(rule, name):
+                options[name] = float(rng.choice([0.0, 0.1, 3.5, 1e-9, 1e9, 2.0 * step, 1e300]))
+        if rule == "asgd":
+            options["alpha"] = float(rng.choice([0.0, 0.75, 1.0, 1e-9, 1e9, rng.exponential()]))
         arrays = buffers(rule, options, np.dtype(np.float64), 3, seed=k)
         products = [{name: np.array([0.3]) for name in RULES[rule]["scalars"]} for _ in range(2)]
         copies = {name: x.copy() for name, x in arrays.items()}
@@ -202,8 +208,12 @@ def calls(draw):
     for name, kind in RULES[rule]["options"].items():
         if kind in highest and options[name] != 0:
             options[name] = draw(st.floats(1e-12, highest[kind]))
-        if kind == "betas":
-            options[name] = (draw(st.floats(0, 0.999999)), draw(st.floats(0, 0.999999)))
+        if kind in ("betas", "three_betas"):
+            options[name] = tuple(draw(st.floats(0, 0.999999)) for _ in options[name])
+        if kind == "etas":
+            options[name] = (draw(st.floats(1e-6, 0.999999)), draw(st.floats(1.000001, 1e6)))
+        if kind == "step_sizes":
+            options[name] = tuple(sorted((draw(st.floats(0, 1e6)), draw(st.floats(0, 1e6)))))
         if kind == "count":
             options[name] = draw(st.integers(1, 2**63 - 1))
     n = draw(st.integers(0, 700))

@@ -62,7 +62,9 @@ def test_hyperparameters_can_be_set_between_steps(name, backend):
     for option, value in optimizer._snapshot.options[0].items():
         if option in ("form", "initial_accumulator_value", "nesterov", "lr_scale", "dampening"):
             continue
-        new = not value if isinstance(value, bool) else (0.5, 0.25) if option == "betas" else 0.25
+        several = {"betas": (0.5, 0.25, 0.75)[: 3 if name == "AdEMAMix" else 2]}
+        several |= {"etas": (0.25, 1.5), "step_sizes": (0.5, 0.75)}
+        new = not value if isinstance(value, bool) else several.get(option, 0.25)
         setattr(optimizer, option, new)
         assert getattr(optimizer, option) == new
         before = repr(optimizer)

@@ -36,6 +36,9 @@ CLASSES = {
     "Adamax": {"betas": [(0.9, 0.999), (0.5, 0.25)], "eps": [1e-8, 1.0], "weight_decay": [0.0, 0.01]},
     "Adadelta": {"rho": [0.9, 0.5], "eps": [1e-6, 1e-3], "weight_decay": [0.0, 0.01]},
     "Lion": {"betas": [(0.9, 0.99), (0.5, 0.25)], "weight_decay": [0.0, 0.01]},
+    "Rprop": {"etas": [(0.5, 1.2), (0.25, 1.5)], "step_sizes": [(1e-6, 50.0), (0.01, 0.1)], "maximize": [False, True]},
+    "ASGD": {"lambd": [0.0, 0.1], "alpha": [0.75, 1.5], "t0": [0.0, 5.0, 1e6], "weight_decay": [0.0, 0.01]},
+    "AdEMAMix": {"alpha": [5.0, 0.5], "t_alpha": [0.0, 20.0], "t_beta3": [0.0, 30.0], "weight_decay": [0.0, 0.01]},
 }
 SIZES = [(0,), (1,), (3,), (2, 3), (40,), (300,), ()]
 LARGE = (40_000,)  # several threads, and other threads run meanwhile

@@ -12,7 +12,7 @@ import pytest
 import gdm
 from gdm import _checks
 from gdm.optimizer.state import SQUARES
-from gdm.reference import formula
+from gdm.reference import _ademamix, formula
 from support import DTYPES, RULES, buffers, call, describe, function, names, numbers, option_cases, plain
 
 
@@ -97,21 +97,27 @@ def exact_update(rule, arrays, options, dtype):
     def sign(number):
         return once((number.value > 0) - (number.value < 0))
 
-    lr, decay = Fraction(options["lr"]), Fraction(options["weight_decay"])
-    decoupled = rule == "lion" or options.get("decoupled_weight_decay", False)
+    lr, decay = Fraction(options["lr"]), Fraction(options.get("weight_decay", 0))
+    decoupled = rule in ("lion", "ademamix") or options.get("decoupled_weight_decay", False)
     shrink = double(lr * decay) if decoupled else Fraction(0)
     rate, (now, ahead) = lr, (None, None)
+    if rule == "asgd":
+        rate = Fraction(0.7)
+        shrink = double(rate * Fraction(options["lambd"]))
     if "betas" in options:
-        beta1, beta2 = (Fraction(x) for x in options["betas"])
-        rests = once(double(1 - beta1)), once(double(1 - beta2))
-        shares = once(beta1), once(beta2)
+        betas = [*options["betas"]]
+        if rule == "ademamix":
+            betas[2] = _ademamix._beta3(options["step"], options["betas"], options["t_beta3"])
+        beta1, beta2, *_ = (Fraction(x) for x in betas)
+        rests = [once(double(1 - Fraction(x))) for x in betas]
+        shares = [once(Fraction(x)) for x in betas]
     if rule == "adagrad":
         rate = double(lr / double(1 + double((options["step"] - 1) * Fraction(options["lr_decay"]))))
-    if rule in ("adam", "nadam", "lamb"):
+    if rule in ("adam", "nadam", "lamb", "ademamix"):
         powers = [Fraction(formula.power(float(beta), options["step"])) for beta in (beta1, beta2)]
         left = Rounded(double(1 - powers[1]), np.float64).sqrt()
         root = once(double(1 / left.value))
-    if rule == "adam":
+    if rule in ("adam", "ademamix"):
         rate = double(lr / double(1 - powers[0]))
     if rule == "radam":
         rate, rectified = radam_rate(**options)
@@ -119,6 +125,11 @@ def exact_update(rule, arrays, options, dtype):
         rate = double(lr / double(1 - Fraction(formula.power(float(beta1), options["step"]))))
     if rule == "lamb":
         corrected = once(double(1 / double(1 - powers[0])))
+    if rule == "ademamix":
+        weight, step, warmup = (Fraction(options[name]) for name in ("alpha", "step", "t_alpha"))
+        if step < warmup:
+            weight = double(weight * double(step / warmup))
+        weight = once(double(weight * double(1 - powers[0])))
     if rule == "nadam":
         momenta = []
         for t in (options["step"], options["step"] + 1):
@@ -153,6 +164,7 @@ def exact_update(rule, arrays, options, dtype):
     for elements in zip(*arrays.values(), strict=True):
         b = dict(zip(arrays, (Rounded(x, dtype) for x in elements), strict=True))
         p, g = b["param"], -b["grad"] if options["maximize"] else b["grad"]
+        before, average = b["param"], b.get("ax")
         if decay and not decoupled and rule != "lamb":
             g = g + once(decay) * p
         if "lr_scale" in b:
@@ -210,6 +222,24 @@ def exact_update(rule, arrays, options, dtype):
             x = shares[0] * b["exp_avg"] + rests[0] * g
             p = p - eta * sign(x)
             b["exp_avg"] = shares[1] * b["exp_avg"] + rests[1] * g
+        elif rule == "rprop":
+            size, same = eta, once(0)
+            if options["step"] > 1:
+                same = g * b["prev"]
+                factor = 1 if same.value == 0 else options["etas"][same.value > 0]
+                size = b["step_size"] * once(factor)
+            least, most = (once(x) for x in options["step_sizes"])
+            size = b["step_size"] = min(max(size, least, key=lambda x: x.value), most, key=lambda x: x.value)
+            b["prev"] = g = once(0) if same.value < 0 else g
+            p = before - sign(g) * size
+        elif rule == "asgd":
+            p = p - eta * g
+            b["ax"] = average + once(0.7) * (p - average)
+        elif rule == "ademamix":
+            m = b["exp_avg"] = shares[0] * b["exp_avg"] + rests[0] * g
+            slow = b["exp_avg_slow"] = shares[2] * b["exp_avg_slow"] + rests[2] * g
+            v = b["exp_avg_sq"] = shares[1] * b["exp_avg_sq"] + rests[1] * (g * g)
+            p = p - eta * ((m + weight * slow) / (v.sqrt() * root + eps))
         elif rule == "sign_sgd":
             p = p - eta * sign(g)
         elif rule == "signum":
@@ -362,13 +392,14 @@ def test_reference_and_compiled_functions_have_the_same_names_and_signatures():
 
 def test_options_are_those_of_the_table():
     domains = {"not_negative": _checks.NOT_NEGATIVE, "below_one": _checks.BELOW_ONE, "up_to_one": _checks.UP_TO_ONE}
+    others = {"form": "form", "step": "count", "lr_scale": "factors", "etas": "etas", "step_sizes": "step_sizes"}
     for rule in RULES.values():
         for name, kind in rule["options"].items():
             if kind in domains:
-                assert _checks.REALS[name] is domains[kind]
+                assert _checks.domain_of(name, rule["options"]) is domains[kind]
             else:
-                known = {**dict.fromkeys(_checks.FLAGS, "flag"), "form": "form", "betas": "betas", "step": "count"}
-                assert {**known, "lr_scale": "factors"}[name] == kind
+                betas = "three_betas" if "t_beta3" in rule["options"] else "betas"
+                assert {**dict.fromkeys(_checks.FLAGS, "flag"), **others, "betas": betas}[name] == kind
         for name, initial in rule["scalars"].items():
             assert _checks.SCALARS[name].initial == initial
         for name, needs in rule["states"].items():

@@ -17,14 +17,14 @@ from support import assert_same_bits
 torch = pytest.importorskip("torch", reason="NOT TESTED: agreement with torch.optim; there is no torch here")
 
 torch.set_num_threads(1)  # its threads would only wait for each other, on arrays of this size
-CLASSES = ["SGD", "Adagrad", "RMSprop", "Adam", "AdamW", "NAdam", "RAdam", "Adamax", "Adadelta"]
+CLASSES = ["SGD", "Adagrad", "RMSprop", "Adam", "AdamW", "NAdam", "RAdam", "Adamax", "Adadelta", "Rprop", "ASGD"]
 SHAPES = [(7,), (3, 5), ()]
 FUSED = ("SGD", "Adagrad", "Adam", "AdamW")
 
 
 @pytest.fixture(autouse=True)
 def _doubles():
-    """torch keeps NAdam's product of momenta, and counts, in its default dtype."""
+    """torch keeps NAdam's product of momenta, ASGD's eta and mu, and counts in its default dtype."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
     yield
@@ -83,7 +83,15 @@ def random_options(name: str, rng) -> dict:
             "momentum": rng.uniform(0.1, 0.95) if nesterov else rng.choice([0.0, rng.uniform(0.0, 0.95)]),
             "dampening": 0.0 if nesterov else rng.choice([0.0, rng.uniform(0.0, 0.9)]),
         }
-    if name != "SGD":
+    if name == "Rprop":
+        del options["weight_decay"]
+        options["etas"] = (float(rng.uniform(0.1, 0.9)), float(1 + rng.uniform(0.05, 0.5)))
+        options["step_sizes"] = (float(10 ** rng.uniform(-8, -3)), float(10 ** rng.uniform(-2, 1)))
+    elif name == "ASGD":
+        options["lambd"] = rng.choice([0.0, 10 ** rng.uniform(-5, 0)])
+        options["alpha"] = rng.uniform(0, 2)
+        options["t0"] = rng.choice([0.0, rng.uniform(0, 150), 1e6])
+    elif name != "SGD":
         options["eps"] = 10 ** rng.uniform(-10, -1)
     if name == "Adagrad":
         options["lr_decay"] = rng.choice([0.0, rng.uniform(0.0, 0.1)])
@@ -128,6 +136,8 @@ def test_gdm_walks_torchs_path(backend, name, seed):
         ours_steps(ours, params, problem, steps)
         theirs_steps(theirs, tensors, problem, steps)
         assert_close(params, tensors, rtol=1e-12)
+    if name == "ASGD":
+        assert_close(ours.ax, [theirs.state[tensor]["ax"] for tensor in tensors], rtol=1e-12)
     assert max(np.abs(x).max() for x in params) < 10
     assert all(np.any(x != start) for x, start in zip(params, problem.start, strict=True))
 
@@ -197,6 +207,41 @@ def test_lion_follows_its_paper(backend, seed):
     assert_close(params, [torch.from_numpy(np.asarray(x)) for x in expected])
 
 
+@pytest.mark.parametrize("seed", range(40))
+def test_ademamix_follows_its_paper(backend, seed):
+    """Algorithm 1 of Pagliardini et al., 2024, and the schedules of its section 3, with names as there."""
+    rng = np.random.default_rng(seed)
+    lr, (beta1, beta2, beta3), eps = rng.uniform(1e-4, 0.02), rng.uniform(0.1, 0.999, 3), 10 ** rng.uniform(-8, -2)
+    alpha, decay, warmup = rng.uniform(0, 10), rng.choice([0.0, rng.uniform(0.0, 0.5)]), rng.choice([0, 150, 1000], 2)
+    maximize = bool(rng.integers(2))
+    problem = Problem(seed, maximize=maximize)
+    params, expected = [x.copy() for x in problem.start], [x.copy() for x in problem.start]
+    m1, m2, nu = ([np.zeros_like(x) for x in expected] for _ in range(3))
+    options = {"betas": (beta1, beta2, beta3), "alpha": alpha, "t_alpha": warmup[0], "t_beta3": warmup[1]}
+    options |= {"eps": eps, "weight_decay": decay, "maximize": maximize}
+    optimizer = gdm.AdEMAMix(params, lr=lr, **options)
+    sign = -1.0 if maximize else 1.0
+    for step in range(200):
+        if step == 100:
+            lr = optimizer.lr = lr / 3
+        t, a, b3 = step + 1, alpha, beta3
+        if warmup[0]:
+            a = min(t * alpha / warmup[0], alpha)
+        if warmup[1]:
+            x = t / warmup[1]
+            b3 = np.exp(np.log(beta1) * np.log(beta3) / ((1 - x) * np.log(beta3) + x * np.log(beta1))) if x < 1 else 1
+            b3 = min(b3, beta3)
+        for i, theta in enumerate(expected):
+            g = sign * problem.gradient(step, i, theta)
+            m1[i] = beta1 * m1[i] + (1 - beta1) * g
+            m2[i] = b3 * m2[i] + (1 - b3) * g
+            nu[i] = beta2 * nu[i] + (1 - beta2) * g**2
+            root = np.sqrt(nu[i] / (1 - beta2**t))
+            expected[i] = theta - lr * ((m1[i] / (1 - beta1**t) + a * m2[i]) / (root + eps) + decay * theta)
+        ours_steps(optimizer, params, problem, [step])
+    assert_close(params, [torch.from_numpy(np.asarray(x)) for x in expected])
+
+
 # ---- states ----
 
 OPTIONS = {
@@ -209,6 +254,8 @@ OPTIONS = {
     "RAdam": [{}, {"betas": (0.5, 0.9), "weight_decay": 0.1, "decoupled_weight_decay": True}],
     "Adamax": [{}, {"betas": (0.5, 0.9), "weight_decay": 0.1, "eps": 1e-3, "maximize": True}],
     "Adadelta": [{}, {"rho": 0.5, "weight_decay": 0.1, "eps": 1e-3, "maximize": True}],
+    "Rprop": [{}, {"etas": (0.25, 1.75), "step_sizes": (0.001, 0.1), "maximize": True}],
+    "ASGD": [{}, {"t0": 2.0, "lambd": 0.5, "alpha": 1.5, "weight_decay": 0.1}],
 }
 every_case = pytest.mark.parametrize(
     ("name", "options"), [pytest.param(n, o, id=f"{n}-{k}") for n in CLASSES for k, o in enumerate(OPTIONS[n])]
@@ -219,7 +266,7 @@ def make(name, params, options, *, grouped=False):
     """An optimizer; its second group has other options, and those of the class."""
     given = params
     if grouped:
-        other = {**options, "lr": 0.003, "weight_decay": 0.05}
+        other = {**options, "lr": 0.003, **({} if name == "Rprop" else {"weight_decay": 0.05})}
         given = [{"params": params[:1], "name": "first"}, {"params": params[1:], **other}]
     return getattr(gdm, name)(given, **{"lr": 0.02, **options})
 
@@ -292,7 +339,7 @@ def test_round_trip_is_exact(name, options, steps, dtype):
         gdm.torch.load_state_dict(loaded, theirs.state_dict() if through_torch else gdm.torch.to_state_dict(optimizer))
         but = ["steps", "updates"] if name == "SGD" else []
         if through_torch and dtype == np.float32:  # where torch makes a float32 of it
-            but.append("mu_product")
+            but += ["mu_product", "eta", "mu"]
         assert_same_state(loaded.state_dict(), optimizer.state_dict(), but=but)
         assert loaded.steps == (0 if name == "SGD" else steps)
 
@@ -334,6 +381,8 @@ def test_a_state_before_the_first_step_is_converted():
     assert gdm.torch.to_state_dict(gdm.SGD(np.ones(2)))["state"] == {}
     state = gdm.torch.to_state_dict(gdm.Adagrad(np.ones(2), initial_accumulator_value=0.5))["state"][0]
     assert (state["step"].item(), state["sum"].tolist()) == (0.0, [0.5, 0.5])
+    for name in ("Rprop", "ASGD"):  # torch makes it, with the learning rate of the first step
+        assert gdm.torch.to_state_dict(getattr(gdm, name)(np.ones(2)))["state"] == {}
 
 
 @pytest.mark.parametrize("name", CLASSES)
@@ -475,7 +524,7 @@ def test_states_of_an_older_adamw_are_converted():
     assert optimizer.decoupled_weight_decay is True
 
 
-@pytest.mark.parametrize("name", ["Adam", "NAdam", "Adagrad"])
+@pytest.mark.parametrize("name", ["Adam", "NAdam", "Adagrad", "Rprop", "ASGD"])
 def test_parameters_with_different_counts(backend, name):
     """Some parameters had no gradient in some steps in torch. Each goes on from its own count."""
     problem = Problem(6)
@@ -717,7 +766,7 @@ def test_an_adamw_that_is_not_decoupled_is_refused():
 
 def test_a_class_that_is_not_in_both_libraries_is_refused():
     for call in (gdm.torch.to_state_dict, lambda x: gdm.torch.load_state_dict(x, {})):
-        for name in ("Lion", "Signum"):
+        for name in ("Lion", "Signum", "AdEMAMix"):
             with pytest.raises(
                 TypeError, match=rf"torch\.optim has no {name}; expected one of gdm\.SGD, gdm\.Adagrad, gdm\.RMSprop"
             ):

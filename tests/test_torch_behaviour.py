@@ -13,10 +13,10 @@ import pytest
 import gdm
 from support import python
 from torch_cases import (
+    A_STATE,
     FULL,
     OPTIONS,
     OWN,
-    STATE,
     TORCHS,
     Twins,
     assert_close,
@@ -126,6 +126,13 @@ def test_a_subclass_has_arguments_of_its_own(name):
     [
         ("Lion", {"lr": 1e-4, "betas": (0.9, 0.99), "weight_decay": 0.0}),
         ("Signum", {"lr": 1e-3, "momentum": 0.9, "weight_decay": 0.0}),
+        (
+            "AdEMAMix",
+            {
+                **{"lr": 1e-3, "betas": (0.9, 0.999, 0.9999), "alpha": 5.0, "t_alpha": 0.0, "t_beta3": 0.0},
+                **{"eps": 1e-8, "weight_decay": 0.0},
+            },
+        ),
     ],
 )
 def test_arguments_of_lion_and_signum(name, expected):
@@ -149,6 +156,9 @@ def test_arguments_of_lion_and_signum(name, expected):
         ("Signum", {"momentum": 1.0}, "momentum"),
         ("Signum", {"momentum": -0.5}, "momentum"),
         ("Signum", {"weight_decay": -0.1}, "weight_decay"),
+        ("AdEMAMix", {"betas": (0.9, 0.99)}, "three"),
+        ("AdEMAMix", {"betas": (0.9, 0.99, 1.0)}, "beta"),
+        *(("AdEMAMix", {key: -0.1}, key) for key in ("alpha", "t_alpha", "t_beta3", "eps", "weight_decay")),
         *((name, {"threads": 0}, "threads must be") for name in TORCHS + OWN),
     ],
 )
@@ -332,7 +342,7 @@ def test_options_are_changed_between_steps(name):
             group["maximize"] = not group["maximize"]
             group["weight_decay"] = 0.1 * (step % 2)
             if "betas" in group:
-                group["betas"] = (0.5 + 0.04 * step, 0.9)
+                group["betas"] = (0.5 + 0.04 * step, 0.9, *([0.95] if name == "AdEMAMix" else []))
             if "momentum" in group and name != "RMSprop":
                 group["momentum"] = 0.1 * (step % 3)
 
@@ -1154,7 +1164,7 @@ def sparse(opt, params) -> type[Exception]:
 
 
 def option(opt, params) -> type[Exception]:
-    del opt.param_groups[0]["lr"]
+    del opt.param_groups[0]["etas" if isinstance(opt, torch.optim.Rprop) else "lr"]  # which Rprop reads in each step
     return KeyError
 
 
@@ -1163,7 +1173,7 @@ def second_group(opt, params) -> type[Exception]:
     opt.add_param_group({"params": [torch.zeros(3, dtype=torch.bfloat16)]})
     last = opt.param_groups[1]["params"][0]
     last.grad = torch.ones(3, dtype=torch.bfloat16)
-    key = STATE[type(opt).__name__]
+    key = A_STATE[type(opt).__name__]
     opt.state[last][key] = torch.zeros(2, dtype=torch.bfloat16)
     return Exception
 

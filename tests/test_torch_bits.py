@@ -10,6 +10,7 @@ from torch_cases import (
     DTYPES,
     FULL,
     OPTIONS,
+    SCALARS,
     assert_same_tensors,
     clones,
     come_and_go,
@@ -122,9 +123,9 @@ def test_gdms_class_on_arrays_gives_the_same_bits(name, options, dtype, backend,
         for key, x in state.items():
             if key == "step":
                 assert int(x) == count
-            elif key == "mu_product":
+            elif key in SCALARS:
                 entry = theirs.state_dict()["groups"][0]["params"][i]
-                assert x.item() == entry["scalars"]["mu_product"]
+                assert x.item() == entry["scalars"][key]
             elif count:
                 wanted = getattr(theirs, NAMES.get((name, key), key))[i]
                 if wanted is None:  # gdm's Signum without momentum has no average

@@ -11,10 +11,10 @@ import pytest
 import gdm
 from torch_cases import (
     CLASSES,
-    COUNTS,
     FULL,
     NUMBERED,
     OPTIONS,
+    WITH_EPS,
     assert_close,
     assert_same_tensors,
     clones,
@@ -49,7 +49,16 @@ STATES = {
     "Adadelta": {"square_avgs": ("square_avg", None), "acc_deltas": ("acc_delta", None)},
     "Lion": {"exp_avgs": ("exp_avg", None)},
     "Signum": {"exp_avgs": ("exp_avg", None)},
+    "Rprop": {"prevs": ("prev", None), "sizes": ("step_size", None)},
+    "ASGD": {"axs": ("ax", None)},
+    "AdEMAMix": {
+        "exp_avgs": ("exp_avg", None),
+        "exp_avgs_slow": ("exp_avg_slow", None),
+        "exp_avg_sqs": ("exp_avg_sq", None),
+    },
 }
+# For each function that keeps numbers, the lists of tensors with torch's keys, and what they begin with.
+SCALARS = {"NAdam": {"mu_products": ("mu_product", 1.0)}, "ASGD": {"etas": ("eta", 0.0), "mus": ("mu", 1.0)}}
 STATES["AdamW"] = STATES["Adam"]
 SHAPES = [(33,), (4, 7), (), (0,), (40, 5)]
 BACKENDS = pytest.mark.parametrize("backend_name", ["native", "reference"])
@@ -71,8 +80,8 @@ class Call:
         for key, (_, needs) in STATES[name].items():
             if needs is None or self.options.get(needs):
                 self.lists[key] = [torch.full_like(p, self.initial or 0.0) for p in params]
-        if name == "NAdam":
-            self.lists["mu_products"] = [torch.ones(()) for _ in params]
+        for key, (_, initial) in SCALARS.get(name, {}).items():
+            self.lists[key] = [torch.full((), initial) for _ in params]
         self.made = 0
 
     def set_grads(self, step: int, absent=lambda step, i: False) -> None:
@@ -128,8 +137,8 @@ def test_the_path_is_torchs(name, options, dtype, backend_name):
         for key, (theirs, _) in STATES[name].items():
             if key in call.lists:
                 assert_close(call.lists[key][i], optimizer.state[q][theirs], key, least=0.0 if "sq" in key else 0.1)
-        if name == "NAdam":
-            assert_close(call.lists["mu_products"][i], optimizer.state[q]["mu_product"])
+        for key, (theirs, _) in SCALARS.get(name, {}).items():
+            assert_close(call.lists[key][i], optimizer.state[q][theirs], key)
 
 
 @every_dtype
@@ -173,7 +182,7 @@ def test_a_gradient_of_none_leaves_its_parameter_out(name, backend_name):
         for i, grad in enumerate(call.lists["grads"]):
             after = call.copy()[i::count]
             same = all(x is y is None or torch.equal(x, y) for x, y in zip(after, before[i::count], strict=True))
-            assert same is (grad is None or (after[0].numel() == 0 and name != "NAdam"))
+            assert same is (grad is None or (after[0].numel() == 0 and name not in SCALARS))
 
 
 @every_class
@@ -461,7 +470,7 @@ def test_a_bad_tensor_is_refused_and_named(name, what, backend_name):
     gdm.set_backend(backend_name)
     error, message, make = BAD[what]
     for key in Call(name, FULL[name]).lists:
-        if key == "mu_products":
+        if key in SCALARS.get(name, {}):
             continue
         call = Call(name, FULL[name], shapes=[(4,), (3, 5), (6,)])
         call.set_grads(0)
@@ -539,9 +548,9 @@ def test_a_gradient_that_shares_memory_far_away_is_refused(name, backend_name):
 
 BAD_OPTIONS = [
     *((name, {"lr": value}, "lr must be") for name in CLASSES for value in (-0.1, float("nan"), float("inf"), 1e39)),
-    *((name, {"weight_decay": -1.0}, "weight_decay must be") for name in CLASSES),
+    *((name, {"weight_decay": -1.0}, "weight_decay must be") for name in CLASSES if name != "Rprop"),
     *((name, {"threads": 0}, "threads must be") for name in CLASSES),
-    *((name, {"eps": -1.0}, "eps must be") for name in COUNTS),
+    *((name, {"eps": -1.0}, "eps must be") for name in WITH_EPS),
     *((name, {"betas": (1.0, 0.9)}, "betas") for name in ("Adam", "AdamW", "NAdam", "RAdam", "Adamax", "Lion")),
     ("SGD", {"momentum": 1.0}, "momentum must be"),
     ("SGD", {"momentum": 0.5, "dampening": 2.0}, "dampening must be"),
@@ -551,6 +560,11 @@ BAD_OPTIONS = [
     ("NAdam", {"momentum_decay": -1.0}, "momentum_decay must be"),
     ("Adadelta", {"rho": 1.5}, "rho must be"),
     ("Signum", {"momentum": -0.5}, "momentum must be"),
+    *(("Rprop", {"etas": x}, "etas") for x in ((0.0, 1.2), (0.5, 1.0), (0.5, 1e39))),
+    *(("Rprop", {"step_sizes": x}, "step_sizes") for x in ((-1.0, 1.0), (2.0, 1.0), (0.5, 1e39))),
+    *(("ASGD", {name: -1.0}, f"{name} must be") for name in ("lambd", "alpha", "t0")),
+    *(("AdEMAMix", {name: -1.0}, f"{name} must be") for name in ("alpha", "t_alpha", "t_beta3")),
+    ("AdEMAMix", {"betas": (0.9, 0.9, 1.0)}, "betas"),
 ]
 
 

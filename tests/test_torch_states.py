@@ -15,6 +15,8 @@ from torch_cases import (
     COUNTS,
     FULL,
     OPTIONS,
+    OWN,
+    SCALARS,
     TORCHS,
     Twins,
     assert_close,
@@ -47,6 +49,9 @@ STATES = {
     "Adadelta": ["acc_delta", "square_avg", "step"],
     "Lion": ["exp_avg"],
     "Signum": ["exp_avg"],
+    "Rprop": ["prev", "step", "step_size"],
+    "ASGD": ["ax", "eta", "mu", "step"],
+    "AdEMAMix": ["exp_avg", "exp_avg_slow", "exp_avg_sq", "step"],
 }
 
 
@@ -80,7 +85,8 @@ def structure(x):
 def assert_same_structure(ours, theirs) -> None:
     ours, theirs = structure(ours), structure(theirs)
     for state in (*ours["state"].values(), *theirs["state"].values()):
-        state.pop("mu_product", None)  # the last bit of a number
+        for key in SCALARS:
+            state.pop(key, None)  # the last bit of a number
         for key in list(state):
             if isinstance(state[key], tuple) and key != "step":
                 state[key] = state[key][:-1]
@@ -111,7 +117,7 @@ def test_a_state_dict_is_torchs_key_for_key(name, options, dtype):
 
 
 @pytest.mark.parametrize("default", [torch.float32, torch.float64], ids=["f32", "f64"])
-@pytest.mark.parametrize("name", COUNTS)
+@pytest.mark.parametrize("name", [name for name in COUNTS if name not in OWN])
 def test_the_count_is_a_tensor_of_torchs_dtype(name, default):
     torch.set_default_dtype(default)
     for flags in ({}, *([{"fused": True}] if name in ("Adagrad", "Adam", "AdamW") else [])):
@@ -197,7 +203,7 @@ def test_states_go_both_ways(name, options, dtype, through_a_file):
     twins.theirs = torchs_class(name)(twins.other_params, lr=0.5)
     flags = {key: False for key in ("foreach", "fused") if key in theirs["param_groups"][0]}
     ours["param_groups"][0].update(flags)
-    if name in ("Lion", "Signum"):
+    if name in OWN:
         theirs["param_groups"][0] = ours["param_groups"][0]
     twins.ours.load_state_dict(theirs)
     twins.theirs.load_state_dict(ours)
@@ -208,10 +214,10 @@ def test_states_go_both_ways(name, options, dtype, through_a_file):
 @pytest.mark.parametrize("default", [torch.float32, torch.float64], ids=["f32 default", "f64 default"])
 @every_case
 def test_a_loaded_optimizer_goes_on_to_the_bit(name, options, default):
-    """Whatever it had done before. PyTorch loads NAdam's product in the parameters' dtype, and makes it in the default
-    one: in float64 a product that has been rounded to float32 goes on in another way."""
+    """Whatever it had done before. PyTorch loads NAdam's product, ASGD's eta and mu in the parameters' dtype, and makes
+    them in the default one: in float64 a product that has been rounded to float32 goes on in another way."""
     torch.set_default_dtype(default)
-    params = parameters(default if name == "NAdam" else torch.float64)
+    params = parameters(default if name in ("NAdam", "ASGD") else torch.float64)
     first = getattr(gdm.torch, name)(params, lr=0.01, **options)
     for step in range(4):
         give_gradients(step, params, absent=come_and_go)
@@ -270,7 +276,7 @@ def test_states_of_adam_and_adamw_are_alike():
         twins.steps(range(3, 6))
 
 
-@pytest.mark.parametrize("name", COUNTS)
+@pytest.mark.parametrize("name", [name for name in COUNTS if name not in OWN])
 def test_states_of_older_versions_count_in_plain_numbers(name):
     twins = Twins(name, options=FULL[name])
     twins.steps(range(3))
@@ -278,8 +284,7 @@ def test_states_of_older_versions_count_in_plain_numbers(name):
         state = copy.deepcopy(opt.state_dict())
         for x in state["state"].values():
             x["step"] = int(x["step"])
-            if "mu_product" in x:
-                x["mu_product"] = float(x["mu_product"])
+            x |= {key: float(x[key]) for key in SCALARS if key in x}
         del state["param_groups"][0]["maximize"]
         opt.load_state_dict(state)
     for state in twins.ours.state.values():
@@ -458,7 +463,7 @@ def test_states_are_changed_between_steps(name, change):
     for opt, params in twins.both():
         for p in params:
             for key in STATES[name]:
-                if key not in ("step", "mu_product"):
+                if key not in ("step", *SCALARS):
                     change(opt.state[p], key)
     twins.steps(range(3, 6))
 
@@ -499,9 +504,10 @@ def test_counts_are_set_by_the_user(name):
         opt.state[params[0]]["step"].fill_(40)
         opt.state[params[1]]["step"] = torch.tensor(7.0)
         opt.state[params[2]]["step"] += 5
-        opt.state[params[3]]["step"].zero_()
+        opt.state[params[3]]["step"].fill_(1.0 if name == "Rprop" else 0.0)  # gdm's first step is the one after 0
     twins.steps(range(3, 6))
-    assert [int(twins.ours.state[p]["step"]) for p in twins.params] == [43, 10, 11, 3]
+    last = 4 if name == "Rprop" else 3
+    assert [int(twins.ours.state[p]["step"]) for p in twins.params] == [43, 10, 11, last]
 
 
 @pytest.mark.parametrize("name", COUNTS)

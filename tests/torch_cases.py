@@ -14,12 +14,18 @@ torch = pytest.importorskip("torch", reason="NOT TESTED: gdm.torch's optimizers;
 torch.set_num_threads(1)  # its threads would only wait for each other, on tensors of this size
 
 # Those that torch.optim has, and those that it does not have.
-TORCHS = ["SGD", "Adagrad", "RMSprop", "Adam", "AdamW", "NAdam", "RAdam", "Adamax", "Adadelta"]
-OWN = ["Lion", "Signum"]
+TORCHS = ["SGD", "Adagrad", "RMSprop", "Adam", "AdamW", "NAdam", "RAdam", "Adamax", "Adadelta", "Rprop", "ASGD"]
+OWN = ["Lion", "Signum", "AdEMAMix"]
 CLASSES = [*TORCHS, *OWN]
 FUSED = ["SGD", "Adagrad", "Adam", "AdamW"]
-COUNTS = [name for name in TORCHS if name != "SGD"]  # the classes whose state has a "step"
-NUMBERED = [name for name in COUNTS if name not in ("RMSprop", "Adadelta")]  # and whose update depends on it
+# The classes whose state has a "step", and those whose update depends on it.
+COUNTS = [name for name in CLASSES if name not in ("SGD", "Lion", "Signum")]
+NUMBERED = [name for name in COUNTS if name not in ("RMSprop", "Adadelta")]
+WITH_EPS = [name for name in COUNTS if name not in ("Rprop", "ASGD")]
+SCALARS = ["mu_product", "eta", "mu"]  # numbers in a state, beside "step"
+A_STATE = {"SGD": "momentum_buffer", "Adagrad": "sum", "RMSprop": "square_avg"}
+A_STATE |= {"Adadelta": "square_avg", "Rprop": "prev", "ASGD": "ax"}
+A_STATE |= {name: "exp_avg" for name in CLASSES if name not in A_STATE}  # one of each class
 # Options that switch each kernel and each state on and off.
 OPTIONS = {
     "SGD": [
@@ -65,6 +71,18 @@ OPTIONS = {
         {"momentum": 0.0, "weight_decay": 0.1},
         {"weight_decay": 0.1, "decoupled_weight_decay": True},
     ],
+    "Rprop": [{}, {"etas": (0.25, 1.75), "step_sizes": (0.001, 0.1), "maximize": True}],
+    "ASGD": [
+        {},
+        {"t0": 1.5, "lambd": 0.5, "alpha": 1.5},
+        {"t0": 0.0, "weight_decay": 0.1, "lambd": 0.1, "maximize": True},
+    ],
+    "AdEMAMix": [
+        {},
+        {"weight_decay": 0.1, "betas": (0.5, 0.7, 0.9), "alpha": 2.0, "maximize": True},
+        {"t_alpha": 4.0, "t_beta3": 6.0, "eps": 1e-3},
+        {"t_beta3": 6.0, "betas": (0.0, 0.9, 0.99)},
+    ],
 }
 # One set of options for each class, in which every state is in use.
 FULL = {
@@ -79,11 +97,11 @@ FULL = {
     "Adadelta": {"weight_decay": 0.1},
     "Lion": {"weight_decay": 0.1},
     "Signum": {"weight_decay": 0.1},
+    "Rprop": {},
+    "ASGD": {"weight_decay": 0.1, "t0": 1.0},
+    "AdEMAMix": {"weight_decay": 0.1, "t_alpha": 4.0, "t_beta3": 6.0},
 }
-# A state of each class.
-STATE = dict.fromkeys(CLASSES, "exp_avg") | {"SGD": "momentum_buffer", "Adagrad": "sum"}
-STATE |= {"RMSprop": "square_avg", "Adadelta": "square_avg"}
-AVERAGES = ["momentum_buffer", "exp_avg", "grad_avg"]  # states in which gradients may cancel each other
+AVERAGES = ["momentum_buffer", "exp_avg", "exp_avg_slow", "grad_avg"]  # states in which gradients may cancel each other
 SHAPES = [(7,), (3, 5), (), (40, 3)]
 DTYPES = {"f32": torch.float32, "f64": torch.float64}
 # How far two paths may be apart, compared with the largest element of the tensor. PyTorch's for-loop rounds narrow
@@ -165,9 +183,62 @@ class SignumByHand(_ByHand):
         p.add_(m.sign(), alpha=-group["lr"])
 
 
+class AdEMAMixByHand(torch.optim.Optimizer):
+    """Algorithm 1 of Pagliardini et al., 2024, with the schedules of its section 3 in their other forms."""
+
+    def __init__(
+        self,
+        params,
+        lr=1e-3,
+        betas=(0.9, 0.999, 0.9999),
+        alpha=5.0,
+        t_alpha=0.0,
+        t_beta3=0.0,
+        eps=1e-8,
+        weight_decay=0.0,
+        *,
+        maximize=False,
+    ) -> None:
+        options = {"lr": lr, "betas": betas, "alpha": alpha, "t_alpha": t_alpha, "t_beta3": t_beta3}
+        super().__init__(params, {**options, "eps": eps, "weight_decay": weight_decay, "maximize": maximize})
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        loss = None if closure is None else torch.enable_grad()(closure)()
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is not None:
+                    state = self.state[p]
+                    if not state:
+                        state["step"] = torch.zeros((), dtype=torch.get_default_dtype())
+                        state |= {key: torch.zeros_like(p) for key in ("exp_avg", "exp_avg_slow", "exp_avg_sq")}
+                    state["step"] += 1
+                    self.update(p, -p.grad if group["maximize"] else p.grad, state, group)
+        return loss
+
+    @staticmethod
+    def update(p, g, state, group) -> None:
+        t = state["step"].item()
+        beta1, beta2, beta3 = group["betas"]
+        alpha = group["alpha"]
+        if group["t_alpha"]:
+            alpha = min(t * alpha / group["t_alpha"], alpha)
+        if group["t_beta3"]:  # the half-life, in steps, is between that of both betas
+            short, long = (math.log(0.5) / math.log(beta) if beta else 0.0 for beta in (beta1, beta3))
+            x = t / group["t_beta3"]
+            beta3 = min(0.5 ** (1 / ((1 - x) * short + x * long)), beta3) if x < 1 else beta3
+        m, slow, v = (state[key] for key in ("exp_avg", "exp_avg_slow", "exp_avg_sq"))
+        m.copy_(beta1 * m + (1 - beta1) * g)
+        slow.copy_(beta3 * slow + (1 - beta3) * g)
+        v.copy_(beta2 * v + (1 - beta2) * g * g)
+        step = (m / (1 - beta1**t) + alpha * slow) / ((v / (1 - beta2**t)).sqrt() + group["eps"])
+        p.sub_(group["lr"] * (step + group["weight_decay"] * p))
+
+
 def torchs_class(name: str):
     """The class to compare with."""
-    return {"Lion": LionByHand, "Signum": SignumByHand}.get(name) or getattr(torch.optim, name)
+    own = {"Lion": LionByHand, "Signum": SignumByHand, "AdEMAMix": AdEMAMixByHand}
+    return own.get(name) or getattr(torch.optim, name)
 
 
 # ---- problems ----

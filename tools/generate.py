@@ -24,6 +24,9 @@ DECLARATIONS = {
     "below_one": "double {}",
     "up_to_one": "double {}",
     "betas": "double {}[2]",
+    "three_betas": "double {}[3]",
+    "etas": "double {}[2]",
+    "step_sizes": "double {}[2]",
     "flag": "int {}",
     "form": "int {}",
     "count": "uint64_t {}",
@@ -44,7 +47,8 @@ class Field(NamedTuple):
 class Rule(NamedTuple):
     name: str
     states: list[str]
-    fields: dict[str, str]  # the options and scalars in order, each with its default as C text
+    defaults: dict[str, str]  # of the options and scalars, in order, as C text
+    rows: dict[str, str]  # the row of each
 
 
 class Function(NamedTuple):
@@ -75,10 +79,19 @@ def read_table(text: str) -> tuple[dict[str, Field], list[Rule]]:
             kind: re.search(rf"#define GDM_{kind}_{name}\(.*?\)(.*)", text)[1]
             for kind in ("STATES", "OPTIONS", "SCALARS")
         }
-        options = re.findall(r"\bOPTION\(R, (\w+), (PAIR\(.*?\)|[^()]*)\)", lists["OPTIONS"])
+        several = r"(?:PAIR|TRIPLE)\((.*?)\)"
+        options = re.findall(rf"\bOPTION\(R, (\w+), ({several}|[^(),]*)(?:, (\w+))?\)", lists["OPTIONS"])
         scalars = re.findall(r"\bSCALAR\(R, (\w+)\)", lists["SCALARS"])
-        defaults = {option: re.sub(r"PAIR\((.*)\)", r"{\1}", default) for option, default in options}
-        rules.append(Rule(name, re.findall(r"\((\w+)", lists["STATES"]), defaults | dict.fromkeys(scalars, "NULL")))
+        defaults = {option: f"{{{numbers}}}" if numbers else default for option, default, numbers, _ in options}
+        rows = {option: row or option for option, _, _, row in options}
+        rules.append(
+            Rule(
+                name,
+                re.findall(r"\((\w+)", lists["STATES"]),
+                defaults | dict.fromkeys(scalars, "NULL"),
+                rows | dict(zip(scalars, scalars, strict=True)),
+            )
+        )
     return fields, rules
 
 
@@ -113,11 +126,12 @@ def section(rule: Rule, fields: dict[str, Field]) -> str:
     title, comment = re.match(r"/\* (.*?)\n(.*?) \*/\n", source, re.S).groups()
     struct = f"gdm_{rule.name}_args"
     rows = [("size_t size;", f"sizeof({struct})")]
-    rows += [(DECLARATIONS[fields[name].kind].format(name) + ";", fields[name].meaning) for name in rule.fields]
+    for name, row in rule.rows.items():
+        rows.append((DECLARATIONS[fields[row].kind].format(name) + ";", fields[row].meaning))
     text = f"/* ---- {title} ".ljust(WIDTH - 1, "-") + f"\n{comment} */\n"
     text += f"typedef struct {struct} {{\n{commented(rows)}}} {struct};\n\n"
     text += (
-        f"#define GDM_{rule.name.upper()}_DEFAULTS {{{', '.join([f'sizeof({struct})', *rule.fields.values()])}}}\n\n"
+        f"#define GDM_{rule.name.upper()}_DEFAULTS {{{', '.join([f'sizeof({struct})', *rule.defaults.values()])}}}\n\n"
     )
     for suffix, type in (("f32", "float"), ("f64", "double")):
         buffers = [f"{type} *{name}" for name in ("param", *rule.states)]

@@ -79,6 +79,17 @@ typedef enum gdm_status {
     GDM_ERR_LR_SCALE = 29,          /* lr_scale must be given to a plan by gdm_plan_set_lr_scale */
     GDM_ERR_RHO = 30,               /* rho must be in [0, 1] */
     GDM_ERR_TRUST_COEFFICIENT = 31, /* trust_coefficient must be finite and not negative */
+    GDM_ERR_ETAS = 32,              /* etas must be a number in (0, 1) and a finite one above 1 */
+    GDM_ERR_STEP_SIZES = 33,        /* step_sizes must be finite, >= 0, and the first one not above the second */
+    GDM_ERR_LAMBD = 34,             /* lambd must be finite and not negative */
+    GDM_ERR_T0 = 35,                /* t0 must be finite and not negative */
+    GDM_ERR_ASGD_ALPHA = 36,        /* asgd_alpha must be finite and not negative */
+    GDM_ERR_ADEMAMIX_ALPHA = 37,    /* ademamix_alpha must be finite and not negative */
+    GDM_ERR_ADEMAMIX_BETAS = 38,    /* ademamix_betas must each be in [0, 1) */
+    GDM_ERR_T_ALPHA = 39,           /* t_alpha must be finite and not negative */
+    GDM_ERR_T_BETA3 = 40,           /* t_beta3 must be finite and not negative */
+    GDM_ERR_ETA = 41,               /* eta must point to a finite number that is not negative */
+    GDM_ERR_MU = 42,                /* mu must point to a number in [0, 1] */
     /* <<< statuses */
 } gdm_status;
 
@@ -494,6 +505,110 @@ gdm_status gdm_lamb_f32(float *param, float *exp_avg, float *exp_avg_sq, const f
                         const gdm_lamb_args *args);
 gdm_status gdm_lamb_f64(double *param, double *exp_avg, double *exp_avg_sq, const double *grad, size_t n,
                         const gdm_lamb_args *args);
+
+/* ---- Rprop: a step size for each element, which grows while its gradient keeps its sign ----------------------------
+ *
+ *     x    = g * prev
+ *     size = size * (x > 0 ? etas[1] : x < 0 ? etas[0] : 1)      size is step_size
+ *     size = min(max(size, step_sizes[0]), step_sizes[1])
+ *     g    = x < 0 ? 0 : g
+ *     p    = p - sign(g) * size
+ *     prev = g
+ *
+ * In the first step (step = 1) prev and step_size are not read: size = lr, and x = 0. After it lr has no effect, and so
+ * has lr_scale. sign(x) is 1, -1, or x itself where x is 0 or NaN.
+ *
+ * Source: M. Riedmiller, H. Braun, "A direct adaptive method for faster backpropagation learning: the RPROP algorithm",
+ * 1993; the variant without weight backtracking, and options as in torch.optim.Rprop.
+ */
+typedef struct gdm_rprop_args {
+    size_t size;          /* sizeof(gdm_rprop_args) */
+    double lr;            /* the learning rate, >= 0 */
+    double etas[2];       /* how a step size shrinks, and grows */
+    double step_sizes[2]; /* the smallest and the largest step size, >= 0 */
+    int maximize;         /* go up the gradient instead of down */
+    uint64_t step;        /* the number of this step, from 1; a plan counts its steps itself */
+    const void *lr_scale; /* NULL, or n factors of the learning rate, of the element type; only read */
+} gdm_rprop_args;
+
+#define GDM_RPROP_DEFAULTS {sizeof(gdm_rprop_args), 0.01, {0.5, 1.2}, {1e-6, 50}, 0, 0, NULL}
+
+gdm_status gdm_rprop_f32(float *param, float *prev, float *step_size, const float *grad, size_t n,
+                         const gdm_rprop_args *args);
+gdm_status gdm_rprop_f64(double *param, double *prev, double *step_size, const double *grad, size_t n,
+                         const gdm_rprop_args *args);
+
+/* ---- ASGD: gradient descent, and the average of its path -----------------------------------------------------------
+ *
+ *     g  = g + weight_decay * p                        unless weight_decay is 0
+ *     p  = p * (1 - lambd * eta) - eta * g
+ *     ax = ax + mu * (p - ax)                          ax = p where mu is 1
+ *
+ * and for the next step
+ *
+ *     eta = lr / (1 + lambd * lr * step)^alpha
+ *     mu  = 1 / max(1, step - t0)
+ *
+ * In the first step (step = 1) eta is lr if it is 0, its value before that. So a step has the eta that the lr of the
+ * step before gave. The power is computed in a fixed order (real_power.h).
+ *
+ * Source: B. Polyak, A. Juditsky, "Acceleration of stochastic approximation by averaging", 1992; L. Bottou, "Stochastic
+ * gradient descent tricks", 2012; options as in torch.optim.ASGD.
+ */
+typedef struct gdm_asgd_args {
+    size_t size;          /* sizeof(gdm_asgd_args) */
+    double lr;            /* the learning rate, >= 0 */
+    double lambd;         /* how fast eta falls, and the decay, >= 0 */
+    double alpha;         /* the exponent of eta's fall, >= 0 */
+    double t0;            /* the step after which the average begins, >= 0 */
+    double weight_decay;  /* the weight decay, >= 0 */
+    int maximize;         /* go up the gradient instead of down */
+    uint64_t step;        /* the number of this step, from 1; a plan counts its steps itself */
+    const void *lr_scale; /* NULL, or n factors of the learning rate, of the element type; only read */
+    double *eta;          /* the learning rate of this step, at first 0; updated; a plan has its own */
+    double *mu;           /* the weight of this step in ax, at first 1; updated; a plan has its own */
+} gdm_asgd_args;
+
+#define GDM_ASGD_DEFAULTS {sizeof(gdm_asgd_args), 0.01, 1e-4, 0.75, 1e6, 0, 0, 0, NULL, NULL, NULL}
+
+gdm_status gdm_asgd_f32(float *param, float *ax, const float *grad, size_t n, const gdm_asgd_args *args);
+gdm_status gdm_asgd_f64(double *param, double *ax, const double *grad, size_t n, const gdm_asgd_args *args);
+
+/* ---- AdEMAMix: Adam with a second, slow average of the gradients ---------------------------------------------------
+ *
+ *     p = p * (1 - lr * weight_decay)              the decay is always decoupled
+ *     m = beta1 * m + (1 - beta1) * g              m is exp_avg
+ *     s = b * s + (1 - b) * g                      s is exp_avg_slow
+ *     v = beta2 * v + (1 - beta2) * (g * g)        v is exp_avg_sq
+ *     p = p - lr * (m / (1 - beta1^step) + a * s) / (sqrt(v) / sqrt(1 - beta2^step) + eps)
+ *
+ * where a = alpha and b = beta3, unless there are schedules. Before step t_alpha, a = alpha * (step / t_alpha). Before
+ * step t_beta3, b is between beta1 and beta3 so that its half-life grows linearly: with x = step / t_beta3,
+ * 1 / log(b) = (1 - x) / log(beta1) + x / log(beta3), but b is not above beta3. The kernel has the factors of the
+ * bracket's two terms in lr and in alpha, which are computed once for a step.
+ *
+ * Source: M. Pagliardini, P. Ablin, D. Grangier, "The AdEMAMix optimizer: better, faster, older", 2024.
+ */
+typedef struct gdm_ademamix_args {
+    size_t size;          /* sizeof(gdm_ademamix_args) */
+    double lr;            /* the learning rate, >= 0 */
+    double betas[3];      /* how much is kept of exp_avg, exp_avg_sq and exp_avg_slow, each in [0, 1) */
+    double alpha;         /* the slow average's weight, >= 0 */
+    double t_alpha;       /* how many steps alpha grows for; 0: none */
+    double t_beta3;       /* how many steps betas[2] grows for; 0: none */
+    double eps;           /* added to the denominator, >= 0 */
+    double weight_decay;  /* the weight decay, >= 0 */
+    int maximize;         /* go up the gradient instead of down */
+    uint64_t step;        /* the number of this step, from 1; a plan counts its steps itself */
+    const void *lr_scale; /* NULL, or n factors of the learning rate, of the element type; only read */
+} gdm_ademamix_args;
+
+#define GDM_ADEMAMIX_DEFAULTS {sizeof(gdm_ademamix_args), 0.001, {0.9, 0.999, 0.9999}, 5, 0, 0, 1e-8, 0, 0, 0, NULL}
+
+gdm_status gdm_ademamix_f32(float *param, float *exp_avg, float *exp_avg_slow, float *exp_avg_sq, const float *grad,
+                            size_t n, const gdm_ademamix_args *args);
+gdm_status gdm_ademamix_f64(double *param, double *exp_avg, double *exp_avg_slow, double *exp_avg_sq,
+                            const double *grad, size_t n, const gdm_ademamix_args *args);
 /* <<< rules */
 
 /* ---- Buffers --------------------------------------------------------------------------------------------------- */
@@ -563,6 +678,9 @@ typedef enum gdm_rule {
     GDM_RULE_ADADELTA = 11,
     GDM_RULE_LARS = 12,
     GDM_RULE_LAMB = 13,
+    GDM_RULE_RPROP = 14,
+    GDM_RULE_ASGD = 15,
+    GDM_RULE_ADEMAMIX = 16,
     /* <<< rule numbers */
 } gdm_rule;
 

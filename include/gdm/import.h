@@ -50,6 +50,12 @@
     X(lars_f64, status)                                                                                                \
     X(lamb_f32, status)                                                                                                \
     X(lamb_f64, status)                                                                                                \
+    X(rprop_f32, status)                                                                                               \
+    X(rprop_f64, status)                                                                                               \
+    X(asgd_f32, status)                                                                                                \
+    X(asgd_f64, status)                                                                                                \
+    X(ademamix_f32, status)                                                                                            \
+    X(ademamix_f64, status)                                                                                            \
     X(plan_create, status)                                                                                             \
     X(plan_destroy, number)                                                                                            \
     X(plan_add_group, status)                                                                                          \
@@ -170,6 +176,12 @@ static inline int gdm_import(void) {
 #define gdm_lars_f64 gdm_imported.lars_f64
 #define gdm_lamb_f32 gdm_imported.lamb_f32
 #define gdm_lamb_f64 gdm_imported.lamb_f64
+#define gdm_rprop_f32 gdm_imported.rprop_f32
+#define gdm_rprop_f64 gdm_imported.rprop_f64
+#define gdm_asgd_f32 gdm_imported.asgd_f32
+#define gdm_asgd_f64 gdm_imported.asgd_f64
+#define gdm_ademamix_f32 gdm_imported.ademamix_f32
+#define gdm_ademamix_f64 gdm_imported.ademamix_f64
 #define gdm_plan_create gdm_imported.plan_create
 #define gdm_plan_destroy gdm_imported.plan_destroy
 #define gdm_plan_add_group gdm_imported.plan_add_group

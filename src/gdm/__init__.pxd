@@ -43,6 +43,17 @@ cdef extern from "gdm/import.h" nogil:
         ERR_LR_SCALE "GDM_ERR_LR_SCALE"
         ERR_RHO "GDM_ERR_RHO"
         ERR_TRUST_COEFFICIENT "GDM_ERR_TRUST_COEFFICIENT"
+        ERR_ETAS "GDM_ERR_ETAS"
+        ERR_STEP_SIZES "GDM_ERR_STEP_SIZES"
+        ERR_LAMBD "GDM_ERR_LAMBD"
+        ERR_T0 "GDM_ERR_T0"
+        ERR_ASGD_ALPHA "GDM_ERR_ASGD_ALPHA"
+        ERR_ADEMAMIX_ALPHA "GDM_ERR_ADEMAMIX_ALPHA"
+        ERR_ADEMAMIX_BETAS "GDM_ERR_ADEMAMIX_BETAS"
+        ERR_T_ALPHA "GDM_ERR_T_ALPHA"
+        ERR_T_BETA3 "GDM_ERR_T_BETA3"
+        ERR_ETA "GDM_ERR_ETA"
+        ERR_MU "GDM_ERR_MU"
 
     ctypedef enum form "gdm_form":
         FORM_TORCH "GDM_FORM_TORCH"
@@ -70,6 +81,9 @@ cdef extern from "gdm/import.h" nogil:
         RULE_ADADELTA "GDM_RULE_ADADELTA"
         RULE_LARS "GDM_RULE_LARS"
         RULE_LAMB "GDM_RULE_LAMB"
+        RULE_RPROP "GDM_RULE_RPROP"
+        RULE_ASGD "GDM_RULE_ASGD"
+        RULE_ADEMAMIX "GDM_RULE_ADEMAMIX"
 
     ctypedef enum rounding "gdm_rounding":
         NEAREST "GDM_NEAREST"
@@ -227,6 +241,41 @@ cdef extern from "gdm/import.h" nogil:
         uint64_t step
         const void *lr_scale
 
+    ctypedef struct rprop_args "gdm_rprop_args":
+        size_t size
+        double lr
+        double etas[2]
+        double step_sizes[2]
+        int maximize
+        uint64_t step
+        const void *lr_scale
+
+    ctypedef struct asgd_args "gdm_asgd_args":
+        size_t size
+        double lr
+        double lambd
+        double alpha
+        double t0
+        double weight_decay
+        int maximize
+        uint64_t step
+        const void *lr_scale
+        double *eta
+        double *mu
+
+    ctypedef struct ademamix_args "gdm_ademamix_args":
+        size_t size
+        double lr
+        double betas[3]
+        double alpha
+        double t_alpha
+        double t_beta3
+        double eps
+        double weight_decay
+        int maximize
+        uint64_t step
+        const void *lr_scale
+
     ctypedef struct buffer "gdm_buffer":
         void *data
         dtype dtype
@@ -302,6 +351,12 @@ cdef extern from "gdm/import.h" nogil:
     status lars_f64 "gdm_lars_f64"(double *param, double *velocity, const double *grad, size_t n, const lars_args *args) noexcept
     status lamb_f32 "gdm_lamb_f32"(float *param, float *exp_avg, float *exp_avg_sq, const float *grad, size_t n, const lamb_args *args) noexcept
     status lamb_f64 "gdm_lamb_f64"(double *param, double *exp_avg, double *exp_avg_sq, const double *grad, size_t n, const lamb_args *args) noexcept
+    status rprop_f32 "gdm_rprop_f32"(float *param, float *prev, float *step_size, const float *grad, size_t n, const rprop_args *args) noexcept
+    status rprop_f64 "gdm_rprop_f64"(double *param, double *prev, double *step_size, const double *grad, size_t n, const rprop_args *args) noexcept
+    status asgd_f32 "gdm_asgd_f32"(float *param, float *ax, const float *grad, size_t n, const asgd_args *args) noexcept
+    status asgd_f64 "gdm_asgd_f64"(double *param, double *ax, const double *grad, size_t n, const asgd_args *args) noexcept
+    status ademamix_f32 "gdm_ademamix_f32"(float *param, float *exp_avg, float *exp_avg_slow, float *exp_avg_sq, const float *grad, size_t n, const ademamix_args *args) noexcept
+    status ademamix_f64 "gdm_ademamix_f64"(double *param, double *exp_avg, double *exp_avg_slow, double *exp_avg_sq, const double *grad, size_t n, const ademamix_args *args) noexcept
     status plan_create "gdm_plan_create"(plan **plan) noexcept
     void plan_destroy "gdm_plan_destroy"(plan *plan) noexcept
     status plan_add_group "gdm_plan_add_group"(plan *plan, rule rule, const void *args, size_t *group) noexcept

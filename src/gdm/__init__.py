@@ -2,7 +2,7 @@
 
     gdm.sgd(param, grad, lr=0.1)                     one update
     gdm.momentum(param, velocity, grad, lr=0.1)      the same with momentum
-    gdm.SGD(params, lr=0.1, momentum=0.9)            an optimizer: .step(grads); Adagrad ... Signum likewise
+    gdm.SGD(params, lr=0.1, momentum=0.9)            an optimizer: .step(grads); Adagrad ... AdEMAMix too
     gdm.schedules.cosine(0.1, steps=1000)            a learning rate for each step
     gdm.torch.to_state_dict(opt)                     what an optimizer has saved, for PyTorch's; and the reverse
     gdm.thinc.Adam(0.001)                            thinc's optimizers on gdm's kernels
@@ -19,6 +19,8 @@ from ._backend import (
     adagrad,
     adam,
     adamax,
+    ademamix,
+    asgd,
     available_isas,
     backend,
     c_functions,
@@ -31,6 +33,7 @@ from ._backend import (
     nadam,
     radam,
     rmsprop,
+    rprop,
     set_backend,
     set_isa,
     set_num_threads,
@@ -41,7 +44,24 @@ from ._backend import (
 )
 from ._embedding import get_cmake_dir, get_include
 from .errors import CheckpointError, NonFiniteError, OverlapError, StaleBufferError
-from .optimizers import LAMB, LARS, SGD, Adadelta, Adagrad, Adam, Adamax, AdamW, Lion, NAdam, RAdam, RMSprop, Signum
+from .optimizers import (
+    ASGD,
+    LAMB,
+    LARS,
+    SGD,
+    Adadelta,
+    Adagrad,
+    Adam,
+    Adamax,
+    AdamW,
+    AdEMAMix,
+    Lion,
+    NAdam,
+    RAdam,
+    RMSprop,
+    Rprop,
+    Signum,
+)
 from .reductions import accumulate, count_nonfinite, grad_norm
 
 if TYPE_CHECKING:
@@ -53,9 +73,11 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "ASGD",
     "LAMB",
     "LARS",
     "SGD",
+    "AdEMAMix",
     "Adadelta",
     "Adagrad",
     "Adam",
@@ -68,6 +90,7 @@ __all__ = [
     "OverlapError",
     "RAdam",
     "RMSprop",
+    "Rprop",
     "Signum",
     "StaleBufferError",
     "accumulate",
@@ -75,6 +98,8 @@ __all__ = [
     "adagrad",
     "adam",
     "adamax",
+    "ademamix",
+    "asgd",
     "available_isas",
     "backend",
     "c_functions",
@@ -92,6 +117,7 @@ __all__ = [
     "radam",
     "reference",
     "rmsprop",
+    "rprop",
     "schedules",
     "set_backend",
     "set_isa",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 import numpy as np
@@ -41,14 +41,17 @@ FORMS = ("torch", "classic")
 
 
 class Domain(NamedTuple):
-    """An interval of finite numbers that starts at 0."""
+    """An interval of finite numbers that starts at 0, or above a number."""
 
     high: float
     closed: bool
     words: str
+    above: float | None = None
 
     def __contains__(self, x: object) -> bool:
         assert isinstance(x, float)
+        if self.above is not None and not x > self.above:
+            return False
         return 0.0 <= x <= self.high if self.closed else 0.0 <= x < self.high
 
 
@@ -57,7 +60,7 @@ BELOW_ONE = Domain(1.0, False, "in [0, 1)")
 UP_TO_ONE = Domain(1.0, True, "in [0, 1]")
 
 # The options of all rules that are real numbers, and then those that are flags, as in csrc/rules.def (a test compares
-# them). The other options are form, betas, step and lr_scale.
+# them). The other options are form, step, lr_scale, and those that are several numbers.
 REALS = {
     "lr": NOT_NEGATIVE,
     "momentum": BELOW_ONE,
@@ -69,8 +72,13 @@ REALS = {
     "momentum_decay": NOT_NEGATIVE,
     "rho": UP_TO_ONE,
     "trust_coefficient": NOT_NEGATIVE,
+    "lambd": NOT_NEGATIVE,
+    "t0": NOT_NEGATIVE,
+    "t_alpha": NOT_NEGATIVE,
+    "t_beta3": NOT_NEGATIVE,
     "initial_accumulator_value": NOT_NEGATIVE,  # only the class has it
 }
+ETAS = (Domain(1.0, False, "in (0, 1)", above=0.0), Domain(math.inf, False, "finite and above 1", above=1.0))
 FLAGS = ("nesterov", "maximize", "decoupled_weight_decay", "centered", "amsgrad", "adapt")
 # Some states exist only if an option is not 0.
 OPTIONAL_STATES = {"grad_avg": "centered", "momentum_buffer": "momentum", "max_exp_avg_sq": "amsgrad"}
@@ -83,7 +91,11 @@ class Scalar(NamedTuple):
     domain: Domain
 
 
-SCALARS = {"mu_product": Scalar(1.0, UP_TO_ONE)}
+SCALARS = {
+    "mu_product": Scalar(1.0, UP_TO_ONE),
+    "eta": Scalar(0.0, NOT_NEGATIVE),
+    "mu": Scalar(1.0, UP_TO_ONE),
+}
 # From here on a double rounds to infinity in float32.
 FLOAT32_OVERFLOW = 2.0**128 - 2.0**103
 
@@ -121,11 +133,27 @@ def finite_in(name: str, value: float, dtype: np.dtype[Any]) -> None:
         raise ValueError(f"{name} must be finite and not negative, got {value!r}")
 
 
-def pair(name: str, value: object, domain: Domain) -> tuple[float, float]:
-    """Returns the value as two floats. It must be a pair of real numbers in the domain."""
-    if not isinstance(value, (tuple, list)) or len(value) != 2:
-        raise TypeError(f"{name} must be a pair of real numbers, not {_show(value)}")
-    return real(f"{name}[0]", value[0], domain), real(f"{name}[1]", value[1], domain)
+def several(name: str, value: object, domains: Sequence[Domain]) -> tuple[float, ...]:
+    """Returns the value as floats. It must be as many real numbers as there are domains, each in its domain."""
+    if not isinstance(value, (tuple, list)) or len(value) != len(domains):
+        how_many = "a pair of" if len(domains) == 2 else "three"
+        raise TypeError(f"{name} must be {how_many} real numbers, not {_show(value)}")
+    return tuple([real(f"{name}[{k}]", x, domains[k]) for k, x in enumerate(value)])
+
+
+def domain_of(name: str, among: Container[str]) -> Domain:
+    """The domain of an option that is a real number, in a rule that has these options."""
+    is_factor = name == "alpha" and "centered" not in among  # RMSprop's alpha is a share
+    return NOT_NEGATIVE if is_factor else REALS[name]
+
+
+def unbounded(checked: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
+    """The numbers among checked options, with their names: all that might be too large for a dtype."""
+    for name, value in checked.items():
+        if isinstance(value, tuple):
+            yield from ((f"{name}[{k}]", x) for k, x in enumerate(value))
+        elif name in REALS and not callable(value):
+            yield name, value
 
 
 def flag(name: str, value: object) -> bool:
@@ -164,11 +192,17 @@ def options(given: Mapping[str, Any]) -> Options:
         elif name in FLAGS:
             checked[name] = flag(name, value)
         elif name == "betas":
-            checked[name] = pair(name, value, BELOW_ONE)
+            checked[name] = several(name, value, [BELOW_ONE] * (3 if "t_beta3" in given else 2))
+        elif name == "etas":
+            checked[name] = several(name, value, ETAS)
+        elif name == "step_sizes":
+            checked[name] = several(name, value, [NOT_NEGATIVE] * 2)
+            if checked[name][0] > checked[name][1]:
+                raise ValueError(f"step_sizes must not begin with the larger number, got {checked[name]!r}")
         elif name == "step":
             checked[name] = whole(name, value, 1, 2**63 - 1)
         else:
-            checked[name] = real(name, value, REALS[name])
+            checked[name] = real(name, value, domain_of(name, given))
     if checked.get("nesterov"):
         if checked["momentum"] == 0:
             raise ValueError("nesterov needs momentum > 0, got momentum=0.0")
@@ -361,9 +395,8 @@ def arguments(given: Mapping[str, Any], positional: int) -> dict[str, Any]:
         elif name != "param":
             like(name, x, "param", arrays["param"])
     disjoint(Named(name, x, name not in read) for name, x in arrays.items())
-    for name, value in checked.items():
-        if REALS.get(name) is NOT_NEGATIVE:
-            finite_in(name, value, arrays["param"].dtype)
+    for name, value in unbounded(checked):
+        finite_in(name, value, arrays["param"].dtype)
     return {**dict.fromkeys(optional), **arrays, **checked}
 
 

@@ -19,7 +19,7 @@ static size_t cases, differences;
 static enum { PRINT, RECORD, COMPARE } mode;
 static double doubles[MAX_BUFFERS][SIZES];
 static float floats[MAX_BUFFERS][SIZES];
-static double momenta; /* NAdam's product of them */
+static double scalars[MAX_SCALARS];
 
 /* In (-1, 1) times a power of two; xorshift64, by G. Marsaglia. */
 static double number(void) {
@@ -63,8 +63,9 @@ static int every_size(enum rule rule, enum dtype dtype, const union args *args, 
             memcpy(buffers[k], dtype == F32 ? (void *)floats[k] : (void *)doubles[k], n * size_of(dtype));
             given[k] = k == SCALE && !with_lr_scale ? NULL : buffers[k];
         }
-        momenta = 0.5;
+        for (unsigned k = 0; k < MAX_SCALARS; k++) scalars[k] = 0.5;
         if (gdm_run(rule, dtype, given, n, args, choice)) return 1;
+        add(scalars, sizeof scalars);
         for (unsigned k = 0; k < STATE + gdm_rules[rule].states; k++) add_all(dtype, buffers[k], n);
     }
     return 0;
@@ -73,21 +74,25 @@ static int every_size(enum rule rule, enum dtype dtype, const union args *args, 
 /* A legal value for an option, by its kind. `given` is for those that may be left off. */
 static void set(union args *args, const struct option_info *option, int given, unsigned nth) {
     void *field = (char *)args + option->offset;
+    const double unit = strncmp(option->name, "t_", 2) ? 0.0123 : 12.3; /* a number of steps, or not */
     switch (option->kind) {
     case not_negative:
     case below_one:
-    case up_to_one: *(double *)field = given ? 0.0123 * nth : 0; break;
+    case up_to_one: *(double *)field = given ? unit * nth : 0; break;
     case flag:
     case form: *(int *)field = given; break;
     case factors: *(const void **)field = given ? floats[SCALE] : NULL; break;
     case count: *(uint64_t *)field = nth; break;
     case betas: memcpy(field, (double[2]){0.9, 0.99}, 2 * sizeof(double)); break;
-    case scalar: *(double **)field = &momenta; break;
+    case three_betas: memcpy(field, (double[3]){0.9, 0.99, 0.999}, 3 * sizeof(double)); break;
+    case etas: memcpy(field, (double[2]){0.5, 1.2}, 2 * sizeof(double)); break;
+    case step_sizes: memcpy(field, (double[2]){0.01, 10}, 2 * sizeof(double)); break;
+    case scalar: break;
     }
 }
 
 static int may_be_off(enum kind kind) {
-    return kind != count && kind != betas && kind != scalar;
+    return kind < count;
 }
 
 static void print_case(enum rule rule, enum dtype dtype, unsigned combination, int first) {
@@ -128,7 +133,8 @@ static int every_option(enum rule rule) {
         struct choice choice;
         unsigned bit = 0;
         int with_lr_scale = 0;
-        momenta = 0.5;
+        for (unsigned k = 0; k < info->scalars; k++) *(double **)((char *)&args + info->scalar[k]) = &scalars[k];
+        for (unsigned k = 0; k < MAX_SCALARS; k++) scalars[k] = 0.5;
         for (const struct option_info *option = info->options; option->name; option++) {
             set(&args, option, combination >> bit & 1, bit + 1);
             if (option->kind == factors) with_lr_scale = combination >> bit & 1;

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 import gdm
-from support import DTYPES, IN_TURN, RULES, VALUES, bits, names, option_cases, special_values
+from support import DTYPES, IN_TURN, OWN_VALUES, RULES, VALUES, bits, names, option_cases, special_values
 
 FILE = Path(__file__).with_name("vectors.json")
 ABOUT = """\
@@ -85,7 +85,12 @@ def function_cases() -> list[dict]:
     cases = []
     for rule in RULES:
         chosen = option_cases(rule)
-        chosen += [{**chosen[0], name: value} for name in IN_TURN if name in chosen[0] for value in VALUES[name]]
+        chosen += [
+            {**chosen[0], name: value}
+            for name in IN_TURN
+            if name in chosen[0]
+            for value in OWN_VALUES.get((rule, name)) or VALUES[name]
+        ]
         for options in chosen:
             buffers = names(rule, options) + list(RULES[rule]["scalars"])
             constants = {name: value for name, value in options.items() if name not in ("step", "lr_scale")}
@@ -105,8 +110,8 @@ def function_results(case: dict, dtype: np.dtype, update: Callable[[str, Arrays,
     for kind, steps in {"numbers": STEPS, "special": STEPS[:1]}.items():
         arrays = {}
         for name in case["buffers"]:
-            if name == "mu_product":
-                arrays[name] = np.ones(1)
+            if name in RULES[case["rule"]]["scalars"]:
+                arrays[name] = np.array([RULES[case["rule"]]["scalars"][name]])
             elif name == "lr_scale":
                 arrays[name] = np.abs(numbers(name, dtype, LENGTH if kind == "numbers" else len(arrays["param"])))
             elif kind == "special":
@@ -161,14 +166,25 @@ OPTIMIZERS = [  # class, options of both groups, options of the second group
     ("Signum", {}, {"momentum": 0.0}),
     ("Signum", {"weight_decay": 0.1}, {"momentum": 0.5, "decoupled_weight_decay": True}),
     ("Signum", {"momentum": 0.0, "weight_decay": 0.1}, {"decoupled_weight_decay": True}),
+    ("Rprop", {}, {"etas": [0.25, 1.75]}),
+    ("Rprop", {"step_sizes": [0.01, 0.1]}, {"maximize": False}),
+    ("ASGD", {"t0": 1}, {"alpha": 0.0}),
+    ("ASGD", {"lambd": 0.1, "alpha": 1.5, "weight_decay": 0.1}, {"lambd": 0.0, "t0": 0.5}),
+    ("AdEMAMix", {}, {"betas": [0.5, 0.7, 0.9]}),
+    ("AdEMAMix", {"weight_decay": 0.2, "t_alpha": 4, "t_beta3": 9}, {"alpha": 1.0, "t_beta3": 3}),
 ]
 
 
 def optimizer_cases() -> list[dict]:
     """The first group has factors of its learning rate, a number and an array; the second one a schedule."""
     first, second = {"lr_scale": [0.5, "array"]}, {"lr": COSINE, "weight_decay": 0.05, "maximize": True}
+    without_decay = {key: x for key, x in second.items() if key != "weight_decay"}
     return [
-        {"class": name, "options": {"lr": 0.03, **options}, "groups": [first, {**second, **others}]}
+        {
+            "class": name,
+            "options": {"lr": 0.03, **options},
+            "groups": [first, {**(without_decay if name == "Rprop" else second), **others}],
+        }
         for name, options, others in OPTIMIZERS
     ]
 

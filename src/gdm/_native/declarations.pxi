@@ -78,7 +78,7 @@ cdef extern from "plan.h" nogil:
         STOCHASTIC "GDM_STOCHASTIC"
         RULES, F32, F64, BF16, F16, INT8, PARAM, GRAD, SCALE, STATE, MAX_STATES, MAX_SCALARS, MAX_BUFFERS
     enum kind:
-        not_negative, below_one, up_to_one, flag, form, factors, count, betas, scalar
+        not_negative, below_one, up_to_one, flag, form, factors, count, betas, scalar, three_betas, etas, step_sizes
     struct option_info:
         const char *name
         kind kind

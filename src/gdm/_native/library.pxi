@@ -50,7 +50,8 @@ def rules():
     from the name of a scalar to its initial value; and ``options``, a dict from the name of an option to its kind.
     """
     kinds = {not_negative: "not_negative", below_one: "below_one", up_to_one: "up_to_one", flag: "flag", form: "form",
-             factors: "factors", count: "count", betas: "betas"}
+             factors: "factors", count: "count", betas: "betas", three_betas: "three_betas", etas: "etas",
+             step_sizes: "step_sizes"}
     cdef int i, k
     cdef double[MAX_SCALARS] initial
     table = {}

@@ -11,7 +11,7 @@ cdef inline double real(PyObject *x) noexcept:
 
 cdef inline bint set_option(void *field, kind kind, PyObject *x) noexcept:
     """Writes an option's value to its field of an argument struct; False for a value that _checks must check."""
-    cdef int overflow
+    cdef int overflow, k, several = 3 if kind == three_betas else 2
     if kind == flag:
         (<int *>field)[0] = x == Py_True
         return x == Py_True or x == Py_False
@@ -23,11 +23,11 @@ cdef inline bint set_option(void *field, kind kind, PyObject *x) noexcept:
             return False
         (<uint64_t *>field)[0] = <uint64_t>PyLong_AsLongLongAndOverflow(x, &overflow)
         return not overflow and <long long>(<uint64_t *>field)[0] > 0
-    if kind == betas:
-        if not PyTuple_CheckExact(x) or PyTuple_GET_SIZE(x) != 2:
+    if kind == betas or kind == three_betas or kind == etas or kind == step_sizes:
+        if not PyTuple_CheckExact(x) or PyTuple_GET_SIZE(x) != several:
             return False
-        (<double *>field)[0] = real(PyTuple_GET_ITEM(x, 0))
-        (<double *>field)[1] = real(PyTuple_GET_ITEM(x, 1))
+        for k in range(several):
+            (<double *>field)[k] = real(PyTuple_GET_ITEM(x, k))
         return True
     (<double *>field)[0] = real(x)
     return True

@@ -430,10 +430,11 @@ cdef struct slot:
     PyObject *local  # the tensor that is updated: the parameter itself, or the local part of a distributed one
     PyObject *states[MAX_STATES]  # in the rule's order; NULL for one that is not in use
     PyObject *counter  # keeps the count of steps; NULL if the rule does not count
-    PyObject *scalar  # keeps the rule's scalar, or NULL
+    PyObject *scalars[MAX_SCALARS]  # keep the rule's scalars
+    uint32_t scalar_count
     PyObject *copy  # gets the parameter at each step, or NULL
     void *copied  # where its memory is
-    number count, kept  # where the last two keep their numbers
+    number count, kept[MAX_SCALARS]  # where the count and the scalars are
     PyObject *grad  # during a step that holds it
     size_t gap  # between which written buffers the last gradient lay: see is_apart
     uint32_t group
@@ -444,6 +445,31 @@ cdef struct slot:
     bint is_left  # PyTorch updates it in this step
     bint is_foreign  # PyTorch updates it
     bint is_nested  # the memory belongs to another tensor than the parameter
+
+
+cdef inline bint read_scalars(slot *s, double *scalars, bint *changed) noexcept:
+    """Reads a parameter's scalars from their tensors, which may hold other numbers than ``scalars``."""
+    cdef uint32_t k
+    for k in range(s.scalar_count):
+        if not read_number_again(s.scalars[k], &s.kept[k]):
+            return False
+        if scalars[k] != get_number_of(&s.kept[k]):  # a float32 tensor has rounded it
+            changed[0], scalars[k] = True, get_number_of(&s.kept[k])
+    return True
+
+
+cdef inline void write_progress_of(const plan *plan, slot *s) noexcept:
+    """Writes a parameter's new count of steps and scalars into their tensors."""
+    cdef uint64_t steps
+    cdef double scalars[MAX_SCALARS]
+    cdef uint32_t k
+    if s.counter == NULL and not s.scalar_count:
+        return
+    gdm_plan_get_progress(plan, s.entry, &steps, scalars)
+    if s.counter != NULL:
+        set_number_of(&s.count, <double>steps)
+    for k in range(s.scalar_count):
+        set_number_of(&s.kept[k], scalars[k])
 
 
 cdef inline bint is_apart(const plan *plan, slot *slot, const void *start, size_t bytes) noexcept:
@@ -500,7 +526,7 @@ cdef class TensorEngine:
         ``groups`` has for each group its rule, its options, and whether some of these are tensors; or None if PyTorch
         updates it. ``slots`` has a tuple for each parameter: the index of its group; the parameter; the tensor that has
         its memory, or None if PyTorch updates it; its states in the rule's order, or None if it has had no gradient
-        yet; the tensors that keep its count and its scalar, or None; whether its states have begun; the tensors whose
+        yet; the tensor that keeps its count, or None; those that keep its scalars; whether its states have begun; the tensors whose
         versions a step increments; and the tensor that gets a copy of it, or None. ``random``: what is narrow is
         rounded stochastically, with this seed.
         """
@@ -586,7 +612,7 @@ cdef class TensorEngine:
         cdef tensor x
         cdef size_t k, index
         cdef int status
-        group, param, local, its_states, counter, scalar, begun, versioned, its_copy = given
+        group, param, local, its_states, counter, scalars, begun, versioned, its_copy = given
         s.group, s.param, s.entry = group, <PyObject *>param, NO_ENTRY
         self.versioned.append(versioned)
         if local is None:
@@ -625,8 +651,10 @@ cdef class TensorEngine:
         s.entry = <uint32_t>index
         if counter is not None:
             s.counter = <PyObject *>counter
-        if scalar is not None:
-            s.scalar = <PyObject *>scalar
+        for k in range(<size_t>len(<tuple>scalars)):
+            scalar = (<tuple>scalars)[k]
+            s.scalars[k] = <PyObject *>scalar
+            s.scalar_count += 1
         if not self.read_progress(s, begun):
             raise RuntimeError("a count of steps has not been checked")
         self.hold = self.hold or s.is_nested or not is_plain(s.param)
@@ -655,7 +683,7 @@ cdef class TensorEngine:
         cdef uint64_t planned = 0
         cdef double scalars[MAX_SCALARS]
         cdef double count
-        cdef bint as_planned = s.counter != NULL or s.scalar != NULL
+        cdef bint changed = False
         gdm_plan_get_progress(self.plan, s.entry, &planned, scalars)
         if s.counter != NULL:
             if not read_number_again(s.counter, &s.count):
@@ -664,15 +692,12 @@ cdef class TensorEngine:
                 count = get_number_of(&s.count)
                 if not 0 <= count <= 2.0**53 or <double><uint64_t>count != count:
                     return False
-                as_planned, planned = False, <uint64_t>count
+                changed, planned = True, <uint64_t>count
         else:
-            as_planned, planned = planned == steps, steps
-        if s.scalar != NULL:
-            if not read_number_again(s.scalar, &s.kept):
-                return False
-            if scalars[0] != get_number_of(&s.kept):  # a float32 tensor has rounded it
-                as_planned, scalars[0] = False, get_number_of(&s.kept)
-        return as_planned or gdm_plan_set_progress(self.plan, s.entry, planned, scalars) == OK
+            changed, planned = planned != steps, steps
+        if not read_scalars(s, scalars, &changed):
+            return False
+        return not changed or gdm_plan_set_progress(self.plan, s.entry, planned, scalars) == OK
 
     # ---- has the optimizer changed? ----
 
@@ -937,7 +962,7 @@ cdef class TensorEngine:
             if not self.must_arrange and not is_apart(self.plan, s, g.data, self.bytes_of_grad(s)):
                 self.leave(s)
                 return FITS if self.hold else NEEDS_HOLD
-        return FITS if s.counter == NULL and s.scalar == NULL or self.read_progress(s, 0) else NO_FIT
+        return FITS if s.counter == NULL and not s.scalar_count or self.read_progress(s, 0) else NO_FIT
 
     cdef inline size_t bytes_of_grad(self, slot *s) noexcept:
         return self.plan.entries[s.entry].n * size_of(s.dtypes[GRAD])
@@ -981,19 +1006,10 @@ cdef class TensorEngine:
 
     cdef void write_progress(self) noexcept:
         """Writes the new counts of steps and scalars into their tensors."""
-        cdef uint64_t steps
-        cdef double scalars[MAX_SCALARS]
-        cdef slot *s
         cdef size_t i
         for i in range(self.slot_count):
-            s = &self.slots[i]
-            if not s.is_present or s.counter == NULL and s.scalar == NULL:
-                continue
-            gdm_plan_get_progress(self.plan, s.entry, &steps, scalars)
-            if s.counter != NULL:
-                set_number_of(&s.count, <double>steps)
-            if s.scalar != NULL:
-                set_number_of(&s.kept, scalars[0])
+            if self.slots[i].is_present:
+                write_progress_of(self.plan, &self.slots[i])
 
     cdef int step_by_torch(self, optimizer) except -1:
         """Lets PyTorch update what is left to it. Since it has written then, the rest of the step must not fail: it uses
@@ -1068,17 +1084,14 @@ def update_tensors(str rule, dict options, list params, list grads, list states,
     """Updates each parameter that has a gradient, in place. Changes nothing unless everything is in order.
 
     ``states`` has a list for each state of the rule, or None; ``steps`` the number of this step for each parameter, or a
-    tensor that keeps the count of steps, or None if the rule does not count; ``scalars`` a tensor for each parameter, or
-    None; ``copies`` a tensor or None for each parameter, or None; ``scale`` is a factor of the gradients. Returns -1; or
+    tensor that keeps the count of steps, or None if the rule does not count; ``scalars`` has a list of tensors for each
+    of the rule's scalars; ``copies`` a tensor or None for each parameter, or None; ``scale`` is a factor of the gradients. Returns -1; or
     the index of a parameter that is not in order; or how many there are, if two share memory.
     """
     cdef plan *plan = NULL
     cdef any_args args
     cdef slot *slots = NULL
-    cdef slot *s
     cdef size_t i, count = <size_t>len(params), index
-    cdef uint64_t done
-    cdef double number[MAX_SCALARS]
     cdef list changed = []
     cdef int status = gdm_plan_create(&plan)
     try:
@@ -1125,14 +1138,8 @@ def update_tensors(str rule, dict options, list params, list grads, list states,
         if status != OK:
             refuse(status)
         for i in range(count):
-            s = &slots[i]
-            if grads[i] is None or s.counter == NULL and s.scalar == NULL:
-                continue
-            gdm_plan_get_progress(plan, s.entry, &done, number)
-            if s.counter != NULL:
-                set_number_of(&s.count, <double>done)
-            if s.scalar != NULL:
-                set_number_of(&s.kept, number[0])
+            if grads[i] is not None:
+                write_progress_of(plan, &slots[i])
         return -1
     finally:
         gdm_plan_destroy(plan)
@@ -1147,6 +1154,7 @@ cdef int add_update(plan *plan, slot *s, size_t i, list params, list grads, list
     cdef double number[MAX_SCALARS]
     cdef tensor p, x
     cdef uint64_t done = 1 if begun else 0
+    cdef bint changed
     cdef size_t k, index
     cdef double count
     cdef int status
@@ -1196,9 +1204,9 @@ cdef int add_update(plan *plan, slot *s, size_t i, list params, list grads, list
             if not 0 <= count <= 2.0**53 or <double><uint64_t>count != count:
                 return REFUSED
             done = <uint64_t>count
-    if scalars is not None:
-        item = items_of(<PyObject *>scalars)[i]
-        if not read_number(item, &s.kept):
-            return REFUSED
-        s.scalar, number[0] = item, get_number_of(&s.kept)
+    for k in range(<size_t>len(scalars)):
+        s.scalars[k] = items_of(<PyObject *>(<list>scalars[k]))[i]
+        s.scalar_count += 1
+    if not read_scalars(s, number, &changed):
+        return REFUSED
     return gdm_plan_set_progress(plan, index, done, number)

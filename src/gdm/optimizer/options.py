@@ -61,10 +61,8 @@ def check_range(layout: Layout, index: int, options: Options, lr: float, factors
     ``lr`` is the learning rate of the next step, ``factors`` are those of the group's parameters.
     """
     where = f"group {index}: " if layout.grouped else ""
-    for name, domain in _checks.REALS.items():
-        if name in options and name != "lr" and domain is _checks.NOT_NEGATIVE:
-            _checks.finite_in(f"{where}{name}", options[name], dtype)
-    _checks.finite_in(f"{where}lr", lr, dtype)
+    for name, value in _checks.unbounded({**options, "lr": lr}):
+        _checks.finite_in(f"{where}{name}", value, dtype)
     for factor in {x for x in factors if isinstance(x, float)} - {1.0}:
         _checks.finite_in(f"{where}lr * lr_scale", lr * factor, dtype)
 

@@ -101,8 +101,8 @@ def allocate(params: list[Array], wanted: list[Wanted]) -> list[Array]:
     return carve(memory, [offset + start for start in starts], [x.like for x in wanted], [x.dtype for x in wanted])
 
 
-# The states of the kind `square` in csrc/rules.def: never negative, and divided by or under a root (a test compares).
-SQUARES = ("state_sum", "square_avg", "exp_avg_sq", "max_exp_avg_sq", "exp_inf", "acc_delta")
+# The states of the kind `square` in csrc/rules.def (a test compares them).
+SQUARES = ("state_sum", "square_avg", "exp_avg_sq", "max_exp_avg_sq", "exp_inf", "acc_delta", "step_size")
 
 
 def scale_of(name: str) -> str:

@@ -9,6 +9,8 @@ from ._adadelta import adadelta
 from ._adagrad import adagrad
 from ._adam import adam
 from ._adamax import adamax
+from ._ademamix import ademamix
+from ._asgd import asgd
 from ._lamb import lamb
 from ._lars import lars
 from ._lion import lion
@@ -19,6 +21,7 @@ from ._reductions import count_nonfinite as count_nonfinite
 from ._reductions import largest_magnitude as largest_magnitude
 from ._reductions import sum_of_squares as sum_of_squares
 from ._rmsprop import rmsprop
+from ._rprop import rprop
 from ._sgd import sgd
 from ._sign_sgd import sign_sgd
 from ._signum import signum
@@ -30,6 +33,8 @@ __all__ = [
     "adagrad",
     "adam",
     "adamax",
+    "ademamix",
+    "asgd",
     "lamb",
     "lars",
     "lion",
@@ -37,6 +42,7 @@ __all__ = [
     "nadam",
     "radam",
     "rmsprop",
+    "rprop",
     "sgd",
     "sign_sgd",
     "signum",

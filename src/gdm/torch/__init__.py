@@ -13,10 +13,27 @@ from .state_dict import load_state_dict, to_state_dict
 
 if TYPE_CHECKING:
     from . import functional as functional
-    from .optimizers import SGD, Adadelta, Adagrad, Adam, Adamax, AdamW, Lion, NAdam, RAdam, RMSprop, Signum
+    from .optimizers import (
+        ASGD,
+        SGD,
+        Adadelta,
+        Adagrad,
+        Adam,
+        Adamax,
+        AdamW,
+        AdEMAMix,
+        Lion,
+        NAdam,
+        RAdam,
+        RMSprop,
+        Rprop,
+        Signum,
+    )
 
 __all__ = [
+    "ASGD",
     "SGD",
+    "AdEMAMix",
     "Adadelta",
     "Adagrad",
     "Adam",
@@ -26,6 +43,7 @@ __all__ = [
     "NAdam",
     "RAdam",
     "RMSprop",
+    "Rprop",
     "Signum",
     "functional",
     "load_state_dict",

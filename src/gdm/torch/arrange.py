@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from .. import _checks
-from .._checks import FLOAT32_OVERFLOW, NOT_NEGATIVE, REALS, Options
+from .._checks import FLOAT32_OVERFLOW, Options, unbounded
 from ..errors import OverlapError
 from ..optimizer.options import option_names
 from ..optimizer.state import block, places, scalar_names, states_for
@@ -52,7 +52,7 @@ class Slot(NamedTuple):
     local: Any = None  # the tensor that has its memory
     states: tuple[Any, ...] | None = None  # in the rule's order; None for one that is not in use
     counter: Any = None  # the tensor that keeps the count of steps
-    scalar: Any = None  # the tensor that keeps the rule's scalar
+    scalars: tuple[Any, ...] = ()  # the tensors that keep the rule's scalars
     begun: bool = False  # the states have been through a step
     versioned: tuple[Any, ...] = ()  # the tensors whose versions a step increments
     copy: Any = None  # the tensor that gets a copy of the parameter
@@ -71,7 +71,7 @@ def describe(rule: str, group: Options, fixed: Options) -> Described | None:
         checked = _checks.options({name: _plain(given[name]) for name in names})
     except (KeyError, TypeError, ValueError, RuntimeError):
         return None
-    if any(value >= FLOAT32_OVERFLOW for name, value in checked.items() if REALS.get(name) is NOT_NEGATIVE):
+    if any(value >= FLOAT32_OVERFLOW for _, value in unbounded(checked)):
         return None
     return Described(rule, checked, any(may_change(given[name]) for name in names))
 
@@ -99,7 +99,7 @@ class Draft(NamedTuple):
     param: Any
     local: Any
     keys: tuple[str | None, ...]  # of its states, in the rule's order
-    numbers: tuple[str, ...]  # the keys of its count and its scalar
+    numbers: tuple[str, ...]  # the keys of its count and its scalars
     tensors: dict[str, Any]  # by key, as the optimizer's state has them
     new: dict[str, Any]  # those that the state must still get
     copy: Any = None
@@ -108,7 +108,7 @@ class Draft(NamedTuple):
         """The slot, when there are all tensors."""
         tensors = {**self.tensors, **self.new}
         states = (None if key is None else part_like(self.param, self.local, tensors[key]) for key in self.keys)
-        scalars = [tensors[key] for key in self.numbers if key != "step"]
+        scalars = tuple([tensors[key] for key in self.numbers if key != "step"])
         versioned = (self.param,) if self.local is self.param else (self.param, self.local)
         return Slot(
             self.group,
@@ -116,7 +116,7 @@ class Draft(NamedTuple):
             self.local,
             tuple(states),
             tensors["step"] if "step" in self.numbers else None,
-            scalars[0] if scalars else None,
+            scalars,
             all(key is None or key in self.tensors for key in self.keys),
             versioned,
             self.copy,
@@ -188,7 +188,7 @@ class Arrangement:
         for draft, keys in lacking:
             group = self._optimizer.param_groups[draft.group]
             for key in (*keys, *(x for x in draft.numbers if x not in draft.tensors)):
-                value = self._optimizer._initial(key)
+                value = self._optimizer._initial(key, group)
                 if key in draft.numbers:
                     wide = torch.get_default_dtype() == torch.float64 and not group.get("fused")
                     dtype = torch.float64 if wide else torch.float32

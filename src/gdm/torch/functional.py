@@ -42,7 +42,22 @@ from .._checks import Options
 from .lists import Lists, update_lists
 from .tensors import connect
 
-__all__ = ["adadelta", "adagrad", "adam", "adamax", "adamw", "lion", "nadam", "radam", "rmsprop", "sgd", "signum"]
+__all__ = [
+    "adadelta",
+    "adagrad",
+    "adam",
+    "adamax",
+    "adamw",
+    "ademamix",
+    "asgd",
+    "lion",
+    "nadam",
+    "radam",
+    "rmsprop",
+    "rprop",
+    "sgd",
+    "signum",
+]
 
 Tensors = Sequence[torch.Tensor]
 Grads = Sequence["torch.Tensor | None"]
@@ -332,3 +347,82 @@ def signum(
     options = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "maximize": maximize}
     options |= {"decoupled_weight_decay": decoupled_weight_decay}
     update_lists("signum", Lists(params, grads, {"exp_avgs": exp_avgs}, copies), options, grad_scale, threads)
+
+
+def rprop(
+    params: Tensors,
+    grads: Grads,
+    prevs: Tensors,
+    sizes: Tensors,
+    steps: Steps,
+    *,
+    lr: float = 1e-2,
+    etas: tuple[float, float] = (0.5, 1.2),
+    step_sizes: tuple[float, float] = (1e-6, 50.0),
+    maximize: bool = False,
+    grad_scale: float | torch.Tensor | None = None,
+    copies: Copies | None = None,
+    threads: int | None = None,
+) -> None:
+    """``torch.optim.Rprop``. See :mod:`gdm.torch.functional`.
+
+    ``sizes`` are the present step sizes, ``state["step_size"]`` of PyTorch's optimizer. Step 1 sets them to ``lr``.
+    """
+    options = {"lr": lr, "etas": etas, "step_sizes": step_sizes, "maximize": maximize}
+    lists = Lists(params, grads, {"prevs": prevs, "sizes": sizes}, copies, steps)
+    update_lists("rprop", lists, options, grad_scale, threads)
+
+
+def asgd(
+    params: Tensors,
+    grads: Grads,
+    axs: Tensors,
+    etas: Tensors,
+    mus: Tensors,
+    steps: Steps,
+    *,
+    lr: float = 1e-2,
+    lambd: float = 1e-4,
+    alpha: float = 0.75,
+    t0: float = 1e6,
+    weight_decay: float = 0.0,
+    maximize: bool = False,
+    grad_scale: float | torch.Tensor | None = None,
+    copies: Copies | None = None,
+    threads: int | None = None,
+) -> None:
+    """``torch.optim.ASGD``. See :mod:`gdm.torch.functional`.
+
+    ``etas`` and ``mus`` are tensors of one element, which are updated, too. They begin with ``lr`` (or 0, which means
+    the same in step 1) and 1.
+    """
+    options = {"lr": lr, "lambd": lambd, "alpha": alpha, "t0": t0, "weight_decay": weight_decay, "maximize": maximize}
+    lists = Lists(params, grads, {"axs": axs}, copies, steps, {"etas": etas, "mus": mus})
+    update_lists("asgd", lists, options, grad_scale, threads)
+
+
+def ademamix(
+    params: Tensors,
+    grads: Grads,
+    exp_avgs: Tensors,
+    exp_avgs_slow: Tensors,
+    exp_avg_sqs: Tensors,
+    steps: Steps,
+    *,
+    lr: float = 1e-3,
+    betas: tuple[float, float, float] = (0.9, 0.999, 0.9999),
+    alpha: float = 5.0,
+    t_alpha: float = 0.0,
+    t_beta3: float = 0.0,
+    eps: float = 1e-8,
+    weight_decay: float = 0.0,
+    maximize: bool = False,
+    grad_scale: float | torch.Tensor | None = None,
+    copies: Copies | None = None,
+    threads: int | None = None,
+) -> None:
+    """AdEMAMix, as :class:`gdm.AdEMAMix`. See :mod:`gdm.torch.functional`."""
+    options = {"lr": lr, "betas": betas, "alpha": alpha, "t_alpha": t_alpha, "t_beta3": t_beta3, "eps": eps}
+    options |= {"weight_decay": weight_decay, "maximize": maximize}
+    states = {"exp_avgs": exp_avgs, "exp_avgs_slow": exp_avgs_slow, "exp_avg_sqs": exp_avg_sqs}
+    update_lists("ademamix", Lists(params, grads, states, copies, steps), options, grad_scale, threads)

@@ -42,12 +42,12 @@ def update_lists(
     threads = 0 if threads is None else _checks.thread_count("threads", threads)
     scale = 1.0 if grad_scale is None else inverse("grad_scale", grad_scale)
     checked = _checks.options(options)
-    for name, value in checked.items():
-        if _checks.REALS.get(name) is _checks.NOT_NEGATIVE and value >= _checks.FLOAT32_OVERFLOW:
+    for name, value in _checks.unbounded(checked):
+        if value >= _checks.FLOAT32_OVERFLOW:
             raise ValueError(f"{name} must be finite in float32, got {value!r}")
     lists = _lists(given, unused or {})
     used = [lists.get(name) for name, _ in zip(given.states, state_names(rule), strict=False)]
-    scalars = next((lists[name] for name in given.scalars), None)
+    scalars = [lists[name] for name in given.scalars]
     if _backend.native is None or _backend.backend() == "reference":
         _require(lists, given)
         _by_reference(rule, checked, lists, used, scalars, first, scale)
@@ -170,7 +170,7 @@ def _by_reference(
     options: Options,
     lists: dict[str, list[Any]],
     states: list[Any],
-    scalars: list[Any] | None,
+    scalars: list[list[Any]],
     first: bool,
     scale: float,
 ) -> None:
@@ -188,18 +188,18 @@ def _by_reference(
             grad,
             [None if x is None else x[i] for x in states],
             step=number,
-            scalars={name: scalars[i].item() for name in scalar_names(rule)} if scalars else {},
+            scalars={name: x[i].item() for name, x in zip(scalar_names(rule), scalars, strict=True)},
             first=first,
             scale=scale,
             copy=copy,
         )
-        kept = None if scalars is None else scalars[i]
+        kept = [x[i] for x in scalars]
         made.append((new, kept, None if isinstance(step, int) else step, number))
         changed += [param] if copy is None else [param, copy]
     torch.autograd.graph.increment_version(changed)
     for new, kept, step, number in made:
         new.write()
-        if kept is not None:
-            flat(kept)[...] = new.scalars[0]
+        for scalar, value in zip(kept, new.scalars, strict=True):
+            flat(scalar)[...] = value
         if step is not None:
             flat(step)[...] = number

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
-from torch.optim.optimizer import _use_grad_for_differentiable
+from torch.optim.optimizer import _get_scalar_dtype, _use_grad_for_differentiable
 
 
 class _Method(torch.optim.Optimizer):
-    """A method with one state, ``exp_avg``, updated by one operation of PyTorch after the other."""
+    """A method with states like the parameter, updated by one operation of PyTorch after the other."""
+
+    _states: ClassVar[tuple[str, ...]] = ("exp_avg",)
+    _counts: ClassVar[bool] = False  # whether the state has a "step"
 
     def _require(self, *, lr: Any, weight_decay: float, fused: bool | None, differentiable: bool) -> None:
         if not lr >= 0.0:
@@ -40,19 +44,24 @@ class _Method(torch.optim.Optimizer):
                 if param.grad is None:
                     continue
                 state = self.state[param]
-                if "exp_avg" not in state:
-                    state["exp_avg"] = torch.zeros_like(param, memory_format=torch.preserve_format)
+                if self._states[0] not in state:
+                    if self._counts:
+                        state["step"] = torch.zeros((), dtype=_get_scalar_dtype(), device="cpu")
+                    for key in self._states:
+                        state[key] = torch.zeros_like(param, memory_format=torch.preserve_format)
+                if self._counts:
+                    state["step"] += 1
                 grad = -param.grad if group["maximize"] else param.grad
                 if group["weight_decay"] != 0:
                     if group.get("decoupled_weight_decay", True):
                         param.mul_(1 - lr * group["weight_decay"])
                     else:
                         grad = grad.add(param, alpha=group["weight_decay"])
-                param.add_(self._direction(group, state["exp_avg"], grad), alpha=-lr)
+                param.add_(self._direction(group, state, grad), alpha=-lr)
         return loss
 
-    def _direction(self, group: dict[str, Any], exp_avg: Any, grad: Any) -> Any:
-        """The direction of the step; updates the average."""
+    def _direction(self, group: dict[str, Any], state: dict[str, Any], grad: Any) -> Any:
+        """The direction of the step; updates the averages."""
         raise NotImplementedError
 
 
@@ -78,8 +87,8 @@ class Lion(_Method):
         defaults = {"lr": lr, "betas": betas, "weight_decay": weight_decay, "maximize": maximize}
         super().__init__(params, {**defaults, "foreach": foreach, "differentiable": differentiable, "fused": fused})
 
-    def _direction(self, group: dict[str, Any], exp_avg: Any, grad: Any) -> Any:
-        beta1, beta2 = group["betas"]
+    def _direction(self, group: dict[str, Any], state: dict[str, Any], grad: Any) -> Any:
+        (beta1, beta2), exp_avg = group["betas"], state["exp_avg"]
         direction = exp_avg.mul(beta1).add_(grad, alpha=1 - beta1).sign_()
         exp_avg.mul_(beta2).add_(grad, alpha=1 - beta2)
         return direction
@@ -108,6 +117,57 @@ class Signum(_Method):
         defaults |= {"decoupled_weight_decay": decoupled_weight_decay, "foreach": foreach}
         super().__init__(params, {**defaults, "differentiable": differentiable, "fused": fused})
 
-    def _direction(self, group: dict[str, Any], exp_avg: Any, grad: Any) -> Any:
+    def _direction(self, group: dict[str, Any], state: dict[str, Any], grad: Any) -> Any:
         momentum = group["momentum"]
-        return exp_avg.mul_(momentum).add_(grad, alpha=1 - momentum).sign()
+        return state["exp_avg"].mul_(momentum).add_(grad, alpha=1 - momentum).sign()
+
+
+class AdEMAMix(_Method):
+    """AdEMAMix with PyTorch's operations."""
+
+    _states = ("exp_avg", "exp_avg_slow", "exp_avg_sq")
+    _counts = True
+
+    def __init__(
+        self,
+        params: Any,
+        lr: Any = 1e-3,
+        betas: tuple[float, float, float] = (0.9, 0.999, 0.9999),
+        alpha: float = 5.0,
+        t_alpha: float = 0.0,
+        t_beta3: float = 0.0,
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        *,
+        foreach: bool | None = None,
+        maximize: bool = False,
+        differentiable: bool = False,
+        fused: bool | None = None,
+    ) -> None:
+        self._require(lr=lr, weight_decay=weight_decay, fused=fused, differentiable=differentiable)
+        if len(betas) != 3:
+            raise ValueError(f"Invalid betas, expected three: {betas}")
+        for i, beta in enumerate(betas):
+            if not 0.0 <= beta < 1.0:
+                raise ValueError(f"Invalid beta parameter at index {i}: {beta}")
+        for name, value in {"alpha": alpha, "t_alpha": t_alpha, "t_beta3": t_beta3, "eps": eps}.items():
+            if not value >= 0.0:
+                raise ValueError(f"Invalid {name} value: {value}")
+        defaults = {"lr": lr, "betas": betas, "alpha": alpha, "t_alpha": t_alpha, "t_beta3": t_beta3, "eps": eps}
+        defaults |= {"weight_decay": weight_decay, "maximize": maximize, "foreach": foreach}
+        super().__init__(params, {**defaults, "differentiable": differentiable, "fused": fused})
+
+    def _direction(self, group: dict[str, Any], state: dict[str, Any], grad: Any) -> Any:
+        beta1, beta2, beta3 = group["betas"]
+        step, alpha = state["step"].item(), group["alpha"]
+        if step < group["t_alpha"]:
+            alpha *= step / group["t_alpha"]
+        if beta3 and step < group["t_beta3"]:
+            done = step / group["t_beta3"]
+            fast = (1 - done) / math.log(beta1) if beta1 else 0.0
+            beta3 = min(beta3, math.exp(1 / (fast + done / math.log(beta3))))
+        fast = state["exp_avg"].mul_(beta1).add_(grad, alpha=1 - beta1)
+        slow = state["exp_avg_slow"].mul_(beta3).add_(grad, alpha=1 - beta3)
+        squares = state["exp_avg_sq"].mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
+        denominator = (squares / (1 - beta2**step)).sqrt().add_(group["eps"])
+        return (fast / (1 - beta1**step) + alpha * slow) / denominator

@@ -94,7 +94,8 @@ class NativeStep(torch.optim.Optimizer):
         if self._state_dtype is not None:
             for param, state in self.state.items():  # torch's Adagrad has made states
                 for key in self._keys_of_states(param) & state.keys():
-                    state[key] = torch.full_like(state[key], self._initial(key), dtype=self._state_dtype)
+                    begin = self._initial(key, self.defaults)
+                    state[key] = torch.full_like(state[key], begin, dtype=self._state_dtype)
         self.copies = copies
 
     @property
@@ -333,8 +334,8 @@ class NativeStep(torch.optim.Optimizer):
         """How gdm updates a group; None if PyTorch must."""
         return describe(self._rule, group, self._fixed)
 
-    def _initial(self, key: str) -> float:
-        """What a state begins with."""
+    def _initial(self, key: str, group: Options) -> float:
+        """What a state of a parameter in this group begins with."""
         scalar = _checks.SCALARS.get(key)
         return 0.0 if scalar is None else scalar.initial
 
@@ -448,7 +449,7 @@ def step_by_reference(optimizer: NativeStep, arrangement: Arrangement, scale: fl
             grad,
             slot.states or (),
             step=step,
-            scalars={name: slot.scalar.item() for name in scalar_names(rule)},
+            scalars={name: x.item() for name, x in zip(scalar_names(rule), slot.scalars, strict=True)},
             first=not slot.begun,
             scale=scale,
             random=Random(optimizer.seed, optimizer.updates, i) if optimizer.rounding == "stochastic" else None,
@@ -466,8 +467,8 @@ def step_by_reference(optimizer: NativeStep, arrangement: Arrangement, scale: fl
         new.write()
         if slot.counter is not None:
             flat(slot.counter)[...] = step  # PyTorch's fill_ refuses inference tensors, when others have been written
-        if slot.scalar is not None:
-            flat(slot.scalar)[...] = new.scalars[0]
+        for scalar, value in zip(slot.scalars, new.scalars, strict=True):
+            flat(scalar)[...] = value
         changed = slot.versioned if slot.copy is None else (*slot.versioned, slot.copy)
         if changed:
             torch.autograd.graph.increment_version(changed)

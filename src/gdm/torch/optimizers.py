@@ -9,7 +9,22 @@ from . import methods
 from .arrange import Described, describe, may_change
 from .native_step import NativeStep
 
-__all__ = ["SGD", "Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "Lion", "NAdam", "RAdam", "RMSprop", "Signum"]
+__all__ = [
+    "ASGD",
+    "SGD",
+    "AdEMAMix",
+    "Adadelta",
+    "Adagrad",
+    "Adam",
+    "AdamW",
+    "Adamax",
+    "Lion",
+    "NAdam",
+    "RAdam",
+    "RMSprop",
+    "Rprop",
+    "Signum",
+]
 
 
 class SGD(NativeStep, torch.optim.SGD):
@@ -91,8 +106,8 @@ class Adagrad(NativeStep, torch.optim.Adagrad):
 
     _rule = "adagrad"
 
-    def _initial(self, key: str) -> float:
-        return self.defaults["initial_accumulator_value"] if key == "sum" else super()._initial(key)
+    def _initial(self, key: str, group: Options) -> float:
+        return self.defaults["initial_accumulator_value"] if key == "sum" else super()._initial(key, group)
 
 
 class RMSprop(NativeStep, torch.optim.RMSprop):
@@ -251,3 +266,66 @@ class Signum(NativeStep, methods.Signum):
 
     _counts = False
     _rule = "signum"
+
+
+class Rprop(NativeStep, torch.optim.Rprop):
+    """Rprop: ``torch.optim.Rprop`` on gdm's kernels.
+
+    Parameters
+    ----------
+    params, lr, etas, step_sizes, capturable, maximize, differentiable
+        As for ``torch.optim.Rprop``.
+    foreach, threads, state_dtype, rounding, seed, copies
+        As for :class:`gdm.torch.SGD`, as is everything else. The formula is that of :func:`gdm.rprop`, with which an
+        element of the parameter becomes NaN where its gradient is NaN.
+    """
+
+    _rule = "rprop"
+
+
+class ASGD(NativeStep, torch.optim.ASGD):
+    """ASGD, averaged stochastic gradient descent: ``torch.optim.ASGD`` on gdm's kernels.
+
+    Parameters
+    ----------
+    params, lr, lambd, alpha, t0, weight_decay, capturable, maximize, differentiable
+        As for ``torch.optim.ASGD``.
+    foreach, threads, state_dtype, rounding, seed, copies
+        As for :class:`gdm.torch.SGD`, as is everything else. The formula is that of :func:`gdm.asgd`.
+    """
+
+    _rule = "asgd"
+
+    def _initial(self, key: str, group: Options) -> float:
+        return float(group["lr"]) if key == "eta" else super()._initial(key, group)
+
+
+class AdEMAMix(NativeStep, methods.AdEMAMix):
+    """AdEMAMix, which PyTorch does not have, as one of its optimizers.
+
+    Parameters
+    ----------
+    params : iterable
+        Parameters or groups, as for all optimizers of PyTorch.
+    lr : float or tensor, default 1e-3
+        The learning rate, not negative.
+    betas : three of float, default (0.9, 0.999, 0.9999)
+        How much of the fast average, of the average of the squares, and of the slow average is kept; each in [0, 1).
+    alpha : float, default 5
+        The weight of the slow average, not negative.
+    t_alpha, t_beta3 : float, default 0
+        How many steps ``alpha`` and ``betas[2]`` grow for, not negative; 0: they are constant.
+    eps : float, default 1e-8
+        Added to the root in the denominator, not negative.
+    weight_decay : float, default 0
+        The decoupled weight decay, not negative.
+    maximize : bool, default False
+        Walk up the gradient.
+    foreach, fused, threads, state_dtype, rounding, seed, copies, differentiable
+        As for :class:`gdm.torch.SGD`, as is everything else. The formula is that of :func:`gdm.ademamix` (M.
+        Pagliardini et al., "The AdEMAMix optimizer: better, faster, older", 2024). The states are ``exp_avg``,
+        ``exp_avg_slow`` and ``exp_avg_sq``.
+    """
+
+    _counts = True
+    _rule = "ademamix"

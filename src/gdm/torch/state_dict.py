@@ -1,9 +1,8 @@
 """Converts states of optimizers between gdm and PyTorch: each can continue from a state that the other saved.
 
-This works for :class:`gdm.SGD`, :class:`gdm.Adagrad`, :class:`gdm.RMSprop`, :class:`gdm.Adam`, :class:`gdm.AdamW`,
-:class:`gdm.NAdam`, :class:`gdm.RAdam`, :class:`gdm.Adamax` and :class:`gdm.Adadelta`, and the classes of the same names
-in ``torch.optim``: their formulas are the same, and their steps are equal within rounding. (PyTorch's NAdam rounds its
-product of momenta to the default dtype, usually float32; gdm keeps it in float64.) The functions need PyTorch. The
+This works for the classes that ``torch.optim`` has under the same names, all but Lion, Signum and AdEMAMix: their
+formulas are the same, and their steps are equal within rounding. (PyTorch rounds NAdam's product of momenta and ASGD's
+``eta`` and ``mu`` to the default dtype, usually float32; gdm keeps them in float64.) The functions need PyTorch. The
 optimizers of ``gdm.torch`` need no conversion: they load PyTorch's states themselves.
 """
 
@@ -36,7 +35,11 @@ GROUPS = {
     "RAdam": "lr betas eps weight_decay maximize foreach capturable decoupled_weight_decay differentiable",
     "Adamax": "lr betas eps weight_decay foreach maximize differentiable capturable",
     "Adadelta": "lr rho eps weight_decay maximize capturable foreach differentiable",
+    "Rprop": "lr etas step_sizes foreach maximize differentiable capturable",
+    "ASGD": "lr lambd alpha t0 weight_decay foreach maximize differentiable capturable",
 }
+# The classes whose states begin with the learning rate of the first step: torch must make them itself.
+BEGIN_WITH_LR = ("Rprop", "ASGD")
 STATES = {"velocity": "momentum_buffer", "state_sum": "sum"}  # the others have the same name in both
 # Options that choose how torch computes and do not change the result, with their defaults.
 SWITCHES = {"foreach": None, "fused": None, "capturable": False, "differentiable": False}
@@ -55,7 +58,7 @@ def to_state_dict(optimizer: Optimizer) -> dict[str, Any]:
 
     Parameters
     ----------
-    optimizer : gdm.SGD, Adagrad, RMSprop, Adam, AdamW, NAdam, RAdam, Adamax or Adadelta
+    optimizer : gdm.SGD, Adagrad, RMSprop, Adam, AdamW, NAdam, RAdam, Adamax, Adadelta, Rprop or ASGD
         The optimizer. A schedule is not saved: ``lr`` is the learning rate of the next step, a number.
 
     Returns
@@ -68,7 +71,7 @@ def to_state_dict(optimizer: Optimizer) -> dict[str, Any]:
     ImportError
         If torch is missing.
     TypeError
-        If ``optimizer`` is not one of these; ``torch.optim`` has no Lion and no Signum.
+        If ``optimizer`` is not one of these; ``torch.optim`` has no Lion, Signum and AdEMAMix.
     ValueError
         If a group has what torch's class does not: ``form="classic"`` (:meth:`gdm.SGD.to_form` converts a state),
         ``lr_scale`` other than 1, or decoupled weight decay in SGD.
@@ -76,7 +79,8 @@ def to_state_dict(optimizer: Optimizer) -> dict[str, Any]:
     Notes
     -----
     Before its first step SGD's ``momentum_buffer`` is None, as in torch, and the other states have their initial
-    values. NAdam's ``mu_product`` is a float64, as in gdm; torch gives it the parameter's dtype.
+    values. Rprop and ASGD have no states then. NAdam's ``mu_product`` and ASGD's ``eta`` and ``mu`` are float64, as in
+    gdm; torch gives them the parameter's dtype.
 
     Examples
     --------
@@ -118,7 +122,7 @@ def load_state_dict(optimizer: Optimizer, state_dict: Mapping[str, Any]) -> None
 
     Parameters
     ----------
-    optimizer : gdm.SGD, Adagrad, RMSprop, Adam, AdamW, NAdam, RAdam, Adamax or Adadelta
+    optimizer : gdm.SGD, Adagrad, RMSprop, Adam, AdamW, NAdam, RAdam, Adamax, Adadelta, Rprop or ASGD
         The optimizer, for parameters of the same shapes and dtypes, in the same groups. Its ``lr`` becomes the number
         that torch has, also if it was a schedule. ``foreach``, ``fused``, ``capturable`` and ``differentiable`` are
         ignored, and so is what torch's schedulers add to a group (``initial_lr`` and similar).
@@ -130,7 +134,7 @@ def load_state_dict(optimizer: Optimizer, state_dict: Mapping[str, Any]) -> None
     ImportError
         If torch is missing.
     TypeError
-        If ``optimizer`` is not one of these; ``torch.optim`` has no Lion and no Signum.
+        If ``optimizer`` is not one of these; ``torch.optim`` has no Lion, Signum and AdEMAMix.
     gdm.CheckpointError
         If anything does not fit: another class, other groups, shapes or dtypes, options that are unknown, missing or
         outside gdm's ranges; or an optimizer with an option that torch's class does not have, as for
@@ -215,7 +219,7 @@ def _foreign(optimizer: Optimizer, name: str, i: int, options: Options) -> str |
             "gdm.SGD.to_form converts what state_dict gives"
         )
     decoupled = options.get("decoupled_weight_decay")
-    if options["weight_decay"] != 0 and decoupled is not DECOUPLED.get(name, decoupled):
+    if options.get("weight_decay", 0) != 0 and decoupled is not DECOUPLED.get(name, decoupled):
         return (
             f"group {i} has decoupled_weight_decay={decoupled} and weight_decay={options['weight_decay']!r}, which "
             f"torch.optim.{name} does not have; expected decoupled_weight_decay={DECOUPLED[name]}"
@@ -228,6 +232,8 @@ def _tensors(torch: Any, name: str, entry: Mapping[str, Any]) -> dict[str, Any]:
     states = {STATES.get(key, key): torch.from_numpy(x) for key, x in entry["state"].items()}
     if name == "SGD":
         return states if entry["begun"] else dict.fromkeys(states)
+    if name in BEGIN_WITH_LR and not entry["steps"]:
+        return {}
     # torch counts in the default dtype; but float32 cannot count beyond 2**24.
     wide = entry["steps"] >= 2**24 or torch.get_default_dtype() == torch.float64
     counts = {"step": torch.tensor(float(entry["steps"]), dtype=torch.float64 if wide else torch.float32)}
