@@ -127,6 +127,11 @@ def test_a_subclass_has_arguments_of_its_own(name):
         ("Lion", {"lr": 1e-4, "betas": (0.9, 0.99), "weight_decay": 0.0}),
         ("Signum", {"lr": 1e-3, "momentum": 0.9, "weight_decay": 0.0}),
         (
+            "LARS",
+            {"lr": 1.0, "momentum": 0.9, "weight_decay": 0.0, "trust_coefficient": 0.001, "adapt": True},
+        ),
+        ("LAMB", {"lr": 1e-3, "betas": (0.9, 0.999), "eps": 1e-6, "weight_decay": 0.0, "adapt": True}),
+        (
             "AdEMAMix",
             {
                 **{"lr": 1e-3, "betas": (0.9, 0.999, 0.9999), "alpha": 5.0, "t_alpha": 0.0, "t_beta3": 0.0},
@@ -156,6 +161,10 @@ def test_arguments_of_lion_and_signum(name, expected):
         ("Signum", {"momentum": 1.0}, "momentum"),
         ("Signum", {"momentum": -0.5}, "momentum"),
         ("Signum", {"weight_decay": -0.1}, "weight_decay"),
+        ("LARS", {"momentum": 1.0}, "momentum"),
+        ("LARS", {"trust_coefficient": -1.0}, "trust_coefficient"),
+        ("LAMB", {"betas": (0.9, 1.0)}, "beta"),
+        ("LAMB", {"eps": -1.0}, "eps"),
         ("AdEMAMix", {"betas": (0.9, 0.99)}, "three"),
         ("AdEMAMix", {"betas": (0.9, 0.99, 1.0)}, "beta"),
         *(("AdEMAMix", {key: -0.1}, key) for key in ("alpha", "t_alpha", "t_beta3", "eps", "weight_decay")),

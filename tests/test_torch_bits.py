@@ -27,7 +27,11 @@ from torch_cases import (
 pytestmark = pytest.mark.usefixtures("float64_by_default")
 STEPS = 5
 # What torch calls states, and gdm.
-NAMES = {("SGD", "momentum_buffer"): "velocity", ("Adagrad", "sum"): "state_sum"}
+NAMES = {
+    ("SGD", "momentum_buffer"): "velocity",
+    ("Adagrad", "sum"): "state_sum",
+    ("LARS", "momentum_buffer"): "velocity",
+}
 SHAPES = [(257,), (3, 5), (), (33, 31)]
 
 

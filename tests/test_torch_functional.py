@@ -51,6 +51,8 @@ STATES = {
     "Signum": {"exp_avgs": ("exp_avg", None)},
     "Rprop": {"prevs": ("prev", None), "sizes": ("step_size", None)},
     "ASGD": {"axs": ("ax", None)},
+    "LARS": {"momentum_buffers": ("momentum_buffer", None)},
+    "LAMB": {"exp_avgs": ("exp_avg", None), "exp_avg_sqs": ("exp_avg_sq", None)},
     "AdEMAMix": {
         "exp_avgs": ("exp_avg", None),
         "exp_avgs_slow": ("exp_avg_slow", None),

@@ -49,6 +49,8 @@ STATES = {
     "Adadelta": ["acc_delta", "square_avg", "step"],
     "Lion": ["exp_avg"],
     "Signum": ["exp_avg"],
+    "LARS": ["momentum_buffer"],
+    "LAMB": ["exp_avg", "exp_avg_sq", "step"],
     "Rprop": ["prev", "step", "step_size"],
     "ASGD": ["ax", "eta", "mu", "step"],
     "AdEMAMix": ["exp_avg", "exp_avg_slow", "exp_avg_sq", "step"],

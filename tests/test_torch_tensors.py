@@ -13,7 +13,6 @@ from torch_cases import (
     DTYPES,
     FULL,
     OWN,
-    STATE,
     TOLERANCE,
     TORCHS,
     WITH_EPS,
@@ -461,7 +460,7 @@ def test_gradients_of_another_dtype(name):
     ours, theirs = run(gdm.torch), run(torch.optim)
     assert not isinstance(ours, str)
     if isinstance(theirs, str):
-        assert STATE[name] == "exp_avg"  # by lerp
+        assert A_STATE[name] == "exp_avg"  # by lerp
         assert "dtype" in theirs
     else:
         for x, y in zip(ours, theirs, strict=True):

@@ -15,16 +15,16 @@ torch.set_num_threads(1)  # its threads would only wait for each other, on tenso
 
 # Those that torch.optim has, and those that it does not have.
 TORCHS = ["SGD", "Adagrad", "RMSprop", "Adam", "AdamW", "NAdam", "RAdam", "Adamax", "Adadelta", "Rprop", "ASGD"]
-OWN = ["Lion", "Signum", "AdEMAMix"]
+OWN = ["Lion", "Signum", "AdEMAMix", "LARS", "LAMB"]
 CLASSES = [*TORCHS, *OWN]
 FUSED = ["SGD", "Adagrad", "Adam", "AdamW"]
 # The classes whose state has a "step", and those whose update depends on it.
-COUNTS = [name for name in CLASSES if name not in ("SGD", "Lion", "Signum")]
+COUNTS = [name for name in CLASSES if name not in ("SGD", "Lion", "Signum", "LARS")]
 NUMBERED = [name for name in COUNTS if name not in ("RMSprop", "Adadelta")]
 WITH_EPS = [name for name in COUNTS if name not in ("Rprop", "ASGD")]
 SCALARS = ["mu_product", "eta", "mu"]  # numbers in a state, beside "step"
 A_STATE = {"SGD": "momentum_buffer", "Adagrad": "sum", "RMSprop": "square_avg"}
-A_STATE |= {"Adadelta": "square_avg", "Rprop": "prev", "ASGD": "ax"}
+A_STATE |= {"Adadelta": "square_avg", "Rprop": "prev", "ASGD": "ax", "LARS": "momentum_buffer"}
 A_STATE |= {name: "exp_avg" for name in CLASSES if name not in A_STATE}  # one of each class
 # Options that switch each kernel and each state on and off.
 OPTIONS = {
@@ -77,6 +77,12 @@ OPTIONS = {
         {"t0": 1.5, "lambd": 0.5, "alpha": 1.5},
         {"t0": 0.0, "weight_decay": 0.1, "lambd": 0.1, "maximize": True},
     ],
+    "LARS": [
+        {"trust_coefficient": 0.1},
+        {"trust_coefficient": 0.1, "weight_decay": 0.1, "momentum": 0.5, "maximize": True},
+        {"adapt": False, "weight_decay": 0.1},
+    ],
+    "LAMB": [{}, {"weight_decay": 0.1, "betas": (0.8, 0.9), "maximize": True}, {"adapt": False, "weight_decay": 0.1}],
     "AdEMAMix": [
         {},
         {"weight_decay": 0.1, "betas": (0.5, 0.7, 0.9), "alpha": 2.0, "maximize": True},
@@ -99,6 +105,8 @@ FULL = {
     "Signum": {"weight_decay": 0.1},
     "Rprop": {},
     "ASGD": {"weight_decay": 0.1, "t0": 1.0},
+    "LARS": {"weight_decay": 0.1, "trust_coefficient": 0.1},
+    "LAMB": {"weight_decay": 0.1},
     "AdEMAMix": {"weight_decay": 0.1, "t_alpha": 4.0, "t_beta3": 6.0},
 }
 AVERAGES = ["momentum_buffer", "exp_avg", "exp_avg_slow", "grad_avg"]  # states in which gradients may cancel each other
@@ -130,6 +138,8 @@ every_case_of_torchs = pytest.mark.parametrize(
 
 
 class _ByHand(torch.optim.Optimizer):
+    state_name = "exp_avg"
+
     def __init__(self, params, lr, **options) -> None:
         super().__init__(params, {"lr": lr, "weight_decay": 0.0, "maximize": False, **options})
 
@@ -139,7 +149,7 @@ class _ByHand(torch.optim.Optimizer):
         for group in self.param_groups:
             for p in group["params"]:
                 if p.grad is not None:
-                    m = self.state[p].setdefault("exp_avg", torch.zeros_like(p))
+                    m = self.state[p].setdefault(self.state_name, torch.zeros_like(p))
                     self.update(p, -p.grad if group["maximize"] else p.grad, m, group)
         return loss
 
@@ -235,9 +245,70 @@ class AdEMAMixByHand(torch.optim.Optimizer):
         p.sub_(group["lr"] * (step + group["weight_decay"] * p))
 
 
+class LARSByHand(_ByHand):
+    """Algorithm 1 of You, Gitman and Ginsburg, 2017."""
+
+    state_name = "momentum_buffer"
+
+    def __init__(
+        self, params, lr=1.0, momentum=0.9, weight_decay=0.0, trust_coefficient=0.001, adapt=True, *, maximize=False
+    ) -> None:
+        options = {"momentum": momentum, "weight_decay": weight_decay, "trust_coefficient": trust_coefficient}
+        super().__init__(params, lr, **options, adapt=adapt, maximize=maximize)
+
+    @staticmethod
+    def update(p, g, v, group) -> None:
+        decay, norm = group["weight_decay"], torch.linalg.vector_norm
+        adapt = group["adapt"] and norm(p) > 0 and norm(g) > 0
+        rate = group["trust_coefficient"] * norm(p) / (norm(g) + decay * norm(p)) if adapt else 1.0
+        v.mul_(group["momentum"]).add_(group["lr"] * rate * (g + decay * p))
+        p.sub_(v)
+
+
+class LAMBByHand(torch.optim.Optimizer):
+    """Algorithm 2 of You et al., 2020, with the identity as its scaling function."""
+
+    def __init__(
+        self, params, lr=1e-3, betas=(0.9, 0.999), eps=1e-6, weight_decay=0.0, adapt=True, *, maximize=False
+    ) -> None:
+        options = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
+        super().__init__(params, {**options, "adapt": adapt, "maximize": maximize})
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        loss = None if closure is None else torch.enable_grad()(closure)()
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is not None:
+                    state = self.state[p]
+                    if not state:
+                        state["step"] = torch.zeros((), dtype=torch.get_default_dtype())
+                        state |= {key: torch.zeros_like(p) for key in ("exp_avg", "exp_avg_sq")}
+                    state["step"] += 1
+                    self.update(p, -p.grad if group["maximize"] else p.grad, state, group)
+        return loss
+
+    @staticmethod
+    def update(p, g, state, group) -> None:
+        t, (beta1, beta2) = state["step"].item(), group["betas"]
+        m, v = state["exp_avg"], state["exp_avg_sq"]
+        m.copy_(beta1 * m + (1 - beta1) * g)
+        v.copy_(beta2 * v + (1 - beta2) * g * g)
+        ratio = (m / (1 - beta1**t)) / ((v / (1 - beta2**t)).sqrt() + group["eps"]) + group["weight_decay"] * p
+        norm = torch.linalg.vector_norm
+        adapt = group["adapt"] and norm(p) > 0 and norm(ratio) > 0
+        p.sub_(group["lr"] * (norm(p) / norm(ratio) if adapt else 1.0) * ratio)
+
+
 def torchs_class(name: str):
     """The class to compare with."""
-    own = {"Lion": LionByHand, "Signum": SignumByHand, "AdEMAMix": AdEMAMixByHand}
+    own = {
+        "Lion": LionByHand,
+        "Signum": SignumByHand,
+        "AdEMAMix": AdEMAMixByHand,
+        "LARS": LARSByHand,
+        "LAMB": LAMBByHand,
+    }
     return own.get(name) or getattr(torch.optim, name)
 
 

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from . import functional as functional
     from .optimizers import (
         ASGD,
+        LAMB,
+        LARS,
         SGD,
         Adadelta,
         Adagrad,
@@ -32,6 +34,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ASGD",
+    "LAMB",
+    "LARS",
     "SGD",
     "AdEMAMix",
     "Adadelta",

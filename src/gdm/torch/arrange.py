@@ -144,6 +144,8 @@ class Arrangement:
         local = None if described is None else local_of(param)
         if described is None or local is None or not is_native(local) or param.is_inference():
             return Slot(g, param)
+        if described.options.get("adapt") and local is not param:
+            return Slot(g, param)  # a trust ratio needs the norm of the whole parameter
         optimizer = self._optimizer
         keys = tuple(None if x is None else KEYS.get(x, x) for x in states_for(described.rule, described.options))
         numbers = (("step",) if optimizer._counts else ()) + scalar_names(described.rule)

@@ -50,6 +50,8 @@ __all__ = [
     "adamw",
     "ademamix",
     "asgd",
+    "lamb",
+    "lars",
     "lion",
     "nadam",
     "radam",
@@ -426,3 +428,54 @@ def ademamix(
     options |= {"weight_decay": weight_decay, "maximize": maximize}
     states = {"exp_avgs": exp_avgs, "exp_avgs_slow": exp_avgs_slow, "exp_avg_sqs": exp_avg_sqs}
     update_lists("ademamix", Lists(params, grads, states, copies, steps), options, grad_scale, threads)
+
+
+def lars(
+    params: Tensors,
+    grads: Grads,
+    momentum_buffers: Tensors,
+    *,
+    lr: float,
+    momentum: float = 0.9,
+    weight_decay: float = 0.0,
+    trust_coefficient: float = 0.001,
+    adapt: bool = True,
+    maximize: bool = False,
+    grad_scale: float | torch.Tensor | None = None,
+    copies: Copies | None = None,
+    threads: int | None = None,
+) -> None:
+    """LARS, as :class:`gdm.LARS`. See :mod:`gdm.torch.functional`.
+
+    Each tensor of ``params`` must be a whole parameter, since the learning rate depends on its norm.
+    """
+    options = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "trust_coefficient": trust_coefficient}
+    options |= {"adapt": adapt, "maximize": maximize}
+    lists = Lists(params, grads, {"momentum_buffers": momentum_buffers}, copies)
+    update_lists("lars", lists, options, grad_scale, threads)
+
+
+def lamb(
+    params: Tensors,
+    grads: Grads,
+    exp_avgs: Tensors,
+    exp_avg_sqs: Tensors,
+    steps: Steps,
+    *,
+    lr: float = 1e-3,
+    betas: tuple[float, float] = (0.9, 0.999),
+    eps: float = 1e-6,
+    weight_decay: float = 0.0,
+    adapt: bool = True,
+    maximize: bool = False,
+    grad_scale: float | torch.Tensor | None = None,
+    copies: Copies | None = None,
+    threads: int | None = None,
+) -> None:
+    """LAMB, as :class:`gdm.LAMB`. See :mod:`gdm.torch.functional`.
+
+    Each tensor of ``params`` must be a whole parameter, since the learning rate depends on its norm.
+    """
+    options = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "adapt": adapt, "maximize": maximize}
+    lists = Lists(params, grads, {"exp_avgs": exp_avgs, "exp_avg_sqs": exp_avg_sqs}, copies, steps)
+    update_lists("lamb", lists, options, grad_scale, threads)

@@ -51,14 +51,17 @@ class _Method(torch.optim.Optimizer):
                         state[key] = torch.zeros_like(param, memory_format=torch.preserve_format)
                 if self._counts:
                     state["step"] += 1
-                grad = -param.grad if group["maximize"] else param.grad
-                if group["weight_decay"] != 0:
-                    if group.get("decoupled_weight_decay", True):
-                        param.mul_(1 - lr * group["weight_decay"])
-                    else:
-                        grad = grad.add(param, alpha=group["weight_decay"])
-                param.add_(self._direction(group, state, grad), alpha=-lr)
+                self._update(group, state, param, -param.grad if group["maximize"] else param.grad, lr)
         return loss
+
+    def _update(self, group: dict[str, Any], state: dict[str, Any], param: Any, grad: Any, lr: float) -> None:
+        """Updates one parameter and its states."""
+        if group["weight_decay"] != 0:
+            if group.get("decoupled_weight_decay", True):
+                param.mul_(1 - lr * group["weight_decay"])
+            else:
+                grad = grad.add(param, alpha=group["weight_decay"])
+        param.add_(self._direction(group, state, grad), alpha=-lr)
 
     def _direction(self, group: dict[str, Any], state: dict[str, Any], grad: Any) -> Any:
         """The direction of the step; updates the averages."""
@@ -171,3 +174,84 @@ class AdEMAMix(_Method):
         squares = state["exp_avg_sq"].mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
         denominator = (squares / (1 - beta2**step)).sqrt().add_(group["eps"])
         return (fast / (1 - beta1**step) + alpha * slow) / denominator
+
+
+class LARS(_Method):
+    """LARS with PyTorch's operations."""
+
+    _states = ("momentum_buffer",)
+
+    def __init__(
+        self,
+        params: Any,
+        lr: Any = 1.0,
+        momentum: float = 0.9,
+        weight_decay: float = 0.0,
+        trust_coefficient: float = 0.001,
+        adapt: bool = True,
+        *,
+        foreach: bool | None = None,
+        maximize: bool = False,
+        differentiable: bool = False,
+        fused: bool | None = None,
+    ) -> None:
+        self._require(lr=lr, weight_decay=weight_decay, fused=fused, differentiable=differentiable)
+        if not 0.0 <= momentum < 1.0:
+            raise ValueError(f"Invalid momentum value: {momentum}")
+        if not trust_coefficient >= 0.0:
+            raise ValueError(f"Invalid trust_coefficient value: {trust_coefficient}")
+        defaults = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "adapt": adapt}
+        defaults |= {"trust_coefficient": trust_coefficient, "maximize": maximize, "foreach": foreach}
+        super().__init__(params, {**defaults, "differentiable": differentiable, "fused": fused})
+
+    def _update(self, group: dict[str, Any], state: dict[str, Any], param: Any, grad: Any, lr: float) -> None:
+        decay, trust = group["weight_decay"], 1.0
+        if group["adapt"]:
+            size, slope = param.norm().item(), grad.norm().item()
+            if size > 0 and slope > 0:
+                trust = group["trust_coefficient"] * size / (slope + decay * size)
+        velocity = state["momentum_buffer"].mul_(group["momentum"])
+        param.sub_(velocity.add_(grad.add(param, alpha=decay), alpha=lr * trust))
+
+
+class LAMB(_Method):
+    """LAMB with PyTorch's operations."""
+
+    _states = ("exp_avg", "exp_avg_sq")
+    _counts = True
+
+    def __init__(
+        self,
+        params: Any,
+        lr: Any = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-6,
+        weight_decay: float = 0.0,
+        adapt: bool = True,
+        *,
+        foreach: bool | None = None,
+        maximize: bool = False,
+        differentiable: bool = False,
+        fused: bool | None = None,
+    ) -> None:
+        self._require(lr=lr, weight_decay=weight_decay, fused=fused, differentiable=differentiable)
+        for i, beta in enumerate(betas):
+            if not 0.0 <= beta < 1.0:
+                raise ValueError(f"Invalid beta parameter at index {i}: {beta}")
+        if not eps >= 0.0:
+            raise ValueError(f"Invalid eps value: {eps}")
+        defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "adapt": adapt}
+        defaults |= {"maximize": maximize, "foreach": foreach}
+        super().__init__(params, {**defaults, "differentiable": differentiable, "fused": fused})
+
+    def _update(self, group: dict[str, Any], state: dict[str, Any], param: Any, grad: Any, lr: float) -> None:
+        (beta1, beta2), step, trust = group["betas"], state["step"].item(), 1.0
+        average = state["exp_avg"].mul_(beta1).add_(grad, alpha=1 - beta1)
+        squares = state["exp_avg_sq"].mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
+        denominator = (squares / (1 - beta2**step)).sqrt().add_(group["eps"])
+        direction = (average / (1 - beta1**step) / denominator).add_(param, alpha=group["weight_decay"])
+        if group["adapt"]:
+            size, length = param.norm().item(), direction.norm().item()
+            if size > 0 and length > 0:
+                trust = size / length
+        param.sub_(direction, alpha=lr * trust)

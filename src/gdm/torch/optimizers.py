@@ -11,6 +11,8 @@ from .native_step import NativeStep
 
 __all__ = [
     "ASGD",
+    "LAMB",
+    "LARS",
     "SGD",
     "AdEMAMix",
     "Adadelta",
@@ -329,3 +331,62 @@ class AdEMAMix(NativeStep, methods.AdEMAMix):
 
     _counts = True
     _rule = "ademamix"
+
+
+class LARS(NativeStep, methods.LARS):
+    """LARS, which PyTorch does not have, as one of its optimizers.
+
+    Parameters
+    ----------
+    params : iterable
+        Parameters or groups, as for all optimizers of PyTorch. Each parameter has a trust ratio of its own.
+    lr : float or tensor, default 1
+        The learning rate, not negative.
+    momentum : float, default 0.9
+        How much of the velocity is kept, in [0, 1).
+    weight_decay : float, default 0
+        The weight decay, not negative: it is added to the gradient.
+    trust_coefficient : float, default 0.001
+        The factor of the trust ratio, not negative.
+    adapt : bool, default True
+        False: the trust ratio is 1, as is usual for a group of biases and of the parameters of normalisations.
+    maximize : bool, default False
+        Walk up the gradient.
+    foreach, fused, threads, state_dtype, rounding, seed, copies, differentiable
+        As for :class:`gdm.torch.SGD`, as is everything else. The formula is that of :func:`gdm.lars` (Y. You, I.
+        Gitman, B. Ginsburg, "Large batch training of convolutional networks", 2017). The state is ``momentum_buffer``.
+        The norms of parameters that are distributed (DTensor) are those of the whole ones: PyTorch updates these.
+    """
+
+    _counts = False
+    _rule = "lars"
+
+
+class LAMB(NativeStep, methods.LAMB):
+    """LAMB, which PyTorch does not have, as one of its optimizers.
+
+    Parameters
+    ----------
+    params : iterable
+        Parameters or groups, as for all optimizers of PyTorch. Each parameter has a trust ratio of its own.
+    lr : float or tensor, default 1e-3
+        The learning rate, not negative.
+    betas : pair of float, default (0.9, 0.999)
+        How much of the averages of gradients and of their squares is kept; each in [0, 1).
+    eps : float, default 1e-6
+        Added to the root in the denominator, not negative.
+    weight_decay : float, default 0
+        The weight decay, not negative: it is added to the step before its norm is taken.
+    adapt : bool, default True
+        False: the trust ratio is 1, as is usual for a group of biases and of the parameters of normalisations.
+    maximize : bool, default False
+        Walk up the gradient.
+    foreach, fused, threads, state_dtype, rounding, seed, copies, differentiable
+        As for :class:`gdm.torch.SGD`, as is everything else. The formula is that of :func:`gdm.lamb` (Y. You et al.,
+        "Large batch optimization for deep learning: training BERT in 76 minutes", 2020). The states are ``exp_avg`` and
+        ``exp_avg_sq``. The norms of parameters that are distributed (DTensor) are those of the whole ones: PyTorch
+        updates these.
+    """
+
+    _counts = True
+    _rule = "lamb"

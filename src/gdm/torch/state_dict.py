@@ -1,9 +1,9 @@
 """Converts states of optimizers between gdm and PyTorch: each can continue from a state that the other saved.
 
-This works for the classes that ``torch.optim`` has under the same names, all but Lion, Signum and AdEMAMix: their
-formulas are the same, and their steps are equal within rounding. (PyTorch rounds NAdam's product of momenta and ASGD's
-``eta`` and ``mu`` to the default dtype, usually float32; gdm keeps them in float64.) The functions need PyTorch. The
-optimizers of ``gdm.torch`` need no conversion: they load PyTorch's states themselves.
+This works for the classes that ``torch.optim`` has under the same names, all but Lion, Signum, AdEMAMix, LARS and LAMB:
+their formulas are the same, and their steps are equal within rounding. (PyTorch rounds NAdam's product of momenta and
+ASGD's ``eta`` and ``mu`` to the default dtype, usually float32; gdm keeps them in float64.) The functions need PyTorch.
+The optimizers of ``gdm.torch`` need no conversion: they load PyTorch's states themselves.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def to_state_dict(optimizer: Optimizer) -> dict[str, Any]:
     ImportError
         If torch is missing.
     TypeError
-        If ``optimizer`` is not one of these; ``torch.optim`` has no Lion, Signum and AdEMAMix.
+        If ``optimizer`` is not one of these; ``torch.optim`` lacks Lion, Signum, AdEMAMix, LARS and LAMB.
     ValueError
         If a group has what torch's class does not: ``form="classic"`` (:meth:`gdm.SGD.to_form` converts a state),
         ``lr_scale`` other than 1, or decoupled weight decay in SGD.
@@ -134,7 +134,7 @@ def load_state_dict(optimizer: Optimizer, state_dict: Mapping[str, Any]) -> None
     ImportError
         If torch is missing.
     TypeError
-        If ``optimizer`` is not one of these; ``torch.optim`` has no Lion, Signum and AdEMAMix.
+        If ``optimizer`` is not one of these; ``torch.optim`` lacks Lion, Signum, AdEMAMix, LARS and LAMB.
     gdm.CheckpointError
         If anything does not fit: another class, other groups, shapes or dtypes, options that are unknown, missing or
         outside gdm's ranges; or an optimizer with an option that torch's class does not have, as for
