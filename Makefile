@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 SOURCES := pyproject.toml CMakeLists.txt README.md $(shell find src csrc include cmake -type f -not -name '*.pyc' 2>/dev/null)
 C_FILES := $(shell find csrc include src tests bench -name '*.[ch]' -o -name '*.inc' -o -name '*.def')
 
-.PHONY: help generate demo test test-embed test-torch test-thinc test-pythons lint format bench bench-torch bench-thinc bench-precision bench-deepspeed clean
+.PHONY: help generate demo test test-embed test-torch test-thinc test-pythons lint format bench bench-torch bench-thinc bench-scipy bench-precision bench-deepspeed clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -57,6 +57,9 @@ bench-torch: $(VENV)/bench-torch.installed  ## measure gdm.torch against torch.o
 
 bench-thinc: $(VENV)/test-thinc.installed  ## measure gdm.thinc against thinc's optimizers in a training of spaCy's
 	$(BIN)/python bench/compare_thinc.py
+
+bench-scipy: $(VENV)/bench-scipy.installed  ## run gdm.scipy on the problems of S2MPJ, for an hour; write out/bench-scipy.json
+	$(BIN)/python bench/compare_scipy.py
 
 bench-precision: $(VENV)/bench-torch.installed  ## measure narrow storage, clipping and averages; write out/bench-precision.json
 	$(BIN)/python bench/compare_precision.py

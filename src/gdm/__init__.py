@@ -4,6 +4,7 @@
     gdm.momentum(param, velocity, grad, lr=0.1)      the same with momentum
     gdm.SGD(params, lr=0.1, momentum=0.9)            an optimizer: .step(grads); Adagrad ... AdEMAMix too
     gdm.schedules.cosine(0.1, steps=1000)            a learning rate for each step
+    gdm.scipy.momentum                               a method of scipy.optimize.minimize; gdm.scipy.adam likewise
     gdm.torch.to_state_dict(opt)                     what an optimizer has saved, for PyTorch's; and the reverse
     gdm.thinc.Adam(0.001)                            thinc's optimizers on gdm's kernels
     gdm.sklearn.MLPClassifier()                      scikit-learn's perceptrons on gdm's kernels
@@ -66,6 +67,7 @@ from .reductions import accumulate, count_nonfinite, grad_norm
 
 if TYPE_CHECKING:
     from . import schedules
+    from . import scipy as scipy
     from . import sklearn as sklearn
     from . import thinc as thinc
     from . import torch as torch
@@ -132,7 +134,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     # On use: what schedules needs takes longer to import than all the rest. The others are not in __all__, since ``from
     # gdm import *`` must not put them in the place of the libraries.
-    if name in ("schedules", "sklearn", "thinc", "torch"):
+    if name in ("schedules", "scipy", "sklearn", "thinc", "torch"):
         from importlib import import_module
 
         return import_module(f".{name}", __name__)
@@ -140,7 +142,7 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return [*__all__, "sklearn", "thinc", "torch", "__version__"]
+    return [*__all__, "scipy", "sklearn", "thinc", "torch", "__version__"]
 
 
 def _register_threads() -> None:
