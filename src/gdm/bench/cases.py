@@ -40,6 +40,7 @@ from .timing import Contestant, Timing, interleave
 from .workloads import MODELS, SMALL_NETWORK, Shapes, elements
 
 ALL = PEERS
+COMMON = 5  # the first methods are measured at more sizes
 LEAN = (Gdm, Limit, NumPyOut, Numba, TorchFused, Optax)
 
 # Libraries that are not compared, and why. The report prints this.
@@ -137,10 +138,11 @@ def suite(*, quick: bool = False) -> list[Case]:
                 Case(MODEL, f"{name}, {n} thread{'s' * (n > 1)}", shapes(), LEAN, n, seconds=10 if name != "MLP" else 2)
                 for n in range(1, threads + 1)
             ]
-    for method in METHODS[1:]:
+    for method in METHODS[1 : COMMON if quick else None]:
         peers = (Gdm, Limit, TorchForeach, TorchFused, Optax)
         cases.append(Case(FAMILY, f"{method.name}, 1000 x 64", [(64,)] * 1000, (Gdm, *peers[2:]), method=method))
-        for exponent in (20,) if quick else (6, 10, 14, 18, 20, 22, 24, 26):
+        common = METHODS.index(method) < COMMON
+        for exponent in (20,) if quick else (6, 10, 14, 18, 20, 22, 24, 26) if common else (14, 20, 24):
             seconds = 0.7 if exponent < 20 else 2.0 if exponent < 24 else 8.0
             peers_here = peers if exponent >= 16 else (Gdm, *peers[2:])
             label = f"{method.name}, 2^{exponent}"

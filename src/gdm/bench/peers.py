@@ -6,6 +6,7 @@ reference before it is timed. A peer raises ImportError if its library is not in
 
 from __future__ import annotations
 
+import operator
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -33,22 +34,33 @@ class Method:
     name: str  # of the class, in gdm and torch.optim
     options: Mapping[str, Any]  # except the learning rate; the same in gdm and torch
     states: int
-    optax: tuple[str, Mapping[str, Any]]  # optax's function, and its options
+    optax: tuple[str, Mapping[str, Any]] | None  # optax's function, and its options
     torch: tuple[str, ...] = ("loop", "foreach", "fused")  # torch's implementations for the CPU
+    reads: int = 0  # how many arrays a pass before the update reads
 
     @property
     def moved_bytes(self) -> int:
         """Bytes for one float32 element: the gradient is read, the parameter and the states are read and written."""
-        return 4 * (2 * (1 + self.states) + 1)
+        return 4 * (2 * (1 + self.states) + 1 + self.reads)
 
 
+FOR_ALL = ("loop", "foreach")
 SGD = Method("SGD", {"momentum": MOMENTUM}, 1, ("sgd", {"momentum": MOMENTUM}))
 METHODS = (
     SGD,
     Method("AdamW", {"weight_decay": 0.01}, 2, ("adamw", {"weight_decay": 0.01})),
     Method("Adagrad", {}, 1, ("adagrad", {"initial_accumulator_value": 0.0, "eps": 1e-30})),
-    Method("RMSprop", {}, 1, ("rmsprop", {"decay": 0.99, "eps": 1e-8, "eps_in_sqrt": False}), ("loop", "foreach")),
+    Method("RMSprop", {}, 1, ("rmsprop", {"decay": 0.99, "eps": 1e-8, "eps_in_sqrt": False}), FOR_ALL),
     Method("Lion", {}, 1, ("lion", {"weight_decay": 0.0}), ()),
+    Method("NAdam", {}, 2, None, FOR_ALL),
+    Method("RAdam", {}, 2, ("radam", {}), FOR_ALL),
+    Method("Adamax", {}, 2, ("adamax", {}), FOR_ALL),
+    Method("Adadelta", {}, 2, ("adadelta", {"rho": 0.9}), FOR_ALL),
+    Method("Rprop", {}, 2, None, FOR_ALL),
+    Method("ASGD", {}, 1, None, FOR_ALL),
+    Method("AdEMAMix", {}, 3, ("contrib.ademamix", {}), ()),
+    Method("LARS", {}, 1, ("lars", {}), (), reads=2),
+    Method("LAMB", {}, 2, ("lamb", {}), (), reads=4),
 )
 
 
@@ -312,9 +324,8 @@ class Torch(Peer):
         self.tensors = [torch.nn.Parameter(torch.from_numpy(p)) for p in self.params]
         for tensor, g in zip(self.tensors, self.grads, strict=True):
             tensor.grad = torch.from_numpy(g)
-        self.optimizer = getattr(torch.optim, self.method.name)(
-            self.tensors, lr=LR, **self.method.options, **self.options
-        )
+        known = {name: x for name, x in self.options.items() if name != "fused" or "fused" in self.method.torch}
+        self.optimizer = getattr(torch.optim, self.method.name)(self.tensors, lr=LR, **self.method.options, **known)
 
     def contestant(self) -> Contestant:
         return Contestant("step()", {"step": self.optimizer.step})
@@ -375,8 +386,10 @@ class Optax(Peer):
         import jax
         import optax
 
+        if self.method.optax is None:
+            raise ImportError(f"optax does not have this {self.method.name}")
         function, options = self.method.optax
-        optimizer = getattr(optax, function)(LR, **options)
+        optimizer = operator.attrgetter(function)(optax)(LR, **options)
 
         def update(params: Any, state: Any, grads: Any) -> Any:
             updates, state = optimizer.update(grads, state, params)
