@@ -49,6 +49,42 @@ static inline double power_of_096(double x) {
     return sum;
 }
 
+/* What both Schedule-Free rules compute for a step. */
+struct averaging {
+    double lr;                 /* after the warm-up's factor */
+    double weight_sum, lr_max; /* after this step */
+    double weight;             /* of the newest z in the average x */
+    double step_share;         /* how much of the step of z the parameter makes, too */
+};
+
+#define AVERAGING(args, kept)                                                                                          \
+    averaging((args)->lr, kept, (double)(args)->step, (args)->warmup_steps, (args)->r, (args)->weight_lr_power,        \
+              *(args)->weight_sum, *(args)->lr_max)
+
+static inline double at_most_finite(double x) {
+    return x <= DBL_MAX ? x : DBL_MAX; /* NaN, too: infinity * 0 */
+}
+
+/* x^exponent for x >= 0; the usual exponents at little cost. */
+static inline double weight_power(double x, double exponent) {
+    if (exponent == 0) return 1.0;
+    if (exponent == 1) return x;
+    if (exponent == 2) return x * x;
+    return x > 0 ? real_power(x, exponent) : 0.0;
+}
+
+static inline struct averaging averaging(double lr, double kept, double step, double warmup_steps, double r,
+                                         double weight_lr_power, double weight_sum, double lr_max) {
+    struct averaging now;
+    now.lr = step < warmup_steps ? lr * (step / warmup_steps) : lr;
+    now.lr_max = now.lr > lr_max ? now.lr : lr_max;
+    const double weight = at_most_finite(weight_power(step, r) * weight_power(now.lr_max, weight_lr_power));
+    now.weight_sum = at_most_finite(weight_sum + weight);
+    now.weight = now.weight_sum > 0 ? weight / now.weight_sum : 0.0;
+    now.step_share = 1.0 - kept * (1.0 - now.weight);
+    return now;
+}
+
 /* A number in two parts: their sum is more exact than a double. */
 struct sum {
     double number, error;

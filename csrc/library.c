@@ -26,6 +26,7 @@ const char *gdm_strerror(gdm_status status) {
         return "lr_factor and lr times lr_factor must be finite in the compute dtype and not negative";
     case GDM_ERR_NONFINITE: return "a gradient is NaN or infinite";
     case GDM_ERR_STEP_ARGS: return "a field of the step's argument struct is out of range";
+    case GDM_ERR_MODE: return "there is no such mode, or the plan is in GDM_EVAL, in which it makes no step";
     case GDM_ERR_IMPORT: return "gdm_import() has not been called, or has failed";
     default: break;
     }

@@ -101,6 +101,7 @@ struct gdm_plan {
     uint8_t changed;      /* entries have been added since gdm_plan_arrange */
     uint8_t unsettled;    /* counts of steps have been set: the next step must first compare groups and entries */
     uint8_t own_progress; /* some entry may have OWN_PROGRESS */
+    uint8_t mode;         /* a gdm_mode */
     uint8_t has_trust;    /* some entry has OWN_TRUST */
     uint8_t knows_trust;  /* used during a step: the trust ratios are in `details` */
 };
@@ -119,6 +120,15 @@ int gdm_plan_overlaps(const gdm_plan *plan, const void *start, size_t bytes);
 /* GDM_ERR_OVERLAP if it does; gdm_plan_get_error then names this entry, which reads these bytes. */
 gdm_status gdm_plan_check_read(gdm_plan *plan, size_t entry, const void *start, size_t bytes);
 
+/* If entries have been added: checks that no buffer shares memory with one that is written. */
+gdm_status gdm_plan_check_memory(gdm_plan *plan);
+
+/* How many threads a pass over the plan uses; and whether they are those of the other pool that the plan may use. */
+unsigned gdm_plan_threads(const gdm_plan *plan, int *elsewhere);
+
+/* gdm_plan_swap without its checks of the buffers. GDM_ERR_ISA is the only possible error. */
+gdm_status gdm_plan_run_swap(gdm_plan *plan, gdm_mode mode);
+
 /* gdm_plan_step without its checks of the buffers. GDM_ERR_ISA and GDM_ERR_NONFINITE are the only possible errors. */
 gdm_status gdm_plan_run(gdm_plan *plan);
 
@@ -131,6 +141,10 @@ gdm_status gdm_plan_decide(gdm_plan *plan);
 void gdm_update_tiles(const gdm_plan *plan, const struct isa *isa, size_t entry, size_t first, size_t last, kernel *run,
                       const void *constants);
 
+/* Sets the parameter of an entry to param + weight * (state - param), where the state is its first one, tile by tile;
+ * writes the copy. */
+void gdm_swap_tiles(const gdm_plan *plan, const struct isa *isa, size_t entry, size_t first, size_t last,
+                    double weight);
 /* What a trust ratio is computed from: all elements of an entry, or the buffers of one update, which all have the
  * dtype that is computed in. */
 struct vectors {

@@ -139,8 +139,7 @@ static int update_all(const gdm_plan *plan, const struct isa *isa) {
     return left_out;
 }
 
-/* How many threads a step uses; and whether they are those of the other pool that the plan may use. */
-static unsigned threads_for(const gdm_plan *plan, int *elsewhere) {
+unsigned gdm_plan_threads(const gdm_plan *plan, int *elsewhere) {
     *elsewhere = 0;
     if (plan->piece_count < 2) return 1;
     const unsigned most = plan->threads ? plan->threads : (unsigned)gdm_get_num_threads();
@@ -294,7 +293,7 @@ gdm_status gdm_plan_run(gdm_plan *plan) {
     for (struct group *group = plan->groups, *end = group + plan->group_count; group < end; group++)
         if (group->stale) prepare_group(plan, group);
     int elsewhere;
-    const unsigned threads = threads_for(plan, &elsewhere);
+    const unsigned threads = gdm_plan_threads(plan, &elsewhere);
     const int left_out = threads > 1 ? update_together(plan, isa, threads, elsewhere) : update_all(plan, isa);
     count_step(plan, left_out);
     plan->updates++;
@@ -302,8 +301,8 @@ gdm_status gdm_plan_run(gdm_plan *plan) {
     return GDM_OK;
 }
 
-/* After entries have been added: checks that no buffer shares memory with one that is written. */
-static gdm_status check_memory(gdm_plan *plan) {
+gdm_status gdm_plan_check_memory(gdm_plan *plan) {
+    if (!plan->changed) return GDM_OK;
     gdm_status status = gdm_plan_arrange(plan);
     for (size_t i = 0; i < plan->count && !status; i++) {
         const struct entry *entry = &plan->entries[i];
@@ -320,6 +319,7 @@ static gdm_status check_memory(gdm_plan *plan) {
 gdm_status gdm_plan_step(gdm_plan *plan) {
     if (!plan) return GDM_ERR_NULL;
     plan->error = plan->other = SIZE_MAX;
-    const gdm_status status = plan->changed ? check_memory(plan) : GDM_OK;
+    if (plan->mode != GDM_TRAIN) return GDM_ERR_MODE;
+    const gdm_status status = gdm_plan_check_memory(plan);
     return status ? status : gdm_plan_run(plan);
 }

@@ -78,18 +78,18 @@ static void *load(const struct tiles *all, size_t k, size_t first, size_t n) {
     return wide;
 }
 
-/* Writes a tile of a buffer that a kernel has changed in scratch. */
-static void store(const struct tiles *all, size_t k, size_t first, size_t n, const void *wide) {
+/* Writes a tile of a buffer that has been changed in scratch. */
+static void store(const struct tiles *all, size_t k, size_t first, size_t n, const void *wide, int rounding) {
     const unsigned dtype = all->details->dtypes[k], computed_in = all->entry->dtype;
     const struct isa *isa = all->isa;
     void *stored = place(all->entry->data[k], dtype, first);
     if (is_direct(all, k)) return;
-    if (dtype == INT8)
+    if (k >= STATE && dtype == INT8)
         isa->store_int8[kind_of(all, k)][computed_in](stored, all->details->scales[k - STATE] + first / SCALE_BLOCK,
                                                       wide, n, key_of(all->seed, k, first), (uint32_t)first);
     else if (k == PARAM && all->details->low_bits)
         isa->store_split(stored, all->details->low_bits + first, wide, n);
-    else if (all->plan->around.rounding == GDM_STOCHASTIC && isa->store_random[dtype][computed_in])
+    else if (rounding == GDM_STOCHASTIC && isa->store_random[dtype][computed_in])
         isa->store_random[dtype][computed_in](stored, wide, n, key_of(all->seed, k, first), (uint32_t)first);
     else
         isa->store[dtype][computed_in](stored, wide, n);
@@ -138,7 +138,7 @@ static void update_tile(const struct tiles *all, size_t first, size_t n) {
     buffers[GRAD] = (void *)load_grad(all, first, n);
     all->run(buffers, n, all->constants);
     for (size_t k = 0; k < MAX_BUFFERS; k++)
-        if (k != GRAD && k != SCALE && buffers[k]) store(all, k, first, n, buffers[k]);
+        if (k != GRAD && k != SCALE && buffers[k]) store(all, k, first, n, buffers[k], all->plan->around.rounding);
     if (all->details->copy.data) write_copy(all, first, n, buffers[PARAM]);
     if (all->details->average.data) write_average(all, first, n, buffers[PARAM]);
     if (all->plan->stages.clear) {
@@ -170,7 +170,24 @@ void gdm_load_direction(const struct vectors *of, size_t first, size_t n, void *
     }
 }
 
+/* Rounds to the nearest number in any case: a swap there and back then mostly ends where it began. */
+static void swap_tile(const struct tiles *all, size_t first, size_t n, double weight) {
+    void *param = load(all, PARAM, first, n);
+    all->isa->average[all->entry->dtype](param, load(all, STATE, first, n), n, weight);
+    store(all, PARAM, first, n, param, GDM_NEAREST);
+    if (all->details->copy.data) write_copy(all, first, n, param);
+}
+
 /* ---- all tiles of a range --------------------------------------------------------------------------------------- */
+
+/* How many elements come before the first whole tile: as in run_range, it begins at the parameter's first whole cache
+ * line. int8 states do not allow that, since tiles must begin with a block of the scales. */
+static size_t head_of(const struct entry *entry, const struct details *details, size_t n) {
+    if (n < WORTH_ALIGNING) return 0;
+    for (size_t k = STATE; k < MAX_BUFFERS; k++)
+        if (details->dtypes[k] == INT8) return 0;
+    return before_line(entry->data[PARAM], size_of((enum dtype)details->dtypes[PARAM]));
+}
 
 void gdm_update_tiles(const gdm_plan *plan, const struct isa *isa, size_t i, size_t first, size_t last, kernel *run,
                       const void *constants) {
@@ -189,12 +206,7 @@ void gdm_update_tiles(const gdm_plan *plan, const struct isa *isa, size_t i, siz
         .scratch = scratch,
     };
     const size_t itemsize = size_of((enum dtype)entry->dtype), tile = TILE / itemsize;
-    /* As in run_range, the first tile of a block ends at the parameter's first whole cache line. int8 states do not
-     * allow that, since tiles must begin with a block of the scales. */
-    size_t head = before_line(entry->data[PARAM], size_of((enum dtype)details->dtypes[PARAM]));
-    for (size_t k = STATE; k < MAX_BUFFERS; k++)
-        if (details->dtypes[k] == INT8) head = 0;
-    if (last - first < WORTH_ALIGNING) head = 0;
+    const size_t head = head_of(entry, details, last - first);
     for (size_t block = first; block < last; block += BLOCK) {
         const size_t end = last - block < BLOCK ? last : block + BLOCK;
         size_t from = block, n = head && head < end - block ? head : tile;
@@ -202,5 +214,22 @@ void gdm_update_tiles(const gdm_plan *plan, const struct isa *isa, size_t i, siz
             if (n > end - from) n = end - from;
             update_tile(&all, from, n);
         }
+    }
+}
+
+void gdm_swap_tiles(const gdm_plan *plan, const struct isa *isa, size_t i, size_t first, size_t last, double weight) {
+    _Alignas(CACHE_LINE) char scratch[MAX_BUFFERS * APART];
+    const struct tiles all = {
+        .plan = plan,
+        .isa = isa,
+        .entry = &plan->entries[i],
+        .details = &plan->details[i],
+        .scratch = scratch,
+    };
+    const size_t tile = TILE / size_of((enum dtype)all.entry->dtype);
+    size_t n = head_of(all.entry, all.details, last - first);
+    for (n = n ? n : tile; first < last; first += n, n = tile) {
+        if (n > last - first) n = last - first;
+        swap_tile(&all, first, n, weight);
     }
 }

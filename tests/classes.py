@@ -54,6 +54,8 @@ CASES = {
         {"t0": 2, "weight_decay": 0.1, "lambd": 0.1, "maximize": True},
     ],
     "AdEMAMix": [{}, {"weight_decay": 0.1, "betas": (0.5, 0.7, 0.9), "alpha": 2, "t_alpha": 7, "t_beta3": 9}],
+    "ScheduleFreeSGD": [{}, {"momentum": 0.5, "weight_decay": 0.1, "warmup_steps": 3, "r": 0.5}],
+    "ScheduleFreeAdamW": [{}, {"betas": (0.8, 0.7), "weight_decay": 0.1, "weight_lr_power": 0.5, "maximize": True}],
 }
 
 

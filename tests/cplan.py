@@ -15,6 +15,7 @@ DTYPE = {"float32": F32, "float64": F64, "bfloat16": BF16, "float16": F16, "int8
 STORED_AS = {F32: np.float32, F64: np.float64, BF16: np.uint16, F16: np.float16}  # bfloat16: its bits
 PROPAGATE, SKIP, REFUSE = range(3)
 NEAREST, STOCHASTIC = range(2)
+TRAIN, EVAL = range(2)
 NOWHERE = 2**64 - 1  # SIZE_MAX
 
 
@@ -82,6 +83,9 @@ set_lr_factor = function("plan_set_lr_factor", c_void_p, c_size_t, c_double)
 set_step_args = function("plan_set_step_args", c_void_p, POINTER(StepArgs))
 set_scale = function("plan_set_scale", c_void_p, c_double)
 get_report = function("plan_get_report", c_void_p, POINTER(StepReport))
+swap = function("plan_swap", c_void_p, c_int)
+set_mode = function("plan_set_mode", c_void_p, c_int)
+get_mode = function("plan_get_mode", c_void_p, POINTER(c_int))
 set_updates = function("plan_set_updates", c_void_p, c_uint64, c_uint64)
 accumulate = function("accumulate", POINTER(Buffer), POINTER(Buffer), POINTER(c_size_t), c_size_t, c_double)
 set_num_threads = function("plan_set_num_threads", c_void_p, c_int)

@@ -15,6 +15,7 @@ import support
 from cplan import (
     BF16,
     DTYPE,
+    EVAL,
     F16,
     F32,
     F64,
@@ -38,6 +39,7 @@ from cplan import (
     set_step_args,
     step,
     step_args,
+    swap,
 )
 from gdm import _stages, reference
 from gdm._checks import SCALARS
@@ -264,6 +266,18 @@ class Entry:
             wanted.append(narrow(_stages.averaged(self.average.wide, new["param"], weight), self.average.dtype))
         return wanted
 
+    def swapped(self, evaluate: bool) -> list[np.ndarray]:
+        """What the arrays must hold after a swap of Schedule-Free's modes."""
+        wanted = {id(x): x.copy() for stored in self.buffers for x in stored.arrays}
+        if self.steps and "z" in self.state:
+            options = self.group.options
+            share = options["betas"][0] if "betas" in options else options["momentum"]
+            new = _stages.swapped(self.param.wide, self.state["z"].wide, share, evaluate)
+            wanted |= zip(map(id, self.param.arrays), self.param.after(new, np.zeros(self.n, np.uint32)), strict=True)
+            if self.copy is not None:
+                wanted[id(self.copy.memory)] = narrow(new, self.copy.dtype)
+        return list(wanted.values())
+
     def unchanged(self, cleared: bool) -> list[np.ndarray]:
         """The arrays as they are; except the gradient's, if it is cleared."""
         pairs = [(x, cleared and stored is self.grad) for stored in self.buffers for x in stored.arrays]
@@ -366,6 +380,13 @@ class Plan:
         if not refused:
             assert report.was_skipped == stops
             np.testing.assert_array_equal(report.grad_norm, norm if around.max_grad_norm > 0 else np.nan)
+
+    def swap(self, mode: int) -> None:
+        """To the other mode of Schedule-Free rules."""
+        wanted = [entry.swapped(mode == EVAL) for entry in self.entries]
+        assert swap(self.plan, mode) == "OK"
+        for entry, right in zip(self.entries, wanted, strict=True):
+            entry.check(right)
 
     def steps(self, count: int = 3, **around) -> None:
         """Steps with these step args, each with new gradients."""

@@ -68,6 +68,9 @@ VALUES: dict[str, list] = {
     "t0": [1e6, 0.0, 1.5],
     "t_alpha": [0.0, 50.0],
     "t_beta3": [0.0, 70.0],
+    "warmup_steps": [0.0, 10.0],
+    "r": [0.0, 1.5],
+    "weight_lr_power": [2.0, 0.5, 0.0],
 }
 # Options that have another meaning in these rules.
 OWN_VALUES: dict[tuple[str, str], list] = {
@@ -78,16 +81,21 @@ OWN_VALUES: dict[tuple[str, str], list] = {
 # These change numbers, and not which kernel runs: each case has one of their values, in turn.
 IN_TURN = (
     *("maximize", "step", "eps", "betas", "alpha", "lr_decay", "momentum_decay", "rho", "trust_coefficient"),
-    *("etas", "step_sizes", "lambd", "t0", "t_alpha", "t_beta3"),
+    *("etas", "step_sizes", "lambd", "t0", "t_alpha", "t_beta3", "warmup_steps", "r", "weight_lr_power"),
 )
 
 
 def values(rule: str, option: str) -> list:
-    return OWN_VALUES.get((rule, option)) or VALUES[option]
+    return [x for x in OWN_VALUES.get((rule, option)) or VALUES[option] if is_legal(rule, option, x)]
 
 
 def has(rule: str, option: str) -> bool:
     return option in RULES[rule]["options"]
+
+
+def is_legal(rule: str, name: str, value) -> bool:
+    """Schedule-Free needs an average: what is called momentum or the first beta may not be 0."""
+    return not has(rule, "weight_lr_power") or (value[0] > 0 if name == "betas" else name != "momentum" or value > 0)
 
 
 def option_cases(rule: str) -> list[dict]:

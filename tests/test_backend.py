@@ -128,6 +128,7 @@ WITHOUT_THE_MODULE = [
     "test_options.py",
     "test_lr_scale.py",
     "test_schedules_in_steps.py",
+    "test_schedule_free.py",
     "test_states.py",
     "test_gradients.py",
     "test_overlap.py",

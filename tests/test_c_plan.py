@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from ctypes import byref, c_double, c_size_t, c_void_p
+from ctypes import byref, c_double, c_int, c_size_t, c_void_p
 
 import numpy as np
 import pytest
@@ -11,6 +11,7 @@ import pytest
 import gdm
 from cheader import RULE, args
 from cplan import (
+    EVAL,
     F64,
     INT8,
     NOWHERE,
@@ -25,6 +26,7 @@ from cplan import (
     error_of,
     get_error,
     get_group_steps,
+    get_mode,
     get_progress,
     group_steps,
     new_group,
@@ -37,10 +39,12 @@ from cplan import (
     set_lr,
     set_lr_factor,
     set_lr_scale,
+    set_mode,
     set_num_threads,
     set_progress,
     step,
     steps_of,
+    swap,
 )
 from support import RULES
 
@@ -119,6 +123,9 @@ def test_a_plan_that_is_null_is_an_error(memory):
         set_group_steps(None, 0, 0),
         get_error(None, None, None),
         plan_reduce(None, 0, byref(c_double())),
+        swap(None, EVAL),
+        set_mode(None, EVAL),
+        get_mode(None, byref(c_int())),
     ):
         assert status == "ERR_NULL"
 
@@ -149,6 +156,11 @@ WRONG = [
     *(("ademamix", "alpha", x, "ERR_ADEMAMIX_ALPHA") for x in (-1, nan, inf)),
     *(("ademamix", "betas", x, "ERR_ADEMAMIX_BETAS") for x in ((1.0, 0, 0), (0, 1.0, 0), (0, 0, 1.0), (0, 0, nan))),
     *(("ademamix", name, -1, f"ERR_{name.upper()}") for name in ("t_alpha", "t_beta3")),
+    ("schedule_free_sgd", "momentum", 0.0, "ERR_MOMENTUM"),
+    ("schedule_free_sgd", "warmup_steps", -1.0, "ERR_WARMUP_STEPS"),
+    ("schedule_free_adamw", "betas", (0.0, 0.9), "ERR_BETAS"),
+    ("schedule_free_adamw", "r", inf, "ERR_R"),
+    ("schedule_free_adamw", "weight_lr_power", nan, "ERR_WEIGHT_LR_POWER"),
     ("sgd", "lr_scale", 1, "ERR_LR_SCALE"),
     *(("sgd", "size", x, "ERR_STRUCT_SIZE") for x in (0, 8, 5000, 2**64 - 1)),
 ]
@@ -157,11 +169,13 @@ WRONG = [
 @pytest.mark.parametrize(("rule", "option", "value", "status"), WRONG)
 def test_wrong_options_of_a_group_are_refused(plan, rule, option, value, status):
     group = c_size_t(77)
-    assert add_group(plan, RULE[rule], byref(args(rule, **{option: value})), byref(group)) == status
+    needed = {"schedule_free_sgd": {"momentum": 0.9}, "schedule_free_adamw": {"betas": (0.9, 0.99)}}.get(rule, {})
+    wrong = args(rule, **{**needed, option: value})
+    assert add_group(plan, RULE[rule], byref(wrong), byref(group)) == status
     assert group.value == 77
-    assert add_group(plan, RULE[rule], byref(args(rule)), byref(group)) == "OK"
+    assert add_group(plan, RULE[rule], byref(args(rule, **needed)), byref(group)) == "OK"
     assert group.value == 0
-    assert set_args(plan, 0, byref(args(rule, **{option: value}))) == status
+    assert set_args(plan, 0, byref(wrong)) == status
 
 
 def test_groups_that_are_not_there_are_refused(plan):
@@ -376,7 +390,7 @@ def test_options_of_a_plan_must_be_finite_in_the_compute_dtype(plan, rule):
     singles = np.zeros((6, 8), np.float32)
     have = [list(x[1:4]) for x in (zeros, singles)]
     names = [name for name, _ in type(args(rule))._fields_]
-    usual = {"betas": (0.9, 0.99)} if "betas" in names else {}
+    usual = {"betas": (0.9, 0.99)} if "betas" in names else {"momentum": 0.9} if "warmup_steps" in names else {}
     have = [states[: len(RULES[rule]["states"])] for states in have]
     for name, kind in RULES[rule]["options"].items():
         if kind != "not_negative":

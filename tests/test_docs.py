@@ -95,6 +95,8 @@ SECTIONS = {
     "Rprop": gdm.Rprop,
     "ASGD": gdm.ASGD,
     "AdEMAMix": gdm.AdEMAMix,
+    "Schedule-Free SGD": gdm.ScheduleFreeSGD,
+    "Schedule-Free AdamW": gdm.ScheduleFreeAdamW,
 }
 EVERYWHERE = {"params", "maximize", "lr_scale", "threads", "around"}  # said once for all
 SCHEDULES = set(gdm.schedules.__all__) - {"Schedule", "from_dict", "plot", "to_dict"}

@@ -134,7 +134,7 @@ def test_defaults_of_the_header_are_those_of_python(compiler, standard, tmp_path
 @pytest.mark.parametrize("rule", RULES)
 def test_defaults_are_written_as_python_writes_them(rule):
     """A reader of the header finds as many values as fields, with the numbers as Python has them."""
-    text = re.search(rf"#define GDM_{rule.upper()}_DEFAULTS \{{(.*)\}}", HEADER)[1]
+    text = re.search(rf"#define GDM_{rule.upper()}_DEFAULTS(?: +\\\n   )? \{{(.*)\}}", HEADER)[1]
     values = re.findall(r"\{.*?\}|[^,{} ][^,]*", text)
     assert values[0] == f"sizeof(gdm_{rule}_args)"
     assert len(values) == 1 + len(RULES[rule]["options"]) + len(RULES[rule]["scalars"])

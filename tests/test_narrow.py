@@ -74,6 +74,8 @@ def walk(name, param="float32", grad="float32", steps=3, scale=1.0, backend="nat
 @pytest.mark.parametrize("state_dtype", [None, "bfloat16", "float16", "int8"])
 @pytest.mark.parametrize(("param", "grad"), list(itertools.product(DTYPES, ["float32", "bfloat16", "float16"])))
 def test_both_backends_give_the_same_bits(name, param, grad, state_dtype):
+    if state_dtype == "int8" and name.startswith("ScheduleFree"):
+        pytest.skip("z cannot be int8: see test_schedule_free.py")
     for rounding, split in (("nearest", False), ("stochastic", False), ("nearest", True)):
         given = {**AROUND, "state_dtype": state_dtype, "rounding": rounding, "split_masters": split}
         copies = arrays("float16", seed=9)

@@ -138,6 +138,18 @@ def exact_update(rule, arrays, options, dtype):
         product = double(Fraction(0.7) * momenta[0])
         now = once(double(double(1 - momenta[0]) / double(1 - product)))
         ahead = once(double(momenta[1] / double(1 - double(product * momenta[1]))))
+    if rule.startswith("schedule_free"):
+        step, warmup = options["step"], Fraction(options["warmup_steps"])
+        rate = double(lr * double(step / warmup)) if step < warmup else lr
+        powers = (step, options["r"]), (float(max(Fraction(0.7), rate)), options["weight_lr_power"])
+        weight = double(math.prod(Fraction(formula._weight_power(*x)) for x in powers))
+        newest = double(weight / double(Fraction(0.7) + weight))
+        kept = beta1 if "betas" in options else Fraction(options["momentum"])
+        step_share = once(double(1 - double(kept * double(1 - newest))))
+        newest = once(newest)
+    if rule == "schedule_free_adamw":
+        left = Rounded(double(1 - Fraction(formula.power(float(beta2), step))), np.float64).sqrt()
+        root = once(double(1 / left.value))
     eps, mu = once(options.get("eps", 0)), once(options.get("momentum", 0))
 
     def lamb(p, g, m, v):
@@ -165,7 +177,7 @@ def exact_update(rule, arrays, options, dtype):
         b = dict(zip(arrays, (Rounded(x, dtype) for x in elements), strict=True))
         p, g = b["param"], -b["grad"] if options["maximize"] else b["grad"]
         before, average = b["param"], b.get("ax")
-        if decay and not decoupled and rule != "lamb":
+        if decay and not decoupled and rule not in ("lamb", "schedule_free_adamw"):
             g = g + once(decay) * p
         if "lr_scale" in b:
             eta, keep = once(rate) * b["lr_scale"], one - once(shrink) * b["lr_scale"]
@@ -245,6 +257,15 @@ def exact_update(rule, arrays, options, dtype):
         elif rule == "signum":
             m = b["exp_avg"] = mu * b["exp_avg"] + once(double(1 - Fraction(options["momentum"]))) * g
             p = p - eta * sign(m)
+        elif rule.startswith("schedule_free"):
+            if rule == "schedule_free_adamw":
+                v = b["exp_avg_sq"] = shares[1] * b["exp_avg_sq"] + rests[1] * (g * g)
+                g = g / (v.sqrt() * root + eps)
+                g = g + once(decay) * p if decay else g
+            step = eta * g
+            z = p if options["step"] == 1 else b["z"]
+            p = (p + newest * (z - p)) - step_share * step
+            b["z"] = z - step
         else:
             raise NotImplementedError(f"{rule} needs its formula here")
         new.append({**b, "param": p})

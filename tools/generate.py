@@ -120,6 +120,12 @@ def prototype(head: str, parameters: list[str]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def macro(name: str, value: str) -> str:
+    """A definition, broken where clang-format breaks it."""
+    line = f"#define {name} {value}\n\n"
+    return line if len(line) <= WIDTH + 2 else f"#define {name}".ljust(WIDTH - 1) + f"\\\n    {value}\n\n"
+
+
 def section(rule: Rule, fields: dict[str, Field]) -> str:
     """What gdm.h says of a rule: formula, argument struct, its defaults, and the functions."""
     source = (ROOT / f"csrc/rules/{rule.name}.inc").read_text()
@@ -130,8 +136,8 @@ def section(rule: Rule, fields: dict[str, Field]) -> str:
         rows.append((DECLARATIONS[fields[row].kind].format(name) + ";", fields[row].meaning))
     text = f"/* ---- {title} ".ljust(WIDTH - 1, "-") + f"\n{comment} */\n"
     text += f"typedef struct {struct} {{\n{commented(rows)}}} {struct};\n\n"
-    text += (
-        f"#define GDM_{rule.name.upper()}_DEFAULTS {{{', '.join([f'sizeof({struct})', *rule.defaults.values()])}}}\n\n"
+    text += macro(
+        f"GDM_{rule.name.upper()}_DEFAULTS", f"{{{', '.join([f'sizeof({struct})', *rule.defaults.values()])}}}"
     )
     for suffix, type in (("f32", "float"), ("f64", "double")):
         buffers = [f"{type} *{name}" for name in ("param", *rule.states)]

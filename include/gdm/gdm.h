@@ -62,16 +62,17 @@ typedef enum gdm_status {
     GDM_ERR_LR_FACTOR = 12,  /* lr_factor, or lr * lr_factor, is not finite in the compute dtype, or negative */
     GDM_ERR_NONFINITE = 13,  /* a gradient is NaN or infinite, and the plan is to refuse that */
     GDM_ERR_STEP_ARGS = 14,  /* a field of gdm_step_args is out of range */
+    GDM_ERR_MODE = 15,       /* no such mode; or a step in the mode GDM_EVAL */
     /* >>> statuses: written by tools/generate.py from csrc/rules.def */
     GDM_ERR_LR = 16,                /* lr must be finite and not negative */
-    GDM_ERR_MOMENTUM = 17,          /* momentum must be in [0, 1) */
+    GDM_ERR_MOMENTUM = 17,          /* momentum must be in [0, 1), and above 0 for Schedule-Free */
     GDM_ERR_DAMPENING = 18,         /* dampening must be in [0, 1], and 0 with nesterov or the classic form */
     GDM_ERR_WEIGHT_DECAY = 19,      /* weight_decay must be finite and not negative */
     GDM_ERR_NESTEROV = 20,          /* nesterov needs momentum > 0 */
     GDM_ERR_FORM = 21,              /* form must be GDM_FORM_TORCH or GDM_FORM_CLASSIC */
     GDM_ERR_STEP = 22,              /* step must be at least 1 */
     GDM_ERR_EPS = 23,               /* eps must be finite and not negative */
-    GDM_ERR_BETAS = 24,             /* betas must each be in [0, 1) */
+    GDM_ERR_BETAS = 24,             /* betas must each be in [0, 1), the first above 0 for Schedule-Free */
     GDM_ERR_ALPHA = 25,             /* alpha must be in [0, 1) */
     GDM_ERR_LR_DECAY = 26,          /* lr_decay must be finite and not negative */
     GDM_ERR_MOMENTUM_DECAY = 27,    /* momentum_decay must be finite and not negative */
@@ -90,6 +91,11 @@ typedef enum gdm_status {
     GDM_ERR_T_BETA3 = 40,           /* t_beta3 must be finite and not negative */
     GDM_ERR_ETA = 41,               /* eta must point to a finite number that is not negative */
     GDM_ERR_MU = 42,                /* mu must point to a number in [0, 1] */
+    GDM_ERR_WARMUP_STEPS = 43,      /* warmup_steps must be finite and not negative */
+    GDM_ERR_R = 44,                 /* r must be finite and not negative */
+    GDM_ERR_WEIGHT_LR_POWER = 45,   /* weight_lr_power must be finite and not negative */
+    GDM_ERR_WEIGHT_SUM = 46,        /* weight_sum must point to a finite number that is not negative */
+    GDM_ERR_LR_MAX = 47,            /* lr_max must point to a finite number that is not negative */
     /* <<< statuses */
 } gdm_status;
 
@@ -144,7 +150,7 @@ gdm_status gdm_sgd_f64(double *param, const double *grad, size_t n, const gdm_sg
 typedef struct gdm_momentum_args {
     size_t size;                /* sizeof(gdm_momentum_args) */
     double lr;                  /* the learning rate, >= 0 */
-    double momentum;            /* how much of the velocity or of exp_avg is kept, in [0, 1) */
+    double momentum;            /* how much of the velocity or of an average is kept, in [0, 1) */
     double dampening;           /* in [0, 1]; only in torch's form, without nesterov */
     double weight_decay;        /* the weight decay, >= 0 */
     int nesterov;               /* look ahead along the velocity; needs momentum > 0 */
@@ -203,7 +209,7 @@ typedef struct gdm_rmsprop_args {
     double lr;            /* the learning rate, >= 0 */
     double alpha;         /* how much of the average is kept, in [0, 1) */
     double eps;           /* added to the denominator, >= 0 */
-    double momentum;      /* how much of the velocity or of exp_avg is kept, in [0, 1) */
+    double momentum;      /* how much of the velocity or of an average is kept, in [0, 1) */
     double weight_decay;  /* the weight decay, >= 0 */
     int centered;         /* subtract the gradient's mean; needs grad_avg */
     int maximize;         /* go up the gradient instead of down */
@@ -348,7 +354,7 @@ gdm_status gdm_sign_sgd_f64(double *param, const double *grad, size_t n, const g
 typedef struct gdm_signum_args {
     size_t size;                /* sizeof(gdm_signum_args) */
     double lr;                  /* the learning rate, >= 0 */
-    double momentum;            /* how much of the velocity or of exp_avg is kept, in [0, 1) */
+    double momentum;            /* how much of the velocity or of an average is kept, in [0, 1) */
     double weight_decay;        /* the weight decay, >= 0 */
     int maximize;               /* go up the gradient instead of down */
     int decoupled_weight_decay; /* multiply the parameter by 1 - lr * weight_decay; do not change the gradient */
@@ -461,7 +467,7 @@ gdm_status gdm_adadelta_f64(double *param, double *square_avg, double *acc_delta
 typedef struct gdm_lars_args {
     size_t size;              /* sizeof(gdm_lars_args) */
     double lr;                /* the learning rate, >= 0 */
-    double momentum;          /* how much of the velocity or of exp_avg is kept, in [0, 1) */
+    double momentum;          /* how much of the velocity or of an average is kept, in [0, 1) */
     double weight_decay;      /* the weight decay, >= 0 */
     double trust_coefficient; /* the factor of the trust ratio, >= 0 */
     int adapt;                /* multiply the learning rate by the trust ratio; 0 is for biases, for example */
@@ -609,6 +615,83 @@ gdm_status gdm_ademamix_f32(float *param, float *exp_avg, float *exp_avg_slow, f
                             size_t n, const gdm_ademamix_args *args);
 gdm_status gdm_ademamix_f64(double *param, double *exp_avg, double *exp_avg_slow, double *exp_avg_sq,
                             const double *grad, size_t n, const gdm_ademamix_args *args);
+
+/* ---- Schedule-Free gradient descent --------------------------------------------------------------------------------
+ *
+ *     rate   = lr * min(step / warmup_steps, 1)
+ *     lr_max = max(lr_max, rate)
+ *     weight = step^r * lr_max^weight_lr_power
+ *     sum    = sum + weight                        sum is weight_sum
+ *     c      = weight / sum                        0 if the sum is 0
+ *     d      = rate * g
+ *     p      = p + c * (z - p) - (1 - momentum * (1 - c)) * d
+ *     z      = z - d                               z begins as a copy of p
+ *
+ * p is the point y = (1 - momentum) * z + momentum * x at which gradients are computed. x is the average of all z, with
+ * these weights. It is not kept: x = p + (1 - 1 / momentum) * (z - p). The result of a training is x.
+ *
+ * Source: A. Defazio, X. Yang, H. Mehta, K. Mishchenko, A. Khaled, A. Cutkosky, "The road less scheduled", 2024; names
+ * and defaults as in schedulefree.SGDScheduleFree.
+ */
+typedef struct gdm_schedule_free_sgd_args {
+    size_t size;            /* sizeof(gdm_schedule_free_sgd_args) */
+    double lr;              /* the learning rate, >= 0 */
+    double momentum;        /* how much of the velocity or of an average is kept, in [0, 1) */
+    double weight_decay;    /* the weight decay, >= 0 */
+    double warmup_steps;    /* lr rises linearly over so many steps, >= 0 */
+    double r;               /* the average's weights grow as step^r, >= 0 */
+    double weight_lr_power; /* the average's weights are proportional to this power of lr, >= 0 */
+    int maximize;           /* go up the gradient instead of down */
+    uint64_t step;          /* the number of this step, from 1; a plan counts its steps itself */
+    const void *lr_scale;   /* NULL, or n factors of the learning rate, of the element type; only read */
+    double *weight_sum;     /* the sum of all weights so far, at first 0; updated; a plan has its own */
+    double *lr_max;         /* the largest lr so far, at first 0; updated; a plan has its own */
+} gdm_schedule_free_sgd_args;
+
+#define GDM_SCHEDULE_FREE_SGD_DEFAULTS                                                                                 \
+    {sizeof(gdm_schedule_free_sgd_args), 1.0, 0.9, 0, 0, 0, 2, 0, 0, NULL, NULL, NULL}
+
+gdm_status gdm_schedule_free_sgd_f32(float *param, float *z, const float *grad, size_t n,
+                                     const gdm_schedule_free_sgd_args *args);
+gdm_status gdm_schedule_free_sgd_f64(double *param, double *z, const double *grad, size_t n,
+                                     const gdm_schedule_free_sgd_args *args);
+
+/* ---- Schedule-Free AdamW -------------------------------------------------------------------------------------------
+ *
+ *     v = beta2 * v + (1 - beta2) * (g * g)        v is exp_avg_sq
+ *     d = rate * (g / (sqrt(v) / sqrt(1 - beta2^step) + eps) + weight_decay * p)
+ *     p = p + c * (z - p) - (1 - beta1 * (1 - c)) * d
+ *     z = z - d                                    z begins as a copy of p
+ *
+ * rate and c are those of Schedule-Free gradient descent, and so is all else, with beta1 for its momentum. The kernel
+ * multiplies by 1 / sqrt(1 - beta2^step), which is computed once for a step.
+ *
+ * Source: A. Defazio, X. Yang, H. Mehta, K. Mishchenko, A. Khaled, A. Cutkosky, "The road less scheduled", 2024; names
+ * and defaults as in schedulefree.AdamWScheduleFree.
+ */
+typedef struct gdm_schedule_free_adamw_args {
+    size_t size;            /* sizeof(gdm_schedule_free_adamw_args) */
+    double lr;              /* the learning rate, >= 0 */
+    double betas[2];        /* how much of each average is kept, each in [0, 1) */
+    double eps;             /* added to the denominator, >= 0 */
+    double weight_decay;    /* the weight decay, >= 0 */
+    double warmup_steps;    /* lr rises linearly over so many steps, >= 0 */
+    double r;               /* the average's weights grow as step^r, >= 0 */
+    double weight_lr_power; /* the average's weights are proportional to this power of lr, >= 0 */
+    int maximize;           /* go up the gradient instead of down */
+    uint64_t step;          /* the number of this step, from 1; a plan counts its steps itself */
+    const void *lr_scale;   /* NULL, or n factors of the learning rate, of the element type; only read */
+    double *weight_sum;     /* the sum of all weights so far, at first 0; updated; a plan has its own */
+    double *lr_max;         /* the largest lr so far, at first 0; updated; a plan has its own */
+} gdm_schedule_free_adamw_args;
+
+#define GDM_SCHEDULE_FREE_ADAMW_DEFAULTS                                                                               \
+    {sizeof(gdm_schedule_free_adamw_args), 0.0025, {0.9, 0.999}, 1e-8, 0, 0, 0, 2, 0, 0, NULL, NULL, NULL}
+
+gdm_status gdm_schedule_free_adamw_f32(float *param, float *z, float *exp_avg_sq, const float *grad, size_t n,
+                                       const gdm_schedule_free_adamw_args *args);
+gdm_status gdm_schedule_free_adamw_f64(double *param, double *z, double *exp_avg_sq, const double *grad, size_t n,
+                                       const gdm_schedule_free_adamw_args *args);
 /* <<< rules */
 
 /* ---- Buffers --------------------------------------------------------------------------------------------------- */
@@ -653,7 +736,8 @@ typedef struct gdm_buffer {
  *
  * The plan counts the steps of each entry and keeps the rule's scalars: in the options of a group `step` and the
  * pointers to scalars are not read, and `lr_scale` must be NULL. In an entry's first step torch's form of momentum
- * sets the velocity to the gradient, without dampening, as PyTorch does.
+ * sets the velocity to the gradient, without dampening, as PyTorch does; the Schedule-Free rules set z to the
+ * parameter.
  *
  * A step leaves out an entry whose gradient is NULL: its parameter, states, scalars and count of steps do not change.
  * The same holds for an entry without elements.
@@ -681,6 +765,8 @@ typedef enum gdm_rule {
     GDM_RULE_RPROP = 14,
     GDM_RULE_ASGD = 15,
     GDM_RULE_ADEMAMIX = 16,
+    GDM_RULE_SCHEDULE_FREE_SGD = 17,
+    GDM_RULE_SCHEDULE_FREE_ADAMW = 18,
     /* <<< rule numbers */
 } gdm_rule;
 
@@ -801,6 +887,27 @@ gdm_status gdm_plan_set_scale(gdm_plan *plan, double scale);
 
 /* Makes one step for every entry that has a gradient. After an error nothing has been written or counted. */
 gdm_status gdm_plan_step(gdm_plan *plan);
+
+/* What the parameters of Schedule-Free rules are: the points at which gradients are computed (GDM_TRAIN, the mode of a
+ * new plan), or the averages, which are the result of a training and what to evaluate (GDM_EVAL). */
+typedef enum gdm_mode { GDM_TRAIN = 0, GDM_EVAL = 1 } gdm_mode;
+
+/* Brings a plan into a mode: does nothing if it is in it, else changes the parameters of the entries with a
+ * Schedule-Free rule that have made a step, and their copies, in one pass:
+ *
+ *     p = p + (1 - 1 / momentum) * (z - p)     to GDM_EVAL; betas[0] is the momentum of Schedule-Free AdamW
+ *     p = p + (1 - momentum) * (z - p)         to GDM_TRAIN
+ *
+ * What is narrow is rounded to the nearest number. Two swaps may change the last bits of a parameter. Change the
+ * momentum in GDM_EVAL: in GDM_TRAIN that would change what the average is. After an error nothing has been written.
+ */
+gdm_status gdm_plan_swap(gdm_plan *plan, gdm_mode mode);
+
+/* Sets what the parameters are, to continue where another plan ended. It does not change them. */
+gdm_status gdm_plan_set_mode(gdm_plan *plan, gdm_mode mode);
+
+/* Gets the mode. */
+gdm_status gdm_plan_get_mode(const gdm_plan *plan, gdm_mode *mode);
 
 typedef struct gdm_step_report {
     size_t size;      /* sizeof(gdm_step_report), set by the caller */

@@ -56,6 +56,10 @@
     X(asgd_f64, status)                                                                                                \
     X(ademamix_f32, status)                                                                                            \
     X(ademamix_f64, status)                                                                                            \
+    X(schedule_free_sgd_f32, status)                                                                                   \
+    X(schedule_free_sgd_f64, status)                                                                                   \
+    X(schedule_free_adamw_f32, status)                                                                                 \
+    X(schedule_free_adamw_f64, status)                                                                                 \
     X(plan_create, status)                                                                                             \
     X(plan_destroy, number)                                                                                            \
     X(plan_add_group, status)                                                                                          \
@@ -69,6 +73,9 @@
     X(plan_set_step_args, status)                                                                                      \
     X(plan_set_scale, status)                                                                                          \
     X(plan_step, status)                                                                                               \
+    X(plan_swap, status)                                                                                               \
+    X(plan_set_mode, status)                                                                                           \
+    X(plan_get_mode, status)                                                                                           \
     X(plan_get_report, status)                                                                                         \
     X(plan_set_updates, status)                                                                                        \
     X(plan_get_progress, status)                                                                                       \
@@ -182,6 +189,10 @@ static inline int gdm_import(void) {
 #define gdm_asgd_f64 gdm_imported.asgd_f64
 #define gdm_ademamix_f32 gdm_imported.ademamix_f32
 #define gdm_ademamix_f64 gdm_imported.ademamix_f64
+#define gdm_schedule_free_sgd_f32 gdm_imported.schedule_free_sgd_f32
+#define gdm_schedule_free_sgd_f64 gdm_imported.schedule_free_sgd_f64
+#define gdm_schedule_free_adamw_f32 gdm_imported.schedule_free_adamw_f32
+#define gdm_schedule_free_adamw_f64 gdm_imported.schedule_free_adamw_f64
 #define gdm_plan_create gdm_imported.plan_create
 #define gdm_plan_destroy gdm_imported.plan_destroy
 #define gdm_plan_add_group gdm_imported.plan_add_group
@@ -195,6 +206,9 @@ static inline int gdm_import(void) {
 #define gdm_plan_set_step_args gdm_imported.plan_set_step_args
 #define gdm_plan_set_scale gdm_imported.plan_set_scale
 #define gdm_plan_step gdm_imported.plan_step
+#define gdm_plan_swap gdm_imported.plan_swap
+#define gdm_plan_set_mode gdm_imported.plan_set_mode
+#define gdm_plan_get_mode gdm_imported.plan_get_mode
 #define gdm_plan_get_report gdm_imported.plan_get_report
 #define gdm_plan_set_updates gdm_imported.plan_set_updates
 #define gdm_plan_get_progress gdm_imported.plan_get_progress

@@ -27,6 +27,7 @@ cdef extern from "gdm/import.h" nogil:
         ERR_LR_FACTOR "GDM_ERR_LR_FACTOR"
         ERR_NONFINITE "GDM_ERR_NONFINITE"
         ERR_STEP_ARGS "GDM_ERR_STEP_ARGS"
+        ERR_MODE "GDM_ERR_MODE"
         ERR_LR "GDM_ERR_LR"
         ERR_MOMENTUM "GDM_ERR_MOMENTUM"
         ERR_DAMPENING "GDM_ERR_DAMPENING"
@@ -54,6 +55,11 @@ cdef extern from "gdm/import.h" nogil:
         ERR_T_BETA3 "GDM_ERR_T_BETA3"
         ERR_ETA "GDM_ERR_ETA"
         ERR_MU "GDM_ERR_MU"
+        ERR_WARMUP_STEPS "GDM_ERR_WARMUP_STEPS"
+        ERR_R "GDM_ERR_R"
+        ERR_WEIGHT_LR_POWER "GDM_ERR_WEIGHT_LR_POWER"
+        ERR_WEIGHT_SUM "GDM_ERR_WEIGHT_SUM"
+        ERR_LR_MAX "GDM_ERR_LR_MAX"
 
     ctypedef enum form "gdm_form":
         FORM_TORCH "GDM_FORM_TORCH"
@@ -84,6 +90,8 @@ cdef extern from "gdm/import.h" nogil:
         RULE_RPROP "GDM_RULE_RPROP"
         RULE_ASGD "GDM_RULE_ASGD"
         RULE_ADEMAMIX "GDM_RULE_ADEMAMIX"
+        RULE_SCHEDULE_FREE_SGD "GDM_RULE_SCHEDULE_FREE_SGD"
+        RULE_SCHEDULE_FREE_ADAMW "GDM_RULE_SCHEDULE_FREE_ADAMW"
 
     ctypedef enum rounding "gdm_rounding":
         NEAREST "GDM_NEAREST"
@@ -93,6 +101,10 @@ cdef extern from "gdm/import.h" nogil:
         PROPAGATE "GDM_PROPAGATE"
         SKIP "GDM_SKIP"
         REFUSE "GDM_REFUSE"
+
+    ctypedef enum mode "gdm_mode":
+        TRAIN "GDM_TRAIN"
+        EVAL "GDM_EVAL"
 
     ctypedef enum reduction "gdm_reduction":
         SUM_OF_SQUARES "GDM_SUM_OF_SQUARES"
@@ -276,6 +288,35 @@ cdef extern from "gdm/import.h" nogil:
         uint64_t step
         const void *lr_scale
 
+    ctypedef struct schedule_free_sgd_args "gdm_schedule_free_sgd_args":
+        size_t size
+        double lr
+        double momentum
+        double weight_decay
+        double warmup_steps
+        double r
+        double weight_lr_power
+        int maximize
+        uint64_t step
+        const void *lr_scale
+        double *weight_sum
+        double *lr_max
+
+    ctypedef struct schedule_free_adamw_args "gdm_schedule_free_adamw_args":
+        size_t size
+        double lr
+        double betas[2]
+        double eps
+        double weight_decay
+        double warmup_steps
+        double r
+        double weight_lr_power
+        int maximize
+        uint64_t step
+        const void *lr_scale
+        double *weight_sum
+        double *lr_max
+
     ctypedef struct buffer "gdm_buffer":
         void *data
         dtype dtype
@@ -357,6 +398,10 @@ cdef extern from "gdm/import.h" nogil:
     status asgd_f64 "gdm_asgd_f64"(double *param, double *ax, const double *grad, size_t n, const asgd_args *args) noexcept
     status ademamix_f32 "gdm_ademamix_f32"(float *param, float *exp_avg, float *exp_avg_slow, float *exp_avg_sq, const float *grad, size_t n, const ademamix_args *args) noexcept
     status ademamix_f64 "gdm_ademamix_f64"(double *param, double *exp_avg, double *exp_avg_slow, double *exp_avg_sq, const double *grad, size_t n, const ademamix_args *args) noexcept
+    status schedule_free_sgd_f32 "gdm_schedule_free_sgd_f32"(float *param, float *z, const float *grad, size_t n, const schedule_free_sgd_args *args) noexcept
+    status schedule_free_sgd_f64 "gdm_schedule_free_sgd_f64"(double *param, double *z, const double *grad, size_t n, const schedule_free_sgd_args *args) noexcept
+    status schedule_free_adamw_f32 "gdm_schedule_free_adamw_f32"(float *param, float *z, float *exp_avg_sq, const float *grad, size_t n, const schedule_free_adamw_args *args) noexcept
+    status schedule_free_adamw_f64 "gdm_schedule_free_adamw_f64"(double *param, double *z, double *exp_avg_sq, const double *grad, size_t n, const schedule_free_adamw_args *args) noexcept
     status plan_create "gdm_plan_create"(plan **plan) noexcept
     void plan_destroy "gdm_plan_destroy"(plan *plan) noexcept
     status plan_add_group "gdm_plan_add_group"(plan *plan, rule rule, const void *args, size_t *group) noexcept
@@ -370,6 +415,9 @@ cdef extern from "gdm/import.h" nogil:
     status plan_set_step_args "gdm_plan_set_step_args"(plan *plan, const step_args *args) noexcept
     status plan_set_scale "gdm_plan_set_scale"(plan *plan, double scale) noexcept
     status plan_step "gdm_plan_step"(plan *plan) noexcept
+    status plan_swap "gdm_plan_swap"(plan *plan, mode mode) noexcept
+    status plan_set_mode "gdm_plan_set_mode"(plan *plan, mode mode) noexcept
+    status plan_get_mode "gdm_plan_get_mode"(const plan *plan, mode *mode) noexcept
     status plan_get_report "gdm_plan_get_report"(const plan *plan, step_report *report) noexcept
     status plan_set_updates "gdm_plan_set_updates"(plan *plan, uint64_t updates, uint64_t skipped) noexcept
     status plan_get_progress "gdm_plan_get_progress"(const plan *plan, size_t entry, uint64_t *steps, double *scalars) noexcept

@@ -76,6 +76,9 @@ REALS = {
     "t0": NOT_NEGATIVE,
     "t_alpha": NOT_NEGATIVE,
     "t_beta3": NOT_NEGATIVE,
+    "warmup_steps": NOT_NEGATIVE,
+    "r": NOT_NEGATIVE,
+    "weight_lr_power": NOT_NEGATIVE,
     "initial_accumulator_value": NOT_NEGATIVE,  # only the class has it
 }
 ETAS = (Domain(1.0, False, "in (0, 1)", above=0.0), Domain(math.inf, False, "finite and above 1", above=1.0))
@@ -95,7 +98,10 @@ SCALARS = {
     "mu_product": Scalar(1.0, UP_TO_ONE),
     "eta": Scalar(0.0, NOT_NEGATIVE),
     "mu": Scalar(1.0, UP_TO_ONE),
+    "weight_sum": Scalar(0.0, NOT_NEGATIVE),
+    "lr_max": Scalar(0.0, NOT_NEGATIVE),
 }
+EVALUATING = "the optimizer is in eval mode, in which the parameters are the averages; call train() before step()"
 # From here on a double rounds to infinity in float32.
 FLOAT32_OVERFLOW = 2.0**128 - 2.0**103
 
@@ -210,6 +216,10 @@ def options(given: Mapping[str, Any]) -> Options:
             raise ValueError(f"dampening must be 0 with nesterov, got {checked['dampening']!r}")
     if checked.get("form") == "classic" and checked["dampening"] != 0:
         raise ValueError(f"dampening must be 0 with form='classic', got {checked['dampening']!r}")
+    if "weight_lr_power" in checked:
+        name, kept = ("betas[0]", checked["betas"][0]) if "betas" in checked else ("momentum", checked["momentum"])
+        if kept == 0:
+            raise ValueError(f"{name} must be above 0, got {kept!r}: without it the average could not be computed")
     return checked
 
 

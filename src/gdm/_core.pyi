@@ -37,6 +37,7 @@ class OptimizerCore:
     def _progress(self) -> Progress: ...
     def _group_steps(self, index: int) -> int: ...
     def _any_overlap(self, arrays: list[NDArray[Any]]) -> bool: ...
+    def _swap(self, evaluate: bool) -> None: ...
     def bind(self, grads: Any) -> None: ...
     def step(self, grads: Any = ..., scale: float = ...) -> None: ...
 
@@ -106,9 +107,19 @@ def update_tensors(
     grads: list[Any],
     states: list[list[Any] | None],
     steps: list[Any] | None,
-    scalars: list[Any] | None,
+    scalars: list[list[Any]],
     copies: list[Any] | None,
     begun: bool,
     threads: int,
     scale: float,
+) -> int: ...
+def swap_tensors(
+    params: list[Any],
+    zs: list[Any],
+    steps: list[Any],
+    shares: list[float],
+    copies: list[Any],
+    groups: list[dict[str, Any]],
+    evaluate: bool,
+    threads: int,
 ) -> int: ...

@@ -197,6 +197,8 @@ class OptimizerCore:
     def _step_locked(self, grads: Any, scale: float) -> None:
         self._require()
         engine, snapshot = self._engine, self._snapshot
+        if engine.progress.evaluating:
+            raise RuntimeError(_checks.EVALUATING)
         if grads is None and engine.bound is None:
             raise RuntimeError("no gradients: call step(grads), or bind(grads) first" + self._torch_hint())
         if not abs(scale) < _checks.FLOAT32_OVERFLOW:
@@ -217,6 +219,27 @@ class OptimizerCore:
             arrays, _ = self._check_grads(given)
         self._check_params()
         writes, progress = self._numpy_step(arrays, lrs, engine.progress, scale)
+
+        def put() -> None:
+            self._write(writes)
+            engine.progress = progress
+
+        _complete(put)
+
+    # ---- the two modes of Schedule-Free methods ----
+
+    def _swap(self, evaluate: bool) -> None:
+        """Puts the averages in the place of the parameters, or the reverse, if that is not yet done."""
+        self._exclusively(self._swap_locked, evaluate)
+
+    def _swap_locked(self, evaluate: bool) -> None:
+        self._require()
+        engine = self._engine
+        if engine.progress.evaluating == evaluate:
+            return
+        self._check_params()
+        writes = self._numpy_swap(evaluate, engine.progress)
+        progress = engine.progress._replace(evaluating=evaluate)
 
         def put() -> None:
             self._write(writes)
@@ -250,6 +273,7 @@ class OptimizerCore:
         def _numpy_step(
             self, grads: list[Array | None], lrs: list[float], progress: Progress, scale: float
         ) -> tuple[list[tuple[Array, Array]], Progress]: ...
+        def _numpy_swap(self, evaluate: bool, progress: Progress) -> list[tuple[Array, Array]]: ...
 
 
 def _new_mutex() -> LockType:

@@ -22,6 +22,7 @@ class Progress(NamedTuple):
     updates: int = 0  # steps of the optimizer that were not skipped
     skipped: int = 0  # steps that were, since a gradient was not finite
     grad_norm: float | None = None  # of the last step, if it was needed
+    evaluating: bool = False  # the parameters are the averages of a Schedule-Free method
 
     def followed_by(self, other: Progress) -> Progress:
         """This progress and that of more groups and parameters."""

@@ -242,6 +242,15 @@ def averaged(average: Array, param: Array, weight: float) -> Array:
     return result
 
 
+def swapped(param: Array, z: Array, share: float, evaluate: bool) -> Array:
+    """The other one of the two points that a parameter of a Schedule-Free method may be.
+
+    ``y = (1 - share) * z + share * x`` lies between the iterate z and the average x. With ``evaluate`` x from y, else y
+    from x: each is a step towards z, or away from it.
+    """
+    return averaged(param, z, 1.0 - 1.0 / share if evaluate else 1.0 - share)
+
+
 @np.errstate(all="ignore")
 def accumulated(total: Array, grad: Array, factor: float) -> Array:
     """``total + factor * grad``."""

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 import gdm
-from support import DTYPES, IN_TURN, OWN_VALUES, RULES, VALUES, bits, names, option_cases, special_values
+from support import DTYPES, IN_TURN, OWN_VALUES, RULES, VALUES, bits, is_legal, names, option_cases, special_values
 
 FILE = Path(__file__).with_name("vectors.json")
 ABOUT = """\
@@ -90,6 +90,7 @@ def function_cases() -> list[dict]:
             for name in IN_TURN
             if name in chosen[0]
             for value in OWN_VALUES.get((rule, name)) or VALUES[name]
+            if is_legal(rule, name, value)
         ]
         for options in chosen:
             buffers = names(rule, options) + list(RULES[rule]["scalars"])
@@ -172,6 +173,10 @@ OPTIMIZERS = [  # class, options of both groups, options of the second group
     ("ASGD", {"lambd": 0.1, "alpha": 1.5, "weight_decay": 0.1}, {"lambd": 0.0, "t0": 0.5}),
     ("AdEMAMix", {}, {"betas": [0.5, 0.7, 0.9]}),
     ("AdEMAMix", {"weight_decay": 0.2, "t_alpha": 4, "t_beta3": 9}, {"alpha": 1.0, "t_beta3": 3}),
+    ("ScheduleFreeSGD", {}, {"momentum": 0.5, "warmup_steps": 3}),
+    ("ScheduleFreeSGD", {"weight_decay": 0.1, "r": 1.0}, {"weight_lr_power": 0.5}),
+    ("ScheduleFreeAdamW", {}, {"betas": [0.5, 0.7]}),
+    ("ScheduleFreeAdamW", {"weight_decay": 0.1, "warmup_steps": 4}, {"r": 0.5, "weight_lr_power": 0.0}),
 ]
 
 

@@ -71,7 +71,10 @@ cdef extern from "plan.h" nogil:
     ctypedef int dtype_t "gdm_dtype"
     ctypedef int rule_t "gdm_rule"
     ctypedef int reduction_t "gdm_reduction"
+    ctypedef int mode_t "gdm_mode"
     cdef enum:
+        TRAIN "GDM_TRAIN"
+        EVAL "GDM_EVAL"
         OK "GDM_OK"
         ERR_MEMORY "GDM_ERR_MEMORY"
         ERR_NONFINITE "GDM_ERR_NONFINITE"
@@ -162,6 +165,7 @@ cdef extern from "plan.h" nogil:
         uint64_t updates, skipped
         double grad_norm
         bint was_skipped
+        uint8_t mode
         const span *written
         size_t written_count
         size_t elements
@@ -191,6 +195,8 @@ cdef extern from "plan.h" nogil:
     status gdm_plan_arrange(plan *plan)
     bint gdm_plan_overlaps(const plan *plan, const void *start, size_t bytes)
     status gdm_plan_run(plan *plan)
+    status gdm_plan_run_swap(plan *plan, mode_t mode)
+    status gdm_plan_set_mode(plan *plan, mode_t mode)
     bint gdm_is_tiled(const entry *entry, const details *details)
     status gdm_plan_set_step_args(plan *plan, const step_args *args)
     status gdm_plan_set_scale(plan *plan, double scale)

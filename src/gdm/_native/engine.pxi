@@ -128,6 +128,7 @@ cdef class Engine:
         if status != OK:
             refuse(status)
         gdm_plan_set_updates(self.plan, progress.updates, progress.skipped)
+        gdm_plan_set_mode(self.plan, EVAL if progress.evaluating else TRAIN)
         self.set_grad_norm(progress.grad_norm)
         self.set_around(specification.around)
 
@@ -192,7 +193,8 @@ cdef class Engine:
             begun.append(bool(n) if rule.states else was_begun)
         for i in range(self.plan.group_count):
             group_steps.append(self.group_steps(i))
-        return Progress(group_steps, steps, all_scalars, begun, self.plan.updates, self.plan.skipped, self.grad_norm())
+        return Progress(group_steps, steps, all_scalars, begun, self.plan.updates, self.plan.skipped, self.grad_norm(),
+                        self.plan.mode == EVAL)
 
     cdef object grad_norm(self):
         """The norm of the last step's gradients; None if it was not needed."""

@@ -336,17 +336,34 @@ cdef class OptimizerCore:
         for i in range(engine.plan.group_count):
             lrs.append(engine.lr(i))
         writes, progress = self._numpy_step(grads, lrs, engine.progress(), scale)
-        cdef list ordered = []
-        for target, value in writes:
-            ordered.append((target, _checks.in_order_of(target, value)))
-        for target, value in ordered:
-            if not (is_stored(<PyObject *>target, WRITABLE) and is_stored(<PyObject *>value, READABLE)
-                    and bytes_of(<PyObject *>value) == bytes_of(<PyObject *>target)):
-                raise RuntimeError("the reference returned another array")
-        for target, value in ordered:
-            memcpy(data(<PyObject *>target), data(<PyObject *>value), bytes_of(<PyObject *>target))
+        write_all(writes)
         engine.set_progress(progress)
         return 0
+
+    # ---- the two modes of Schedule-Free methods ----
+
+    def _swap(self, bint evaluate):
+        """Puts the averages in the place of the parameters, or the reverse, if that is not yet done."""
+        cdef Engine engine
+        cdef mode_t to = EVAL if evaluate else TRAIN
+        cdef int status
+        self.lock()
+        try:
+            self.require()
+            engine = self.engine
+            if engine.plan.mode == to:
+                return
+            self.check_params()
+            if use_reference:
+                write_all(self._numpy_swap(evaluate, engine.progress()))
+                gdm_plan_set_mode(engine.plan, to)
+                return
+            with nogil:
+                status = gdm_plan_run_swap(engine.plan, to)
+            if status != OK:
+                refuse(status)
+        finally:
+            self.busy = 0
 
     def step(self, grads=None, double scale=1.0):
         """Updates every parameter and its state, in place.
@@ -390,6 +407,8 @@ cdef class OptimizerCore:
         try:
             self.require()
             engine = self.engine
+            if engine.plan.mode == EVAL:
+                raise RuntimeError(_checks.EVALUATING)
             if grads is None and engine.bound is None:
                 raise RuntimeError("no gradients: call step(grads), or bind(grads) first" + self._torch_hint())
             if not -FLOAT32_OVERFLOW < scale < FLOAT32_OVERFLOW:
@@ -432,6 +451,20 @@ cdef class OptimizerCore:
             engine.has_norm = True
         finally:
             self.busy = 0
+
+
+cdef int write_all(writes) except -1:
+    """Writes what the rules in NumPy have computed: C code alone, when everything has been checked."""
+    cdef list ordered = []
+    for target, value in writes:
+        ordered.append((target, _checks.in_order_of(target, value)))
+    for target, value in ordered:
+        if not (is_stored(<PyObject *>target, WRITABLE) and is_stored(<PyObject *>value, READABLE)
+                and bytes_of(<PyObject *>value) == bytes_of(<PyObject *>target)):
+            raise RuntimeError("the reference returned another array")
+    for target, value in ordered:
+        memcpy(data(<PyObject *>target), data(<PyObject *>value), bytes_of(<PyObject *>target))
+    return 0
 
 
 cdef list some(list sources):

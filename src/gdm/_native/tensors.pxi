@@ -1147,8 +1147,8 @@ def update_tensors(str rule, dict options, list params, list grads, list states,
 
 
 cdef int add_update(plan *plan, slot *s, size_t i, list params, list grads, list states, list steps, list scalars,
-                    list copies, bint begun) except -2:
-    """Adds one parameter to the plan of an update. Returns GDM_OK, REFUSED, or why the plan refuses it."""
+                    list copies, bint begun, size_t group=0) except -2:
+    """Adds one parameter to a group of the plan of an update. Returns GDM_OK, REFUSED, or why the plan refuses it."""
     cdef entry_args e
     cdef buffer buffers[MAX_STATES]
     cdef double number[MAX_SCALARS]
@@ -1164,6 +1164,7 @@ cdef int add_update(plan *plan, slot *s, size_t i, list params, list grads, list
     memset(&e, 0, sizeof(e))
     memset(buffers, 0, sizeof(buffers))
     e.size, e.lr_factor, e.states, e.state_count = sizeof(e), 1.0, buffers, <size_t>len(states)
+    e.group = group
     if not is_plain(param) or not read_tensor(param, &p) or not fills_memory(&p, &e.n):
         return REFUSED
     if p.dtype == OTHER_DTYPE or p.may_be_negated and (<object>param).is_neg():
@@ -1210,3 +1211,63 @@ cdef int add_update(plan *plan, slot *s, size_t i, list params, list grads, list
     if not read_scalars(s, number, &changed):
         return REFUSED
     return gdm_plan_set_progress(plan, index, done, number)
+
+
+# ---- the two modes of Schedule-Free methods ----
+
+def swap_tensors(list params, list zs, list steps, list shares, list copies, list groups, bint evaluate,
+                 unsigned threads):
+    """Puts the averages of a Schedule-Free method in the place of the parameters, or the reverse, in place; then sets
+    ``"train_mode"`` in each of the groups, dicts that have the key. Changes nothing unless everything is in order.
+
+    ``steps`` are tensors that keep the count of steps: a parameter that has made none stays as it is. ``shares`` are
+    those of the average in the points at which gradients are computed; ``copies`` has a tensor or None for each
+    parameter. Returns -1; or the index of a parameter that is not in order; or how many there are, if two
+    share memory.
+    """
+    cdef plan *plan = NULL
+    cdef any_args args
+    cdef slot unused
+    cdef size_t i, group = 0, count = <size_t>len(params)
+    cdef list changed = []
+    cdef int status = gdm_plan_create(&plan), rule = rule_numbers["schedule_free_sgd"]
+    options = {"lr": 0.0, "weight_decay": 0.0, "warmup_steps": 0.0, "r": 0.0, "weight_lr_power": 0.0, "maximize": False}
+    try:
+        if status != OK:
+            raise MemoryError
+        for i in range(count):
+            if i == 0 or shares[i] != shares[i - 1]:
+                options["momentum"] = shares[i]
+                fill(&args, rule, options, 0.0)
+                status = gdm_plan_add_group(plan, <rule_t>rule, &args, &group)
+                if status != OK:
+                    refuse(status)
+            memset(&unused, 0, sizeof(unused))
+            # The parameter is its own gradient, which a swap does not read.
+            status = add_update(plan, &unused, i, params, params, [zs], steps, [], copies, True, group)
+            if status == ERR_MEMORY:
+                refuse(status)
+            if status != OK:
+                return i
+            changed.append(params[i])
+            if copies[i] is not None:
+                changed.append(copies[i])
+        status = gdm_plan_arrange(plan)
+        if status == ERR_MEMORY:
+            refuse(status)
+        if status != OK:
+            return count
+        gdm_plan_set_mode(plan, TRAIN if evaluate else EVAL)
+        changed = [param for param in changed if not count_version(<PyObject *>param)]
+        if changed:
+            increment_version(changed)
+        use_threads(plan, threads)
+        with nogil:
+            status = gdm_plan_run_swap(plan, EVAL if evaluate else TRAIN)
+        if status != OK:
+            refuse(status)
+        for its_group in groups:
+            (<dict>its_group)["train_mode"] = not evaluate
+        return -1
+    finally:
+        gdm_plan_destroy(plan)

@@ -50,6 +50,7 @@ class Optimizer(OptimizerCore):
     _rule: str  # the name of its rule; the reference's function of that name declares options, states and scalars
     # States that do not begin with 0, and the hyperparameter that says what they begin with.
     _initial: ClassVar[Mapping[str, str]] = {}
+    _has_modes: ClassVar[bool] = False  # the parameters are not always what a training results in: see schedule_free.py
     _storage: Storage
     _around: Around
 

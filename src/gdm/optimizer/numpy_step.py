@@ -87,6 +87,25 @@ def numpy_step(
     return writes + clears, Progress(group_steps, steps, scalars, begun, progress.updates + 1, progress.skipped, norm)
 
 
+def numpy_swap(snapshot: Snapshot, shares: list[float], progress: Progress, evaluate: bool) -> Writes:
+    """The averages of a Schedule-Free method in the place of the parameters, or the reverse. Nothing is written.
+
+    ``shares`` are those of the average in the points at which gradients are computed, one for each group.
+    """
+    writes: Writes = []
+    for i, (param, arrays, group) in enumerate(
+        zip(snapshot.params, snapshot.states, snapshot.layout.group_of, strict=True)
+    ):
+        if not progress.steps[i]:
+            continue
+        new = _stages.swapped(load(param, arrays, "param"), load(param, arrays, "z"), shares[group], evaluate)
+        writes += store(param, arrays, "param", new, partial(np.zeros, new.size, np.uint32), False)
+        copy = snapshot.copies[i]
+        if copy is not None:
+            writes.append((copy, in_shape_of(copy, _stages.narrow(new, _checks.dtype_name(copy)))))
+    return writes
+
+
 # ---- what an array holds, in the compute dtype: flat arrays in the order of memory -----------------------------------
 
 

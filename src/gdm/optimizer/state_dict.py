@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 FORMAT = 4
 MAX_STEPS = 2**63 - 1
+MODES = ("train", "eval")  # of Schedule-Free methods
 
 
 def make(optimizer: Optimizer, snapshot: Snapshot, progress: Progress, *, copy: bool) -> dict[str, Any]:
@@ -44,12 +45,14 @@ def make(optimizer: Optimizer, snapshot: Snapshot, progress: Progress, *, copy: 
                 "state": {name: x.copy() for name, x in state.items()} if copy else dict(state),
             }
         )
+    mode = {"mode": MODES[progress.evaluating]} if optimizer._has_modes else {}
     return {
         "format": FORMAT,
         "optimizer": type(optimizer).__name__,
         "around": optimizer._around._asdict(),
         "updates": progress.updates,
         "skipped": progress.skipped,
+        **mode,
         "groups": groups,
     }
 
@@ -126,8 +129,15 @@ def _read(optimizer: Optimizer, snapshot: Snapshot, state_dict: Mapping[str, Any
             [x[1] for x in read],
             updates,
             skipped,
+            evaluating=_read_mode(state_dict) if optimizer._has_modes else False,
         ),
     )
+
+
+def _read_mode(state_dict: Mapping[str, Any]) -> bool:
+    if state_dict["mode"] not in MODES:
+        raise CheckpointError(f"state_dict has the mode {state_dict['mode']!r}; expected one of {list(MODES)}")
+    return bool(state_dict["mode"] == "eval")
 
 
 def _read_count(name: str, value: object) -> int:

@@ -22,6 +22,8 @@ from ._reductions import largest_magnitude as largest_magnitude
 from ._reductions import sum_of_squares as sum_of_squares
 from ._rmsprop import rmsprop
 from ._rprop import rprop
+from ._schedule_free_adamw import schedule_free_adamw
+from ._schedule_free_sgd import schedule_free_sgd
 from ._sgd import sgd
 from ._sign_sgd import sign_sgd
 from ._signum import signum
@@ -43,6 +45,8 @@ __all__ = [
     "radam",
     "rmsprop",
     "rprop",
+    "schedule_free_adamw",
+    "schedule_free_sgd",
     "sgd",
     "sign_sgd",
     "signum",

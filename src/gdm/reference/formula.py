@@ -5,13 +5,14 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, ParamSpec
+from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec
 
 import numpy as np
 
 from .. import _checks
 from .._checks import Array
 from ._reductions import sum_of_squares
+from .real_power import real_power
 
 if TYPE_CHECKING:
     from .._checks import Floats
@@ -161,3 +162,43 @@ def power_of_096(x: float) -> float:
     for _ in range(halved):
         total = total * total
     return total
+
+
+class Averaging(NamedTuple):
+    """What both Schedule-Free rules compute for a step."""
+
+    lr: float  # after the warm-up's factor
+    weight_sum: float  # after this step
+    lr_max: float  # after this step
+    weight: float  # of the newest z in the average x
+    step_share: float  # how much of the step of z the parameter makes, too
+
+
+def averaging(
+    lr: float, kept: float, step: int, warmup_steps: float, r: float, weight_lr_power: float, *scalars: Floats
+) -> Averaging:
+    """The averaging of Schedule-Free in one step; ``kept`` is the momentum, ``scalars`` weight_sum and lr_max."""
+    weight_sum, lr_max = (float(x.item()) for x in arrays(*scalars))
+    now = float(step)
+    lr = lr * (now / warmup_steps) if now < warmup_steps else lr
+    lr_max = lr if lr > lr_max else lr_max
+    weight = _at_most_finite(_weight_power(now, r) * _weight_power(lr_max, weight_lr_power))
+    weight_sum = _at_most_finite(weight_sum + weight)
+    share = weight / weight_sum if weight_sum > 0.0 else 0.0
+    return Averaging(lr, weight_sum, lr_max, share, 1.0 - kept * (1.0 - share))
+
+
+def _weight_power(x: float, exponent: float) -> float:
+    """``x**exponent`` for x >= 0; the usual exponents at little cost."""
+    if exponent == 0.0:
+        return 1.0
+    if exponent == 1.0:
+        return x
+    if exponent == 2.0:
+        return x * x
+    return real_power(x, exponent) if x > 0.0 else 0.0
+
+
+def _at_most_finite(x: float) -> float:
+    largest = float(np.finfo(np.float64).max)
+    return x if x <= largest else largest  # NaN, too: infinity * 0
