@@ -766,7 +766,7 @@ def test_an_adamw_that_is_not_decoupled_is_refused():
 
 def test_a_class_that_is_not_in_both_libraries_is_refused():
     for call in (gdm.torch.to_state_dict, lambda x: gdm.torch.load_state_dict(x, {})):
-        for name in ("Lion", "Signum", "AdEMAMix", "LARS", "LAMB"):
+        for name in ("Lion", "Signum", "AdEMAMix", "LARS", "LAMB", "ScheduleFreeSGD", "ScheduleFreeAdamW"):
             with pytest.raises(
                 TypeError, match=rf"torch\.optim has no {name}; expected one of gdm\.SGD, gdm\.Adagrad, gdm\.RMSprop"
             ):

@@ -353,7 +353,7 @@ def test_options_are_changed_between_steps(name):
             if "betas" in group:
                 group["betas"] = (0.5 + 0.04 * step, 0.9, *([0.95] if name == "AdEMAMix" else []))
             if "momentum" in group and name != "RMSprop":
-                group["momentum"] = 0.1 * (step % 3)
+                group["momentum"] = 0.1 * (step % 3) + (0.5 if name == "ScheduleFreeSGD" else 0)
 
 
 @pytest.mark.parametrize("name", ["Adam", "AdamW", "NAdam", "Lion"])

@@ -58,16 +58,24 @@ STATES = {
         "exp_avgs_slow": ("exp_avg_slow", None),
         "exp_avg_sqs": ("exp_avg_sq", None),
     },
+    "ScheduleFreeSGD": {"zs": ("z", None)},
+    "ScheduleFreeAdamW": {"zs": ("z", None), "exp_avg_sqs": ("exp_avg_sq", None)},
 }
 # For each function that keeps numbers, the lists of tensors with torch's keys, and what they begin with.
 SCALARS = {"NAdam": {"mu_products": ("mu_product", 1.0)}, "ASGD": {"etas": ("eta", 0.0), "mus": ("mu", 1.0)}}
+SCALARS["ScheduleFreeSGD"] = {"weight_sums": ("weight_sum", 0.0), "lr_maxs": ("lr_max", 0.0)}
+SCALARS["ScheduleFreeAdamW"] = SCALARS["ScheduleFreeSGD"]
 STATES["AdamW"] = STATES["Adam"]
 SHAPES = [(33,), (4, 7), (), (0,), (40, 5)]
 BACKENDS = pytest.mark.parametrize("backend_name", ["native", "reference"])
 
 
 def function(name: str):
-    return getattr(functional, name.lower())
+    return getattr(functional, name_of(name))
+
+
+def name_of(name: str) -> str:
+    return name.replace("ScheduleFree", "schedule_free_").lower()
 
 
 class Call:
@@ -553,6 +561,8 @@ BAD_OPTIONS = [
     *((name, {"weight_decay": -1.0}, "weight_decay must be") for name in CLASSES if name != "Rprop"),
     *((name, {"threads": 0}, "threads must be") for name in CLASSES),
     *((name, {"eps": -1.0}, "eps must be") for name in WITH_EPS),
+    ("ScheduleFreeSGD", {"momentum": 0.0}, "momentum must be above 0"),
+    ("ScheduleFreeAdamW", {"warmup_steps": -1.0}, "warmup_steps must be"),
     *((name, {"betas": (1.0, 0.9)}, "betas") for name in ("Adam", "AdamW", "NAdam", "RAdam", "Adamax", "Lion")),
     ("SGD", {"momentum": 1.0}, "momentum must be"),
     ("SGD", {"momentum": 0.5, "dampening": 2.0}, "dampening must be"),
@@ -658,7 +668,7 @@ def test_numbers_are_kept_in_tensors_of_any_kind(kind, backend_name):
 
 
 def test_it_has_a_function_for_each_class():
-    assert sorted(functional.__all__) == sorted(name.lower() for name in CLASSES)
+    assert sorted(functional.__all__) == sorted(name_of(name) for name in CLASSES)
     assert set(STATES) == set(OPTIONS)
 
 

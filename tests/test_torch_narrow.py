@@ -40,6 +40,7 @@ ROUNDINGS = pytest.mark.parametrize("rounding", ["nearest", "stochastic"])
 BACKENDS = pytest.mark.parametrize("backend_name", ["native", "reference"])
 STORAGE = {BF16: "bfloat16", F16: "float16", F32: "float32", F64: "float64"}
 RULES = {"SGD": "momentum", "AdamW": "adam"}
+RULES |= {"ScheduleFreeSGD": "schedule_free_sgd", "ScheduleFreeAdamW": "schedule_free_adamw"}
 FIXED = {"AdamW": {"decoupled_weight_decay": True}}
 KEYS = {"velocity": "momentum_buffer", "state_sum": "sum"}  # states that torch calls otherwise
 SHAPES = [(1100,), (3, 5), (), (129,)]
@@ -86,7 +87,7 @@ class Oracle:
             start = options.get("initial_accumulator_value", 0.0) if key == "state_sum" else 0.0
             self.stored[key] = bits(torch.full((n,), start, dtype=self.dtypes[key]))
         self.copy_dtype, self.copied = copy, None
-        # The tensors that keep these are float32.
+        # The tensors that keep these are float32, those of sums of many steps float64.
         self.steps, self.scalars = 0, {key: float(SCALARS[key].initial) for key in scalar_names(rule)}
         if "eta" in self.scalars:
             self.scalars["eta"] = float(np.float32(options["lr"]))
@@ -101,7 +102,8 @@ class Oracle:
         scalars = {key: np.array(x) for key, x in self.scalars.items()}
         given = {**self.options, "step": self.steps, "lr_scale": None, **wide, **scalars}
         new = reference.formula.update(self.rule, given, first=self.steps == 1)
-        self.scalars = {key: float(np.float32(float(new.pop(key)))) for key in scalars}
+        dtypes = {key: np.float64 if key in ("weight_sum", "lr_max") else np.float32 for key in scalars}
+        self.scalars = {key: float(dtype(float(new.pop(key)))) for key, dtype in dtypes.items()}
         order = ["param", None, None, *state_names(self.rule)]
         for key, x in new.items():
             draws = None
@@ -494,7 +496,7 @@ def test_states_go_to_torch_and_back(name, dtype):
         theirs = torchs_class(name)(clones(params), **FULL[name])
     theirs.load_state_dict(copy.deepcopy(optimizer.state_dict()))
     for state in theirs.state.values():
-        assert {x.dtype for key, x in state.items() if key != "step"} == {dtype}
+        assert {x.dtype for key, x in state.items() if key not in ("step", "weight_sum", "lr_max")} == {dtype}
     back = getattr(gdm.torch, name)(params, state_dtype="float32")
     back.load_state_dict(theirs.state_dict())
     for state in back.state.values():

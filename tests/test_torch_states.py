@@ -54,6 +54,8 @@ STATES = {
     "Rprop": ["prev", "step", "step_size"],
     "ASGD": ["ax", "eta", "mu", "step"],
     "AdEMAMix": ["exp_avg", "exp_avg_slow", "exp_avg_sq", "step"],
+    "ScheduleFreeSGD": ["lr_max", "step", "weight_sum", "z"],
+    "ScheduleFreeAdamW": ["exp_avg_sq", "lr_max", "step", "weight_sum", "z"],
 }
 
 
@@ -124,9 +126,9 @@ def test_the_count_is_a_tensor_of_torchs_dtype(name, default):
     torch.set_default_dtype(default)
     for flags in ({}, *([{"fused": True}] if name in ("Adagrad", "Adam", "AdamW") else [])):
         counts = []
-        for library in (gdm.torch, torch.optim):
+        for cls in (getattr(gdm.torch, name), torchs_class(name)):
             params = [torch.ones(3, dtype=torch.float32)]
-            optimizer = getattr(library, name)(params, **flags)
+            optimizer = cls(params, **flags)
             for step in range(3):
                 give_gradients(step, params)
                 optimizer.step()
@@ -250,7 +252,7 @@ def test_loading_before_the_first_step(name):
 @pytest.mark.parametrize("to", [torch.float32, torch.float64], ids=["to f32", "to f64"])
 @every_class
 def test_a_loaded_state_gets_the_dtype_of_the_parameters(name, to):
-    """But for the counts."""
+    """But for the counts, and sums of many steps."""
     start = torch.float64 if to is torch.float32 else torch.float32
     twins = Twins(name, parameters(start), FULL[name])
     twins.steps(range(3))
@@ -259,7 +261,8 @@ def test_a_loaded_state_gets_the_dtype_of_the_parameters(name, to):
     converted.ours.load_state_dict(states[0])
     converted.theirs.load_state_dict(states[1])
     for state in converted.ours.state.values():
-        assert {x.dtype for key, x in state.items() if key != "step"} == {to}
+        assert {x.dtype for key, x in state.items() if key not in ("step", "weight_sum", "lr_max")} == {to}
+        assert {state[key].dtype for key in ("weight_sum", "lr_max") if key in state} <= {torch.float64}
     converted.assert_close("after loading", tolerance=1e-4)
     for opt, _ in converted.both():
         opt.load_state_dict(copy.deepcopy(converted.theirs.state_dict()))

@@ -15,16 +15,17 @@ torch.set_num_threads(1)  # its threads would only wait for each other, on tenso
 
 # Those that torch.optim has, and those that it does not have.
 TORCHS = ["SGD", "Adagrad", "RMSprop", "Adam", "AdamW", "NAdam", "RAdam", "Adamax", "Adadelta", "Rprop", "ASGD"]
-OWN = ["Lion", "Signum", "AdEMAMix", "LARS", "LAMB"]
+OWN = ["Lion", "Signum", "AdEMAMix", "LARS", "LAMB", "ScheduleFreeSGD", "ScheduleFreeAdamW"]
 CLASSES = [*TORCHS, *OWN]
 FUSED = ["SGD", "Adagrad", "Adam", "AdamW"]
 # The classes whose state has a "step", and those whose update depends on it.
 COUNTS = [name for name in CLASSES if name not in ("SGD", "Lion", "Signum", "LARS")]
 NUMBERED = [name for name in COUNTS if name not in ("RMSprop", "Adadelta")]
-WITH_EPS = [name for name in COUNTS if name not in ("Rprop", "ASGD")]
-SCALARS = ["mu_product", "eta", "mu"]  # numbers in a state, beside "step"
+WITH_EPS = [name for name in COUNTS if name not in ("Rprop", "ASGD", "ScheduleFreeSGD")]
+SCALARS = ["mu_product", "eta", "mu", "weight_sum", "lr_max"]  # numbers in a state, beside "step"
 A_STATE = {"SGD": "momentum_buffer", "Adagrad": "sum", "RMSprop": "square_avg"}
 A_STATE |= {"Adadelta": "square_avg", "Rprop": "prev", "ASGD": "ax", "LARS": "momentum_buffer"}
+A_STATE |= {"ScheduleFreeSGD": "z", "ScheduleFreeAdamW": "z"}
 A_STATE |= {name: "exp_avg" for name in CLASSES if name not in A_STATE}  # one of each class
 # Options that switch each kernel and each state on and off.
 OPTIONS = {
@@ -89,6 +90,8 @@ OPTIONS = {
         {"t_alpha": 4.0, "t_beta3": 6.0, "eps": 1e-3},
         {"t_beta3": 6.0, "betas": (0.0, 0.9, 0.99)},
     ],
+    "ScheduleFreeSGD": [{}, {"momentum": 0.5, "weight_decay": 0.1, "warmup_steps": 4, "r": 0.5, "maximize": True}],
+    "ScheduleFreeAdamW": [{}, {"betas": (0.8, 0.9), "weight_decay": 0.1, "warmup_steps": 4, "weight_lr_power": 0.5}],
 }
 # One set of options for each class, in which every state is in use.
 FULL = {
@@ -108,8 +111,11 @@ FULL = {
     "LARS": {"weight_decay": 0.1, "trust_coefficient": 0.1},
     "LAMB": {"weight_decay": 0.1},
     "AdEMAMix": {"weight_decay": 0.1, "t_alpha": 4.0, "t_beta3": 6.0},
+    "ScheduleFreeSGD": {"weight_decay": 0.1},
+    "ScheduleFreeAdamW": {"weight_decay": 0.1},
 }
-AVERAGES = ["momentum_buffer", "exp_avg", "exp_avg_slow", "grad_avg"]  # states in which gradients may cancel each other
+# States in which gradients may cancel each other.
+AVERAGES = ["momentum_buffer", "exp_avg", "exp_avg_slow", "grad_avg", "z"]
 SHAPES = [(7,), (3, 5), (), (40, 3)]
 DTYPES = {"f32": torch.float32, "f64": torch.float64}
 # How far two paths may be apart, compared with the largest element of the tensor. PyTorch's for-loop rounds narrow
@@ -300,6 +306,95 @@ class LAMBByHand(torch.optim.Optimizer):
         p.sub_(group["lr"] * (norm(p) / norm(ratio) if adapt else 1.0) * ratio)
 
 
+class ScheduleFreeSGDByHand(torch.optim.Optimizer):
+    """Algorithm 1 of Defazio et al., 2024, with x computed from y and z."""
+
+    def __init__(
+        self,
+        params,
+        lr=1.0,
+        momentum=0.9,
+        weight_decay=0,
+        warmup_steps=0,
+        r=0.0,
+        weight_lr_power=2.0,
+        *,
+        maximize=False,
+    ) -> None:
+        options = {"momentum": momentum, "weight_decay": weight_decay, "warmup_steps": warmup_steps, "r": r}
+        options |= {"weight_lr_power": weight_lr_power, "maximize": maximize, "train_mode": True}
+        super().__init__(params, {"lr": lr, **options})
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        loss = None if closure is None else torch.enable_grad()(closure)()
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is not None:
+                    self.update(p, -p.grad if group["maximize"] else p.grad, self.state[p], group)
+        return loss
+
+    def load_state_dict(self, state_dict) -> None:
+        """Without PyTorch's rounding of the sums to the parameters' dtype."""
+        super().load_state_dict(state_dict)
+        params = [p for group in self.param_groups for p in group["params"]]
+        numbers = [number for group in state_dict["param_groups"] for number in group["params"]]
+        for p, number in zip(params, numbers, strict=True):
+            kept = state_dict["state"].get(number, {})
+            self.state[p].update({key: kept[key].double() for key in ("weight_sum", "lr_max") if key in kept})
+
+    def update(self, y, g, state, group) -> None:
+        if "z" not in state:
+            state["step"] = torch.tensor(0.0)
+            state.update({key: torch.tensor(0.0, dtype=torch.float64) for key in ("weight_sum", "lr_max")})
+        if not state["step"]:
+            state["z"] = y.clone()
+        state["step"] += 1
+        t = state["step"].item()
+        lr = float(group["lr"]) * min(1.0, t / group["warmup_steps"] if group["warmup_steps"] else 1.0)
+        state["lr_max"].fill_(max(lr, state["lr_max"].item()))
+        weight = t ** group["r"] * state["lr_max"].item() ** group["weight_lr_power"]
+        state["weight_sum"] += weight
+        c = weight / state["weight_sum"].item() if state["weight_sum"] else 0.0
+        share = self.share(group)
+        direction = self.direction(y, g, state, group)
+        x = y + (1 - 1 / share) * (state["z"] - y)
+        state["z"] -= lr * direction
+        x += c * (state["z"] - x)
+        y.copy_((1 - share) * state["z"] + share * x)
+
+    @staticmethod
+    def share(group) -> float:
+        return group["momentum"]
+
+    @staticmethod
+    def direction(y, g, state, group):
+        return g + group["weight_decay"] * y
+
+
+class ScheduleFreeAdamWByHand(ScheduleFreeSGDByHand):
+    """The same with Adam's denominator, and the decay at y."""
+
+    def __init__(self, params, lr=0.0025, betas=(0.9, 0.999), eps=1e-8, weight_decay=0, **options) -> None:
+        super().__init__(params, lr, 0.5, weight_decay, **options)
+        for group in (self.defaults, *self.param_groups):
+            del group["momentum"]
+            group.update({"betas": betas, "eps": eps, **{k: x for k, x in group.items() if k in ("betas", "eps")}})
+
+    @staticmethod
+    def share(group) -> float:
+        return group["betas"][0]
+
+    @staticmethod
+    def direction(y, g, state, group):
+        beta2 = group["betas"][1]
+        if "exp_avg_sq" not in state:
+            state["exp_avg_sq"] = torch.zeros_like(y)
+        state["exp_avg_sq"].mul_(beta2).add_(g * g, alpha=1 - beta2)
+        root = (state["exp_avg_sq"] / (1 - beta2 ** state["step"].item())).sqrt()
+        return g / (root + group["eps"]) + group["weight_decay"] * y
+
+
 def torchs_class(name: str):
     """The class to compare with."""
     own = {
@@ -308,6 +403,8 @@ def torchs_class(name: str):
         "AdEMAMix": AdEMAMixByHand,
         "LARS": LARSByHand,
         "LAMB": LAMBByHand,
+        "ScheduleFreeSGD": ScheduleFreeSGDByHand,
+        "ScheduleFreeAdamW": ScheduleFreeAdamWByHand,
     }
     return own.get(name) or getattr(torch.optim, name)
 

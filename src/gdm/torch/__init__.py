@@ -29,6 +29,8 @@ if TYPE_CHECKING:
         RAdam,
         RMSprop,
         Rprop,
+        ScheduleFreeAdamW,
+        ScheduleFreeSGD,
         Signum,
     )
 
@@ -48,6 +50,8 @@ __all__ = [
     "RAdam",
     "RMSprop",
     "Rprop",
+    "ScheduleFreeAdamW",
+    "ScheduleFreeSGD",
     "Signum",
     "functional",
     "load_state_dict",

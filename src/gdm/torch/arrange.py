@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from .native_step import NativeStep
 
 KEYS = {"velocity": "momentum_buffer", "state_sum": "sum"}  # states that have another name in PyTorch
+# Scalars that are kept in float64, whatever torch's default dtype is: sums of many steps.
+WIDE = ("weight_sum", "lr_max")
 # From so many bytes on, the states of a parameter have a block of memory of their own, which is freed with them.
 OWN_BLOCK = 1 << 20
 
@@ -193,7 +195,7 @@ class Arrangement:
                 value = self._optimizer._initial(key, group)
                 if key in draft.numbers:
                     wide = torch.get_default_dtype() == torch.float64 and not group.get("fused")
-                    dtype = torch.float64 if wide else torch.float32
+                    dtype = torch.float64 if wide or key in WIDE else torch.float32
                     draft.new[key] = torch.tensor(value, dtype=dtype, device="cpu")  # whatever the default device is
                 elif value:
                     part_like(draft.param, draft.local, draft.new[key]).fill_(value)

@@ -66,3 +66,13 @@ def updated(
     if copy is not None:
         writes.append((flat(copy), _stages.narrow(new["param"], FLOATS[copy.dtype])))
     return Updated(writes, after)
+
+
+def swapped(param: Any, z: Any, share: float, evaluate: bool, copy: Any) -> Updated:
+    """Computes the average of a Schedule-Free method from its parameter, or the reverse, and writes nothing."""
+    memory, arrays = flat(param), {"z": flat(z)}
+    new = _stages.swapped(load(memory, arrays, "param"), load(memory, arrays, "z"), share, evaluate)
+    writes = store(memory, arrays, "param", new, partial(np.zeros, new.size, np.uint32), False)
+    if copy is not None:
+        writes.append((flat(copy), _stages.narrow(new, FLOATS[copy.dtype])))
+    return Updated(writes, [])

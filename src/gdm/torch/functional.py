@@ -57,6 +57,8 @@ __all__ = [
     "radam",
     "rmsprop",
     "rprop",
+    "schedule_free_adamw",
+    "schedule_free_sgd",
     "sgd",
     "signum",
 ]
@@ -479,3 +481,63 @@ def lamb(
     options = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "adapt": adapt, "maximize": maximize}
     lists = Lists(params, grads, {"exp_avgs": exp_avgs, "exp_avg_sqs": exp_avg_sqs}, copies, steps)
     update_lists("lamb", lists, options, grad_scale, threads)
+
+
+def schedule_free_sgd(
+    params: Tensors,
+    grads: Grads,
+    zs: Tensors,
+    weight_sums: Tensors,
+    lr_maxs: Tensors,
+    steps: Steps,
+    *,
+    lr: float = 1.0,
+    momentum: float = 0.9,
+    weight_decay: float = 0.0,
+    warmup_steps: float = 0.0,
+    r: float = 0.0,
+    weight_lr_power: float = 2.0,
+    maximize: bool = False,
+    grad_scale: float | torch.Tensor | None = None,
+    copies: Copies | None = None,
+    threads: int | None = None,
+) -> None:
+    """Schedule-Free gradient descent, as :class:`gdm.ScheduleFreeSGD`. See :mod:`gdm.torch.functional`.
+
+    In step 1 ``zs`` are set to the parameters. ``weight_sums`` and ``lr_maxs`` are tensors of one element, best of
+    float64, which begin with 0 and are updated, too. The average is ``param.lerp(z, 1 - 1 / momentum)``.
+    """
+    options = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "warmup_steps": warmup_steps, "r": r}
+    options |= {"weight_lr_power": weight_lr_power, "maximize": maximize}
+    lists = Lists(params, grads, {"zs": zs}, copies, steps, {"weight_sums": weight_sums, "lr_maxs": lr_maxs})
+    update_lists("schedule_free_sgd", lists, options, grad_scale, threads)
+
+
+def schedule_free_adamw(
+    params: Tensors,
+    grads: Grads,
+    zs: Tensors,
+    exp_avg_sqs: Tensors,
+    weight_sums: Tensors,
+    lr_maxs: Tensors,
+    steps: Steps,
+    *,
+    lr: float = 0.0025,
+    betas: tuple[float, float] = (0.9, 0.999),
+    eps: float = 1e-8,
+    weight_decay: float = 0.0,
+    warmup_steps: float = 0.0,
+    r: float = 0.0,
+    weight_lr_power: float = 2.0,
+    maximize: bool = False,
+    grad_scale: float | torch.Tensor | None = None,
+    copies: Copies | None = None,
+    threads: int | None = None,
+) -> None:
+    """Schedule-Free AdamW, as :class:`gdm.ScheduleFreeAdamW`. See :func:`schedule_free_sgd`."""
+    options = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "warmup_steps": warmup_steps, "r": r}
+    options |= {"weight_lr_power": weight_lr_power, "maximize": maximize}
+    states, numbers = {"zs": zs, "exp_avg_sqs": exp_avg_sqs}, {"weight_sums": weight_sums, "lr_maxs": lr_maxs}
+    update_lists(
+        "schedule_free_adamw", Lists(params, grads, states, copies, steps, numbers), options, grad_scale, threads
+    )

@@ -255,3 +255,111 @@ class LAMB(_Method):
             if size > 0 and length > 0:
                 trust = size / length
         param.sub_(direction, alpha=lr * trust)
+
+
+class _ScheduleFree(_Method):
+    """What both Schedule-Free methods share."""
+
+    _counts = True
+
+    def _require_averaging(self, **options: Any) -> None:
+        for name, value in options.items():
+            if not value >= 0.0:
+                raise ValueError(f"Invalid {name} value: {value}")
+
+    def _share(self, group: dict[str, Any]) -> float:
+        raise NotImplementedError
+
+    def _update(self, group: dict[str, Any], state: dict[str, Any], param: Any, grad: Any, lr: float) -> None:
+        step = state["step"].item()
+        for key in ("weight_sum", "lr_max"):
+            state.setdefault(key, torch.zeros((), dtype=torch.float64, device="cpu"))
+        if step == 1:
+            state["z"].copy_(param)
+        if step < group["warmup_steps"]:
+            lr = lr * (step / group["warmup_steps"])
+        state["lr_max"].fill_(max(lr, state["lr_max"].item()))
+        weight = step ** group["r"] * state["lr_max"].item() ** group["weight_lr_power"]
+        state["weight_sum"] += weight
+        newest = weight / state["weight_sum"].item() if state["weight_sum"] else 0.0
+        direction = self._direction(group, state, grad)
+        if group["weight_decay"] != 0:
+            direction = direction.add(param, alpha=group["weight_decay"])
+        z = state["z"].to(param.dtype)
+        param.lerp_(z, newest).sub_(direction, alpha=lr * (1 - self._share(group) * (1 - newest)))
+        state["z"].sub_(direction, alpha=lr)
+
+
+class ScheduleFreeSGD(_ScheduleFree):
+    """Schedule-Free gradient descent with PyTorch's operations."""
+
+    _states = ("z",)
+
+    def __init__(
+        self,
+        params: Any,
+        lr: Any = 1.0,
+        momentum: float = 0.9,
+        weight_decay: float = 0.0,
+        warmup_steps: float = 0,
+        r: float = 0.0,
+        weight_lr_power: float = 2.0,
+        *,
+        foreach: bool | None = None,
+        maximize: bool = False,
+        differentiable: bool = False,
+        fused: bool | None = None,
+    ) -> None:
+        self._require(lr=lr, weight_decay=weight_decay, fused=fused, differentiable=differentiable)
+        self._require_averaging(warmup_steps=warmup_steps, r=r, weight_lr_power=weight_lr_power)
+        if not 0.0 < momentum < 1.0:
+            raise ValueError(f"Momentum must be between 0 and 1 exclusive: {momentum}")
+        defaults = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "warmup_steps": warmup_steps}
+        defaults |= {"r": r, "weight_lr_power": weight_lr_power, "train_mode": True, "maximize": maximize}
+        super().__init__(params, {**defaults, "foreach": foreach, "differentiable": differentiable, "fused": fused})
+
+    def _share(self, group: dict[str, Any]) -> float:
+        return float(group["momentum"])
+
+    def _direction(self, group: dict[str, Any], state: dict[str, Any], grad: Any) -> Any:
+        return grad
+
+
+class ScheduleFreeAdamW(_ScheduleFree):
+    """Schedule-Free AdamW with PyTorch's operations."""
+
+    _states = ("z", "exp_avg_sq")
+
+    def __init__(
+        self,
+        params: Any,
+        lr: Any = 0.0025,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        warmup_steps: float = 0,
+        r: float = 0.0,
+        weight_lr_power: float = 2.0,
+        *,
+        foreach: bool | None = None,
+        maximize: bool = False,
+        differentiable: bool = False,
+        fused: bool | None = None,
+    ) -> None:
+        self._require(lr=lr, weight_decay=weight_decay, fused=fused, differentiable=differentiable)
+        self._require_averaging(eps=eps, warmup_steps=warmup_steps, r=r, weight_lr_power=weight_lr_power)
+        if not 0.0 < betas[0] < 1.0:
+            raise ValueError(f"Invalid beta parameter at index 0: {betas[0]}")
+        if not 0.0 <= betas[1] < 1.0:
+            raise ValueError(f"Invalid beta parameter at index 1: {betas[1]}")
+        defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "warmup_steps": warmup_steps}
+        defaults |= {"r": r, "weight_lr_power": weight_lr_power, "train_mode": True, "maximize": maximize}
+        super().__init__(params, {**defaults, "foreach": foreach, "differentiable": differentiable, "fused": fused})
+
+    def _share(self, group: dict[str, Any]) -> float:
+        return float(group["betas"][0])
+
+    def _direction(self, group: dict[str, Any], state: dict[str, Any], grad: Any) -> Any:
+        beta2 = group["betas"][1]
+        squares = state["exp_avg_sq"].mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
+        return grad / (squares / (1 - beta2 ** state["step"].item())).sqrt_().add_(group["eps"])

@@ -15,7 +15,7 @@ from .._specification import Around
 from ..errors import OverlapError
 from ..optimizer.around import changed
 from ..optimizer.state import scalar_names, state_names
-from .arrange import KEYS, Arrangement, Described, describe, label
+from .arrange import KEYS, WIDE, Arrangement, Described, describe, label
 from .by_reference import Random, updated
 from .copies import Copies, copies_of
 from .tensors import connect, flat, inverse, is_in_memory, is_native, local_of, share_memory, usable_grad
@@ -37,6 +37,7 @@ class NativeStep(torch.optim.Optimizer):
 
     _rule: ClassVar[str]
     _counts: ClassVar[bool] = True  # whether the state has a "step"
+    _has_modes: ClassVar[bool] = False  # whether there is a mode in which it makes no step: see modes.py
     _fixed: ClassVar[Options] = {}  # options of the rule that the class sets
     # GradScaler then calls step() itself, and says in two attributes what the scale is and whether a gradient is not
     # finite.
@@ -175,15 +176,21 @@ class NativeStep(torch.optim.Optimizer):
 
     def _take_loaded(self, state_dict: dict[str, Any]) -> None:
         """Takes over the states in their dtype, after torch has loaded them in the parameters' dtypes."""
-        if self._state_dtype is None:
+        wide = set(WIDE) & set(scalar_names(self._rule))
+        if self._state_dtype is None and not wide:
             return
         numbers = [number for group in state_dict["param_groups"] for number in group["params"]]
         params = [param for group in self.param_groups for param in group["params"]]
         for number, param in zip(numbers, params, strict=True):
             state = state_dict["state"].get(number)
-            for key in self._keys_of_states(param) & (state.keys() if isinstance(state, dict) else set()):
+            present = state.keys() if isinstance(state, dict) else set()
+            dtypes = dict.fromkeys(wide & present, torch.float64)
+            if self._state_dtype is not None:
+                dtypes |= dict.fromkeys(self._keys_of_states(param) & present, self._state_dtype)
+            for key, dtype in dtypes.items():
                 if isinstance(state[key], torch.Tensor):  # torch has rounded it to the parameter's dtype
-                    self.state[param][key] = state[key].to(device=param.device, dtype=self._state_dtype)
+                    device = torch.device("cpu") if key in wide else param.device
+                    self.state[param][key] = state[key].detach().clone().to(device=device, dtype=dtype)
 
     def _keys_of_states(self, param: Any) -> set[str]:
         """The keys of the states that gdm gives a parameter; none if PyTorch updates it."""
@@ -255,6 +262,8 @@ class NativeStep(torch.optim.Optimizer):
     step.hooked = True  # type: ignore[attr-defined]
 
     def _step(self, closure: Callable[[], Any] | None = None) -> Any:
+        if self._has_modes:
+            self._require_train_mode()
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -338,6 +347,9 @@ class NativeStep(torch.optim.Optimizer):
         """What a state of a parameter in this group begins with."""
         scalar = _checks.SCALARS.get(key)
         return 0.0 if scalar is None else scalar.initial
+
+    def _require_train_mode(self) -> None:
+        """Raises an error where steps may not be made."""
 
     def _name_of(self, index: int) -> str:
         """The name of a parameter in messages."""

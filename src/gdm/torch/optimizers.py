@@ -7,6 +7,7 @@ import torch
 from .._checks import Options
 from . import methods
 from .arrange import Described, describe, may_change
+from .modes import Modes
 from .native_step import NativeStep
 
 __all__ = [
@@ -25,6 +26,8 @@ __all__ = [
     "RAdam",
     "RMSprop",
     "Rprop",
+    "ScheduleFreeAdamW",
+    "ScheduleFreeSGD",
     "Signum",
 ]
 
@@ -390,3 +393,84 @@ class LAMB(NativeStep, methods.LAMB):
 
     _counts = True
     _rule = "lamb"
+
+
+class ScheduleFreeSGD(Modes, NativeStep, methods.ScheduleFreeSGD):
+    """Schedule-Free gradient descent, which PyTorch does not have, as one of its optimizers.
+
+    An average of the iterates takes the place of a falling learning rate. In train mode, in which a new optimizer is,
+    the parameters are the points at which gradients are computed. :meth:`eval` puts the average in their place, which
+    is the result of the training; :meth:`train` goes back.
+
+    Parameters
+    ----------
+    params : iterable
+        Parameters or groups, as for all optimizers of PyTorch.
+    lr : float or tensor, default 1.0
+        The learning rate, not negative.
+    momentum : float, default 0.9
+        How much of the average is in the points at which gradients are computed, in (0, 1). Change it in eval mode.
+    weight_decay : float, default 0
+        The weight decay, not negative.
+    warmup_steps : float, default 0
+        The learning rate rises linearly over so many steps.
+    r : float, default 0
+        The weights of the average grow as this power of the number of the step, not negative.
+    weight_lr_power : float, default 2
+        The weights of the average are proportional to this power of the largest learning rate so far, not negative.
+    maximize : bool, default False
+        Walk up the gradient.
+    foreach, fused, threads, state_dtype, rounding, seed, copies, differentiable
+        As for :class:`gdm.torch.SGD`, as is everything else. The formula is that of :func:`gdm.schedule_free_sgd` (A.
+        Defazio et al., "The road less scheduled", 2024), names and defaults are those of
+        ``schedulefree.SGDScheduleFree``, whose ``state_dict`` can be loaded. The states are ``z``, ``step``,
+        ``weight_sum`` and ``lr_max``. The mode is ``"train_mode"`` in the groups.
+
+    Examples
+    --------
+    >>> import torch, gdm
+    >>> theta = torch.nn.Parameter(torch.tensor([1.0, -1.0]))
+    >>> opt = gdm.torch.ScheduleFreeSGD([theta], lr=0.25)
+    >>> for _ in range(3):
+    ...     opt.zero_grad()
+    ...     theta.square().sum().backward()
+    ...     opt.step()
+    >>> opt.eval()
+    >>> theta
+    Parameter containing:
+    tensor([ 0.2729, -0.2729], requires_grad=True)
+    """
+
+    _rule = "schedule_free_sgd"
+
+    def _share(self, group: Options) -> float:
+        return float(group["momentum"])
+
+
+class ScheduleFreeAdamW(Modes, NativeStep, methods.ScheduleFreeAdamW):
+    """Schedule-Free AdamW, which PyTorch does not have, as one of its optimizers.
+
+    Parameters
+    ----------
+    params : iterable
+        Parameters or groups, as for all optimizers of PyTorch.
+    lr : float or tensor, default 0.0025
+        The learning rate, not negative.
+    betas : pair of float, default (0.9, 0.999)
+        How much of the average is in the points at which gradients are computed, in (0, 1); and how much of the average
+        of squared gradients is kept, in [0, 1). Change the first in eval mode.
+    eps : float, default 1e-8
+        Added to the root in the denominator, not negative.
+    weight_decay : float, default 0
+        The weight decay, not negative: ``lr * weight_decay`` times the parameter is a part of each step.
+    warmup_steps, r, weight_lr_power, maximize
+        As for :class:`gdm.torch.ScheduleFreeSGD`.
+    foreach, fused, threads, state_dtype, rounding, seed, copies, differentiable
+        As for :class:`gdm.torch.SGD`, as is everything else. The formula is that of :func:`gdm.schedule_free_adamw`.
+        The states are ``z``, ``exp_avg_sq``, ``step``, ``weight_sum`` and ``lr_max``.
+    """
+
+    _rule = "schedule_free_adamw"
+
+    def _share(self, group: Options) -> float:
+        return float(group["betas"][0])

@@ -71,7 +71,8 @@ def to_state_dict(optimizer: Optimizer) -> dict[str, Any]:
     ImportError
         If torch is missing.
     TypeError
-        If ``optimizer`` is not one of these; ``torch.optim`` lacks Lion, Signum, AdEMAMix, LARS and LAMB.
+        If ``optimizer`` is not one of these; ``torch.optim`` lacks Lion, Signum, AdEMAMix, LARS, LAMB
+        and Schedule-Free.
     ValueError
         If a group has what torch's class does not: ``form="classic"`` (:meth:`gdm.SGD.to_form` converts a state),
         ``lr_scale`` other than 1, or decoupled weight decay in SGD.
@@ -134,7 +135,8 @@ def load_state_dict(optimizer: Optimizer, state_dict: Mapping[str, Any]) -> None
     ImportError
         If torch is missing.
     TypeError
-        If ``optimizer`` is not one of these; ``torch.optim`` lacks Lion, Signum, AdEMAMix, LARS and LAMB.
+        If ``optimizer`` is not one of these; ``torch.optim`` lacks Lion, Signum, AdEMAMix, LARS, LAMB
+        and Schedule-Free.
     gdm.CheckpointError
         If anything does not fit: another class, other groups, shapes or dtypes, options that are unknown, missing or
         outside gdm's ranges; or an optimizer with an option that torch's class does not have, as for
