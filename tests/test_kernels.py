@@ -270,6 +270,8 @@ def test_numbers_are_not_trivial():
 @every_case
 def test_updates_are_not_trivial(rule, dtype, options):
     """Few results are NaN, and what is written changes."""
+    if options.get("rho") == 1.0 or (options.get("adapt") and options.get("trust_coefficient") == 0.0):
+        pytest.skip("with these options the averages or the step are 0 times something")
     arrays = buffers(rule, options, dtype, 1000)
     wanted = expected(rule, arrays, options)
     for name, x in wanted.items():
