@@ -32,7 +32,7 @@ from scipy.optimize import OptimizeResult, minimize
 import gdm
 from gdm.demo.progress import Progress
 
-OURS = ["gradient_descent", "momentum", "nesterov", "adam"]
+OURS = ["gradient_descent", "momentum", "nesterov", "adam", "schedule_free"]
 SCIPYS = ["CG", "BFGS", "L-BFGS-B"]
 REDUCTION, MAXITER = 1e-3, 10_000
 LOAD_SECONDS = 6  # a problem that takes longer to make, and to evaluate once, is left out, and named
@@ -41,6 +41,7 @@ STYLES = {
     "momentum": ("#0072B2", "-"),
     "nesterov": ("#009E73", "-"),
     "adam": ("#D55E00", "-"),
+    "schedule_free": ("#CC79A7", "-"),
     "CG": ("#999999", "--"),
     "BFGS": ("#999999", ":"),
     "L-BFGS-B": ("#000000", "--"),

@@ -145,7 +145,13 @@ def test_images_are_drawn(tmp_path):
     pytest.importorskip("sklearn")
     script = runpy.run_path(str(ROOT / "docs" / "images.py"))
     assert {schedule.kind for schedule in script["SCHEDULES"]} == SCHEDULES
-    for name, options in {"forms": {}, "schedules": {}, "precision": {"epochs": 1}, "bytes": {}}.items():
+    for name, options in {
+        "forms": {},
+        "schedules": {},
+        "precision": {"epochs": 1},
+        "bytes": {},
+        "methods": {"epochs": 1, "rates": [0.01], "seeds": [0]},
+    }.items():
         script[f"draw_{name}"](tmp_path / f"{name}.png", **options)
         kept, drawn = (folder / f"{name}.png" for folder in (ROOT / "docs" / "images", tmp_path))
         assert drawn.read_bytes()[:24] == kept.read_bytes()[:24]  # a PNG of the same size

@@ -17,6 +17,7 @@ import gdm
 from gdm import scipy as methods
 
 NAMES = methods.__all__
+SINGLE = [name for name in NAMES if name != "schedule_free"]  # those that walk through the points that they judge
 PLAIN = {
     "gradient_descent": lambda x, lr: gdm.SGD(x, lr=lr),
     "momentum": lambda x, lr: gdm.SGD(x, lr=lr, momentum=0.9),
@@ -84,7 +85,7 @@ def run(name, fun, x0, jac=True, **others):
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 @pytest.mark.parametrize("lr", [1e-3, gdm.schedules.cosine(1e-3, steps=50)], ids=["constant", "schedule"])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", SINGLE)
 def test_a_given_rate_walks_the_path_of_the_optimizer_bit_for_bit(name, lr, dtype):
     points, rates = [], []
 
@@ -106,7 +107,30 @@ def test_a_given_rate_walks_the_path_of_the_optimizer_bit_for_bit(name, lr, dtyp
     assert result.lr == rates[-1]
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_schedule_free_reports_the_averages_bit_for_bit(dtype):
+    """The gradients are those at the points of train mode; the results are those of eval mode."""
+    points = []
+    x = np.array([-1.2, 1.0, 0.3], dtype)
+    options = {"lr": 1e-3, "maxiter": 40, "gtol": 0}
+    result = run("schedule_free", rosen, x, rosen_der, callback=lambda xk: points.append(xk), options=options)
+    opt = gdm.ScheduleFreeSGD(x, lr=1e-3)
+    for k in range(40):
+        opt.step(rosen_der(x).astype(dtype))
+        walked = x.copy()
+        opt.eval()
+        assert points[k].tobytes() == x.tobytes()
+        opt.train()
+        x[:] = walked
+    assert (result.nit, result.nfev, result.njev) == (40, 81, 81)
+
+
+def test_schedule_free_refuses_bounds():
+    with pytest.raises(ValueError, match=r"^bounds: schedule_free cannot handle them"):
+        run("schedule_free", rosen, [0.0, 0.0], rosen_der, bounds=[(0, 1), (0, 1)])
+
+
+@pytest.mark.parametrize("name", SINGLE)
 def test_a_given_rate_with_bounds_projects_each_step(name):
     points = []
     low, high = np.array([-1.5, 0.5]), np.array([0.5, 2.0])
@@ -543,7 +567,7 @@ BOX = {
 
 @pytest.mark.parametrize("bounds", BOX)
 @pytest.mark.parametrize("jac", [rosen_der, None], ids=["jac", "differences"])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", SINGLE)
 def test_bounds_hold_at_every_evaluation_and_the_solution_is_constrained(name, jac, bounds):
     points = []
 

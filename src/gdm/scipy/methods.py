@@ -9,7 +9,8 @@ from typing import Any, TypedDict, Unpack
 
 import numpy as np
 
-from .. import SGD, Adam
+from .. import SGD, Adam, ScheduleFreeSGD
+from .averaged import AveragedWalk
 from .box import Array, Box
 from .objective import Objective
 from .run import Rules, Run, reporter
@@ -237,7 +238,57 @@ def adam(
     return _minimize(Method("adam", make, True), fun, x0, args, options)
 
 
-def _minimize(method: Method, fun: Callable[..., Any], x0: Any, args: Any, options: Common) -> Any:
+AVERAGED = """
+    momentum : float, default 0.9
+        How much of the average is in the points at which gradients are computed, in (0, 1).
+    warmup_steps : float, default 0
+        The learning rate rises linearly over so many iterations."""
+
+
+@_documented("gdm.ScheduleFreeSGD", AVERAGED)
+def schedule_free(
+    fun: Callable[..., Any],
+    x0: Any,
+    args: Any = (),
+    *,
+    momentum: float = 0.9,
+    warmup_steps: float = 0.0,
+    **options: Unpack[Common],
+) -> Any:
+    """Schedule-Free gradient descent, for ``scipy.optimize.minimize(method=gdm.scipy.schedule_free)``.
+
+    Notes
+    -----
+    The updates are those of :class:`gdm.ScheduleFreeSGD`. The points of the run are the averages; an iteration also
+    evaluates ``fun`` where the gradient is computed. Bounds are refused. This method does not search along its steps:
+    with ``lr="auto"`` it restarts from the best point, with twice the rate after a cycle of iterations that lowered
+    the value, and with a quarter of it after one that did not.
+
+    Examples
+    --------
+    >>> import gdm
+    >>> from scipy.optimize import minimize, rosen, rosen_der
+    >>> result = minimize(rosen, [-1.2, 1.0], jac=rosen_der, method=gdm.scipy.schedule_free, options={"gtol": 1e-3})
+    >>> result.success, result.x.round(2)
+    (True, array([1., 1.]))
+    """
+    if options.get("bounds") is not None:
+        raise ValueError("bounds: schedule_free cannot handle them, since its iterates cannot be projected")
+
+    def make(x: Array, lr: Any) -> ScheduleFreeSGD:
+        return ScheduleFreeSGD(x, lr=lr, momentum=momentum, warmup_steps=warmup_steps)
+
+    return _minimize(Method("schedule_free", make, False), fun, x0, args, options, AveragedWalk)
+
+
+def _minimize(
+    method: Method,
+    fun: Callable[..., Any],
+    x0: Any,
+    args: Any,
+    options: Common,
+    make_walk: type[Walk] = Walk,
+) -> Any:
     _require_scipy()
     _warn(method.name, options)
     x = _initial(x0)
@@ -255,7 +306,7 @@ def _minimize(method: Method, fun: Callable[..., Any], x0: Any, args: Any, optio
         options.get("finite_diff", "2-point"),
         options.get("finite_diff_rel_step"),
     )
-    walk = Walk(method, x, objective, box)
+    walk = make_walk(method, x, objective, box)
     run = Run(method.name, walk.first, rules, report, bool(options.get("disp", False)))
     rate = walk.searching(run) if isinstance(lr, str) else walk.plain(run, lr)
     return run.result(objective.nfev, objective.njev, rate)

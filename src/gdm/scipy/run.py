@@ -60,7 +60,7 @@ class Run:
         self._name, self._rules, self._disp = name, rules, disp
         self._report = report
         self.nit = 0
-        self.best = self._lowest = self._first = first
+        self.best = self._lowest = self.first = first
         self._falls = deque([first.fun], maxlen=STAGNATION + 1)  # the lowest value after each of the last iterations
         self.status: int | None = None
         self.message = ""
@@ -94,7 +94,7 @@ class Run:
 
     def _is_better(self, point: Point) -> bool:
         """Whether it has a lower value; among values that only rounding may separate, the smaller gradient counts."""
-        lowest, first = self._lowest.fun, self._first.fun
+        lowest, first = self._lowest.fun, self.first.fun
         margin = noise(lowest, point.x.dtype)
         if point.fun < lowest - margin:
             return True
