@@ -492,7 +492,7 @@ def test_arrays_of_jax_are_gradients(backend):
     assert refused == [
         "ValueError params[0] is read-only",
         "ValueError param is read-only",
-        "TypeError grads[0] has dtype bfloat16; expected float32 or float64",
-        "TypeError grads[0] has dtype int32; expected float32 or float64",
+        "TypeError grads[0] has dtype bfloat16; expected float32, float64 or float16, which NumPy can read by DLPack",
+        "TypeError grads[0] has dtype int32; expected float64, float32, float16 or bfloat16",
     ]
     assert deleted.startswith("TypeError grads cannot be read by DLPack: ")
