@@ -77,6 +77,7 @@ union constants {
 struct choice {
     unsigned variant; /* of the kernel */
     unsigned first;   /* the switch to add in an entry's first step; 0 if the rule has no special first step */
+    unsigned prepare; /* the switch to add while a step is prepared; 0 if the rule's steps need no preparation */
     unsigned used;    /* a bit for each state that is in use */
 };
 
@@ -145,6 +146,7 @@ enum kind {
     three_betas,
     etas,
     step_sizes,
+    phase,
 };
 
 /* The rows of rules.def, for code that enumerates them. The scalars follow the options. */
@@ -153,7 +155,7 @@ struct option_info {
     enum kind kind;
     size_t offset; /* in the argument struct */
 };
-enum state_kind { plain, square }; /* see rules.def */
+enum state_kind { plain, square, work }; /* see rules.def */
 struct state_info {
     const char *name;
     const char *option; /* the option that needs it; NULL if it is always used */

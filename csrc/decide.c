@@ -20,7 +20,9 @@ static gdm_status find_norm(gdm_plan *plan, double *norm, int *finite) {
     return status;
 }
 
-static void clear_grads(const gdm_plan *plan) {
+void gdm_plan_skip(gdm_plan *plan) {
+    plan->skipped++;
+    if (!plan->around.clear_grads) return;
     for (size_t i = 0; i < plan->count; i++)
         if (plan->entries[i].data[GRAD] && plan->entries[i].n)
             memset(plan->entries[i].data[GRAD], 0,
@@ -45,11 +47,7 @@ gdm_status gdm_plan_decide(gdm_plan *plan) {
     }
     plan->grad_norm = norm;
     plan->was_skipped = !finite && around->nonfinite == GDM_SKIP;
-    if (plan->was_skipped) {
-        plan->skipped++;
-        if (around->clear_grads) clear_grads(plan);
-        return GDM_OK;
-    }
+    if (plan->was_skipped) return GDM_OK;
     if (around->max_grad_norm > 0) {
         const double clip = around->max_grad_norm / (norm + 1e-6);
         if (!(clip >= 1)) factor = factor * clip; /* NaN, too */

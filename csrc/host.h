@@ -14,7 +14,8 @@
 
 /* ---- macros for the rules' files -------------------------------------------------------------------------------- */
 
-/* CHOOSE(rule) checks the options against each other and sets out->variant and out->first, which are 0 at first.
+/* CHOOSE(rule) checks the options against each other and sets out->variant, out->first and out->prepare, which
+ * are 0 at first.
  * COMPUTE(rule) computes the constants, and the scalars after this step. */
 #define UNUSED __attribute__((unused))
 #define CHOOSE(rule)                                                                                                   \
@@ -137,6 +138,7 @@ static inline double largest_finite(enum dtype dtype) {
 #define TYPE_form int
 #define TYPE_factors const void *
 #define TYPE_count uint64_t
+#define TYPE_phase int
 #define LEGAL_not_negative(x, dtype) ((x) >= 0 && (x) <= largest_finite(dtype))
 #define LEGAL_below_one(x, dtype) ((x) >= 0 && (x) < 1)
 #define LEGAL_up_to_one(x, dtype) ((x) >= 0 && (x) <= 1)
@@ -148,6 +150,7 @@ static inline double largest_finite(enum dtype dtype) {
 #define LEGAL_form(x, dtype) ((x) == GDM_FORM_TORCH || (x) == GDM_FORM_CLASSIC)
 #define LEGAL_factors(x, dtype) ((void)(x), 1)
 #define LEGAL_count(x, dtype) ((x) >= 1)
+#define LEGAL_phase(x, dtype) ((void)(x), 1)
 
 #define GDM_OPTION(name, kind, status, must, meaning)                                                                  \
     static inline gdm_status check_option_##name(TYPE_##kind x, enum dtype dtype) {                                    \
@@ -181,7 +184,7 @@ static inline double largest_finite(enum dtype dtype) {
         unsigned k = 0;                                                                                                \
         GDM_OPTIONS_##rule(CHECK, rule);                                                                               \
         GDM_SCALARS_##rule(CHECK_SCALAR, rule);                                                                        \
-        *out = (struct choice){0, 0, 0};                                                                               \
+        *out = (struct choice){0, 0, 0, 0};                                                                            \
         GDM_STATES_##rule(USED, USED_WITH);                                                                            \
         (void)k;                                                                                                       \
         return choose_##rule(args, out);                                                                               \

@@ -74,6 +74,7 @@ struct stages {
     double weight;        /* of the parameter in its average */
     uint8_t clear;        /* sets the gradients to 0 */
     uint8_t on_all;       /* some of these concern every entry, so that all are updated tile by tile */
+    uint8_t preparing;    /* this is no step: only states of the kind `work` are written */
 };
 
 struct gdm_plan {
@@ -132,9 +133,15 @@ gdm_status gdm_plan_run_swap(gdm_plan *plan, gdm_mode mode);
 /* gdm_plan_step without its checks of the buffers. GDM_ERR_ISA and GDM_ERR_NONFINITE are the only possible errors. */
 gdm_status gdm_plan_run(gdm_plan *plan);
 
+/* gdm_plan_prepare without its checks of the buffers. If plan->was_skipped is set then, the step will be skipped. */
+gdm_status gdm_plan_run_preparation(gdm_plan *plan);
+
 /* Decides what this step does to the gradients, and whether it is skipped: sets plan->stages, grad_norm and
  * was_skipped. Called in the default floating-point mode. */
 gdm_status gdm_plan_decide(gdm_plan *plan);
+
+/* What a step does that is skipped. */
+void gdm_plan_skip(gdm_plan *plan);
 
 /* Updates the elements of an entry from first, a multiple of BLOCK, to last - 1: tile by tile, with the kernel of a
  * rule and all stages that the plan and the entry ask for. */

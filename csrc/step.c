@@ -15,7 +15,8 @@ static void prepare(const gdm_plan *plan, const struct group *group, union args 
     const struct rule_info *rule = &gdm_rules[group->rule];
     if (rule->step) *(uint64_t *)((char *)args + rule->step) = steps + 1;
     for (unsigned k = 0; k < rule->scalars; k++) *(double **)((char *)args + rule->scalar[k]) = &scalars[k];
-    prepared->variant = group->choice.variant | (steps ? 0 : group->choice.first);
+    prepared->variant = group->choice.variant | (steps ? 0 : group->choice.first) |
+                        (plan->stages.preparing ? group->choice.prepare : 0);
     rule->compute(args, cache, &prepared->constants, next_scalars);
     prepared->constants.any.grad_scale *= plan->stages.kernel_factor;
 }
@@ -108,8 +109,7 @@ struct walk {
     atomic_int left_out; /* whether some entry was left out */
 };
 
-static void update_piece(void *context, size_t piece) {
-    struct walk *walk = context;
+static inline void walk_piece(struct walk *walk, size_t piece, int preparing) {
     const gdm_plan *plan = walk->plan;
     const struct piece *from = &plan->pieces[piece], *to = from + 1;
     struct own own;
@@ -118,11 +118,21 @@ static void update_piece(void *context, size_t piece) {
     for (size_t i = from->entry; i <= to->entry && i < plan->count; i++, first = 0) {
         const struct entry *entry = &plan->entries[i];
         const size_t last = i < to->entry ? entry->n : to->element;
+        if (preparing && !plan->groups[entry->group].choice.prepare) continue;
         if (!entry->data[GRAD])
             atomic_store_explicit(&walk->left_out, 1, memory_order_relaxed);
         else if (first < last)
             update_range(plan, plan->groups, walk->isa, entry, first, last, &own);
     }
+}
+
+static void update_piece(void *walk, size_t piece) {
+    walk_piece(walk, piece, 0);
+}
+
+/* The same for the rules that need a preparation, and for no others. */
+static void prepare_piece(void *walk, size_t piece) {
+    walk_piece(walk, piece, 1);
 }
 
 /* Updates everything on this thread. Returns whether some entry was left out. */
@@ -285,6 +295,7 @@ gdm_status gdm_plan_run(gdm_plan *plan) {
     if (__builtin_expect(plan->asks, 0)) {
         const gdm_status status = gdm_plan_decide(plan);
         if (status || plan->was_skipped) {
+            if (!status) gdm_plan_skip(plan);
             restore_fp_mode(found);
             return status;
         }
@@ -299,6 +310,35 @@ gdm_status gdm_plan_run(gdm_plan *plan) {
     plan->updates++;
     restore_fp_mode(found);
     return GDM_OK;
+}
+
+/* Computes the constants of the groups whose rule needs a preparation: those for it, or those for a step. */
+static void prepare_groups(gdm_plan *plan, int preparing) {
+    plan->stages.preparing = (uint8_t)preparing;
+    for (struct group *group = plan->groups, *end = group + plan->group_count; group < end; group++)
+        if (group->choice.prepare) prepare_group(plan, group);
+}
+
+gdm_status gdm_plan_run_preparation(gdm_plan *plan) {
+    const struct isa *isa = gdm_active_isa();
+    if (!isa) return GDM_ERR_ISA;
+    const fp_mode found = set_default_fp_mode();
+    const double norm = plan->grad_norm; /* that of the last step, which this is not */
+    gdm_status status = GDM_OK;
+    plan->was_skipped = 0;
+    if (plan->asks) status = gdm_plan_decide(plan);
+    plan->grad_norm = norm;
+    if (!status && !plan->was_skipped) {
+        int elsewhere;
+        const unsigned threads = gdm_plan_threads(plan, &elsewhere);
+        struct walk walk = {plan, isa, 0};
+        if (plan->unsettled) settle(plan);
+        prepare_groups(plan, 1);
+        gdm_plan_spread(plan, threads, elsewhere, plan->piece_count, prepare_piece, &walk);
+        prepare_groups(plan, 0);
+    }
+    restore_fp_mode(found);
+    return status;
 }
 
 gdm_status gdm_plan_check_memory(gdm_plan *plan) {
@@ -322,4 +362,12 @@ gdm_status gdm_plan_step(gdm_plan *plan) {
     if (plan->mode != GDM_TRAIN) return GDM_ERR_MODE;
     const gdm_status status = gdm_plan_check_memory(plan);
     return status ? status : gdm_plan_run(plan);
+}
+
+gdm_status gdm_plan_prepare(gdm_plan *plan) {
+    if (!plan) return GDM_ERR_NULL;
+    plan->error = plan->other = SIZE_MAX;
+    if (plan->mode != GDM_TRAIN) return GDM_ERR_MODE;
+    const gdm_status status = gdm_plan_check_memory(plan);
+    return status ? status : gdm_plan_run_preparation(plan);
 }

@@ -63,14 +63,19 @@ static inline enum state_kind kind_of(const struct tiles *all, size_t k) {
     return gdm_rules[all->plan->groups[all->entry->group].rule].state[k - STATE].kind;
 }
 
+/* As which kind a state is stored in int8. */
+static inline enum state_kind int8_kind_of(const struct tiles *all, size_t k) {
+    return kind_of(all, k) == square ? square : plain;
+}
+
 /* The tile of a buffer in the compute dtype: the buffer's own memory, or scratch. */
 static void *load(const struct tiles *all, size_t k, size_t first, size_t n) {
     const unsigned dtype = all->details->dtypes[k], computed_in = all->entry->dtype;
     void *stored = place(all->entry->data[k], dtype, first), *wide = all->scratch + k * APART;
     if (is_direct(all, k)) return stored;
     if (k >= STATE && dtype == INT8)
-        all->isa->load_int8[kind_of(all, k)][computed_in](wide, stored,
-                                                          all->details->scales[k - STATE] + first / SCALE_BLOCK, n);
+        all->isa->load_int8[int8_kind_of(all, k)][computed_in](
+            wide, stored, all->details->scales[k - STATE] + first / SCALE_BLOCK, n);
     else if (k == PARAM && all->details->low_bits)
         all->isa->load_split(wide, stored, all->details->low_bits + first, n);
     else
@@ -85,7 +90,7 @@ static void store(const struct tiles *all, size_t k, size_t first, size_t n, con
     void *stored = place(all->entry->data[k], dtype, first);
     if (is_direct(all, k)) return;
     if (k >= STATE && dtype == INT8)
-        isa->store_int8[kind_of(all, k)][computed_in](stored, all->details->scales[k - STATE] + first / SCALE_BLOCK,
+        isa->store_int8[int8_kind_of(all, k)][computed_in](stored, all->details->scales[k - STATE] + first / SCALE_BLOCK,
                                                       wide, n, key_of(all->seed, k, first), (uint32_t)first);
     else if (k == PARAM && all->details->low_bits)
         isa->store_split(stored, all->details->low_bits + first, wide, n);
@@ -137,6 +142,12 @@ static void update_tile(const struct tiles *all, size_t first, size_t n) {
     for (size_t k = 0; k < MAX_BUFFERS; k++) buffers[k] = k != GRAD && is_used(all, k) ? load(all, k, first, n) : NULL;
     buffers[GRAD] = (void *)load_grad(all, first, n);
     all->run(buffers, n, all->constants);
+    if (all->plan->stages.preparing) {
+        for (size_t k = STATE; k < MAX_BUFFERS; k++)
+            if (buffers[k] && kind_of(all, k) == work)
+                store(all, k, first, n, buffers[k], all->plan->around.rounding);
+        return;
+    }
     for (size_t k = 0; k < MAX_BUFFERS; k++)
         if (k != GRAD && k != SCALE && buffers[k]) store(all, k, first, n, buffers[k], all->plan->around.rounding);
     if (all->details->copy.data) write_copy(all, first, n, buffers[PARAM]);

@@ -22,7 +22,8 @@ from gdm import _checks
 from gdm._backend import native
 
 RULES = native.rules() if native is not None else json.loads(os.environ["GDM_TEST_RULES"])
-CLASSES = [x for x in map(gdm.__dict__.get, gdm.__all__) if isinstance(x, type) and hasattr(x, "load_state_dict")]
+ALL_CLASSES = [x for x in map(gdm.__dict__.get, gdm.__all__) if isinstance(x, type) and hasattr(x, "load_state_dict")]
+CLASSES = [cls for cls in ALL_CLASSES if cls is not gdm.Muon]  # its parameters are matrices: see test_muon.py
 DTYPES = {"f32": np.dtype(np.float32), "f64": np.dtype(np.float64)}
 LARGE = 1_000_003  # elements enough for several threads, and not a multiple of anything
 
@@ -71,6 +72,7 @@ VALUES: dict[str, list] = {
     "warmup_steps": [0.0, 10.0],
     "r": [0.0, 1.5],
     "weight_lr_power": [2.0, 0.5, 0.0],
+    "prepare": [False, True],
 }
 # Options that have another meaning in these rules.
 OWN_VALUES: dict[tuple[str, str], list] = {
@@ -147,6 +149,12 @@ def names(rule: str, options: dict) -> list[str]:
     optional = [name for name, needs in states.items() if needs and options.get(needs)]
     always = [name for name, needs in states.items() if not needs]
     return ["param", *always, "grad", *optional, *(["lr_scale"] if options.get("lr_scale") else [])]
+
+
+def written(rule: str, options: dict) -> set[str]:
+    """The buffers that a call with these options changes."""
+    work = set(RULES[rule]["work"])
+    return work if options.get("prepare") else set(names(rule, options)) - work - {"grad", "lr_scale"}
 
 
 def call(rule: str, arrays: dict, options: dict, *, native: bool = True) -> None:

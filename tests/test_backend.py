@@ -146,6 +146,7 @@ WITHOUT_THE_MODULE = [
     "test_refused_changes.py",
     "test_random_operations.py",
     "test_all_or_nothing.py",
+    "test_muon.py",
 ]
 
 

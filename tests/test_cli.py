@@ -23,6 +23,8 @@ def test_info_prints_what_is_in_use(capsys, backend):
     assert rows["NumPy"] == np.__version__
     assert "-ffp-contract=off" in rows["flags"]
     assert rows.keys() >= {"threads", "compiler", "Python", "machine"}
+    assert "Muon" in rows["products"]
+    assert "differ between machines" in rows["products"]
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["info", "--help"], ["demo", "--help"], ["--version"]])

@@ -11,7 +11,7 @@ import pytest
 
 import gdm
 from gdm import _checks
-from gdm.optimizer.state import SQUARES
+from gdm.optimizer.state import SQUARES, WORK
 from gdm.reference import _ademamix, formula
 from support import DTYPES, RULES, buffers, call, describe, function, names, numbers, option_cases, plain
 
@@ -98,7 +98,7 @@ def exact_update(rule, arrays, options, dtype):
         return once((number.value > 0) - (number.value < 0))
 
     lr, decay = Fraction(options["lr"]), Fraction(options.get("weight_decay", 0))
-    decoupled = rule in ("lion", "ademamix") or options.get("decoupled_weight_decay", False)
+    decoupled = rule in ("lion", "ademamix", "muon") or options.get("decoupled_weight_decay", False)
     shrink = double(lr * decay) if decoupled else Fraction(0)
     rate, (now, ahead) = lr, (None, None)
     if rule == "asgd":
@@ -181,6 +181,7 @@ def exact_update(rule, arrays, options, dtype):
             g = g + once(decay) * p
         if "lr_scale" in b:
             eta, keep = once(rate) * b["lr_scale"], one - once(shrink) * b["lr_scale"]
+        before = p
         p = keep * p
         if rule == "sgd":
             p = p - eta * g
@@ -266,6 +267,13 @@ def exact_update(rule, arrays, options, dtype):
             z = p if options["step"] == 1 else b["z"]
             p = (p + newest * (z - p)) - step_share * step
             b["z"] = z - step
+        elif rule == "muon":
+            rest = once(double(1 - Fraction(options["momentum"])))
+            v = mu * b["velocity"] + rest * g
+            if options["prepare"]:
+                p, b["update"] = before, mu * v + rest * g if options["nesterov"] else v
+            else:
+                p, b["velocity"] = p - eta * b["update"], v
         else:
             raise NotImplementedError(f"{rule} needs its formula here")
         new.append({**b, "param": p})
@@ -414,6 +422,7 @@ def test_reference_and_compiled_functions_have_the_same_names_and_signatures():
 def test_options_are_those_of_the_table():
     domains = {"not_negative": _checks.NOT_NEGATIVE, "below_one": _checks.BELOW_ONE, "up_to_one": _checks.UP_TO_ONE}
     others = {"form": "form", "step": "count", "lr_scale": "factors", "etas": "etas", "step_sizes": "step_sizes"}
+    others["prepare"] = "phase"
     for rule in RULES.values():
         for name, kind in rule["options"].items():
             if kind in domains:
@@ -426,3 +435,4 @@ def test_options_are_those_of_the_table():
         for name, needs in rule["states"].items():
             assert _checks.OPTIONAL_STATES.get(name) == needs
             assert (name in SQUARES) == (name in rule["squares"])
+            assert (name in WORK) == (name in rule["work"])

@@ -32,6 +32,7 @@ DECLARATIONS = {
     "count": "uint64_t {}",
     "factors": "const void *{}",
     "scalar": "double *{}",
+    "phase": "int {}",
 }
 
 

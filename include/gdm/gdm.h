@@ -692,6 +692,40 @@ gdm_status gdm_schedule_free_adamw_f32(float *param, float *z, float *exp_avg_sq
                                        const gdm_schedule_free_adamw_args *args);
 gdm_status gdm_schedule_free_adamw_f64(double *param, double *z, double *exp_avg_sq, const double *grad, size_t n,
                                        const gdm_schedule_free_adamw_args *args);
+
+/* ---- Muon, for matrices --------------------------------------------------------------------------------------------
+ *
+ *     v = momentum * v + (1 - momentum) * g
+ *     update = v                                          only with prepare, which changes nothing else
+ *     update = momentum * v + (1 - momentum) * g          instead, if nesterov
+ *
+ *     p = p * (1 - lr * weight_decay)                     without prepare; the decay is always decoupled
+ *     p = p - lr * update
+ *
+ * An update takes two calls, with the same velocity and gradient. After the first one, with prepare, the caller
+ * replaces the matrix in `update` by an orthogonal one near it, times a factor that may depend on the shape. That is a
+ * matter of matrix products, for which this library has no function. In a plan gdm_plan_prepare stands for the first
+ * call.
+ *
+ * Source: K. Jordan et al., "Muon: an optimizer for hidden layers in neural networks", 2024.
+ */
+typedef struct gdm_muon_args {
+    size_t size;          /* sizeof(gdm_muon_args) */
+    double lr;            /* the learning rate, >= 0 */
+    double momentum;      /* how much of the velocity or of an average is kept, in [0, 1) */
+    double weight_decay;  /* the weight decay, >= 0 */
+    int nesterov;         /* look ahead along the velocity; needs momentum > 0 */
+    int maximize;         /* go up the gradient instead of down */
+    int prepare;          /* only write `update`, the matrix to orthogonalize; a plan sets this itself */
+    const void *lr_scale; /* NULL, or n factors of the learning rate, of the element type; only read */
+} gdm_muon_args;
+
+#define GDM_MUON_DEFAULTS {sizeof(gdm_muon_args), 0.001, 0.95, 0.1, 1, 0, 0, NULL}
+
+gdm_status gdm_muon_f32(float *param, float *velocity, float *update, const float *grad, size_t n,
+                        const gdm_muon_args *args);
+gdm_status gdm_muon_f64(double *param, double *velocity, double *update, const double *grad, size_t n,
+                        const gdm_muon_args *args);
 /* <<< rules */
 
 /* ---- Buffers --------------------------------------------------------------------------------------------------- */
@@ -767,6 +801,7 @@ typedef enum gdm_rule {
     GDM_RULE_ADEMAMIX = 16,
     GDM_RULE_SCHEDULE_FREE_SGD = 17,
     GDM_RULE_SCHEDULE_FREE_ADAMW = 18,
+    GDM_RULE_MUON = 19,
     /* <<< rule numbers */
 } gdm_rule;
 

@@ -60,6 +60,8 @@
     X(schedule_free_sgd_f64, status)                                                                                   \
     X(schedule_free_adamw_f32, status)                                                                                 \
     X(schedule_free_adamw_f64, status)                                                                                 \
+    X(muon_f32, status)                                                                                                \
+    X(muon_f64, status)                                                                                                \
     X(plan_create, status)                                                                                             \
     X(plan_destroy, number)                                                                                            \
     X(plan_add_group, status)                                                                                          \
@@ -193,6 +195,8 @@ static inline int gdm_import(void) {
 #define gdm_schedule_free_sgd_f64 gdm_imported.schedule_free_sgd_f64
 #define gdm_schedule_free_adamw_f32 gdm_imported.schedule_free_adamw_f32
 #define gdm_schedule_free_adamw_f64 gdm_imported.schedule_free_adamw_f64
+#define gdm_muon_f32 gdm_imported.muon_f32
+#define gdm_muon_f64 gdm_imported.muon_f64
 #define gdm_plan_create gdm_imported.plan_create
 #define gdm_plan_destroy gdm_imported.plan_destroy
 #define gdm_plan_add_group gdm_imported.plan_add_group

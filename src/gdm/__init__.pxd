@@ -92,6 +92,7 @@ cdef extern from "gdm/import.h" nogil:
         RULE_ADEMAMIX "GDM_RULE_ADEMAMIX"
         RULE_SCHEDULE_FREE_SGD "GDM_RULE_SCHEDULE_FREE_SGD"
         RULE_SCHEDULE_FREE_ADAMW "GDM_RULE_SCHEDULE_FREE_ADAMW"
+        RULE_MUON "GDM_RULE_MUON"
 
     ctypedef enum rounding "gdm_rounding":
         NEAREST "GDM_NEAREST"
@@ -317,6 +318,16 @@ cdef extern from "gdm/import.h" nogil:
         double *weight_sum
         double *lr_max
 
+    ctypedef struct muon_args "gdm_muon_args":
+        size_t size
+        double lr
+        double momentum
+        double weight_decay
+        int nesterov
+        int maximize
+        int prepare
+        const void *lr_scale
+
     ctypedef struct buffer "gdm_buffer":
         void *data
         dtype dtype
@@ -402,6 +413,8 @@ cdef extern from "gdm/import.h" nogil:
     status schedule_free_sgd_f64 "gdm_schedule_free_sgd_f64"(double *param, double *z, const double *grad, size_t n, const schedule_free_sgd_args *args) noexcept
     status schedule_free_adamw_f32 "gdm_schedule_free_adamw_f32"(float *param, float *z, float *exp_avg_sq, const float *grad, size_t n, const schedule_free_adamw_args *args) noexcept
     status schedule_free_adamw_f64 "gdm_schedule_free_adamw_f64"(double *param, double *z, double *exp_avg_sq, const double *grad, size_t n, const schedule_free_adamw_args *args) noexcept
+    status muon_f32 "gdm_muon_f32"(float *param, float *velocity, float *update, const float *grad, size_t n, const muon_args *args) noexcept
+    status muon_f64 "gdm_muon_f64"(double *param, double *velocity, double *update, const double *grad, size_t n, const muon_args *args) noexcept
     status plan_create "gdm_plan_create"(plan **plan) noexcept
     void plan_destroy "gdm_plan_destroy"(plan *plan) noexcept
     status plan_add_group "gdm_plan_add_group"(plan *plan, rule rule, const void *args, size_t *group) noexcept

@@ -31,6 +31,7 @@ from ._backend import (
     lars,
     lion,
     momentum,
+    muon,
     nadam,
     radam,
     rmsprop,
@@ -59,6 +60,7 @@ from .optimizers import (
     AdamW,
     AdEMAMix,
     Lion,
+    Muon,
     NAdam,
     RAdam,
     RMSprop,
@@ -67,6 +69,7 @@ from .optimizers import (
     ScheduleFreeSGD,
     Signum,
 )
+from .orthogonal import newton_schulz
 from .reductions import accumulate, count_nonfinite, grad_norm
 
 if TYPE_CHECKING:
@@ -91,6 +94,7 @@ __all__ = [
     "Adamax",
     "CheckpointError",
     "Lion",
+    "Muon",
     "NAdam",
     "NonFiniteError",
     "OverlapError",
@@ -121,7 +125,9 @@ __all__ = [
     "lars",
     "lion",
     "momentum",
+    "muon",
     "nadam",
+    "newton_schulz",
     "radam",
     "reference",
     "rmsprop",

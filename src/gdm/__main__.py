@@ -8,6 +8,7 @@ import platform
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -97,12 +98,19 @@ def _info() -> int:
         "compiler": build["compiler"] if build else "none: the compiled module does not load",
         "flags": build["flags"] if build else "none",
         "NumPy": np.__version__,
+        "products": f"of Muon's matrices: by {_blas()}, whose bits differ between machines; gdm's own do not",
         "Python": f"{platform.python_version()} ({platform.python_implementation()})",
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs",
     }
     for name, value in rows.items():
         print(f"{name:9} {value}")
     return 0
+
+
+def _blas() -> str:
+    """The library that NumPy multiplies matrices with."""
+    built: Any = np.show_config(mode="dicts") or {}
+    return str(built.get("Build Dependencies", {}).get("blas", {}).get("name", "NumPy's library"))
 
 
 def _config(names: Sequence[str]) -> int:

@@ -37,7 +37,14 @@ Options = dict[str, Any]
 FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 HALF, BITS = np.dtype(np.float16), np.dtype(np.uint16)  # BITS: those of bfloat16, which NumPy does not have
 MAX_THREADS = 256  # GDM_MAX_THREADS
+MAX_NS_STEPS = 99  # of Newton and Schulz in Muon's step, as PyTorch has it
 FORMS = ("torch", "classic")
+# The options that are one of some words. Those of form are known by identity in the compiled module.
+WORDS: dict[str, tuple[str | None, ...]] = {
+    "form": FORMS,
+    "method": ("muon", "adamw"),  # of a group of Muon
+    "adjust_lr_fn": ("original", "match_rms_adamw", None),  # of Muon's class
+}
 
 
 class Domain(NamedTuple):
@@ -82,7 +89,7 @@ REALS = {
     "initial_accumulator_value": NOT_NEGATIVE,  # only the class has it
 }
 ETAS = (Domain(1.0, False, "in (0, 1)", above=0.0), Domain(math.inf, False, "finite and above 1", above=1.0))
-FLAGS = ("nesterov", "maximize", "decoupled_weight_decay", "centered", "amsgrad", "adapt")
+FLAGS = ("nesterov", "maximize", "decoupled_weight_decay", "centered", "amsgrad", "adapt", "prepare")
 # Some states exist only if an option is not 0.
 OPTIONAL_STATES = {"grad_avg": "centered", "momentum_buffer": "momentum", "max_exp_avg_sq": "amsgrad"}
 
@@ -162,6 +169,22 @@ def unbounded(checked: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
             yield name, value
 
 
+def coefficients(name: str, value: object) -> tuple[float, ...]:
+    """Returns the value as three floats. It must be three finite real numbers, of any sign."""
+    if not isinstance(value, (tuple, list)) or len(value) != 3:
+        raise TypeError(f"{name} must be three real numbers, not {_show(value)}")
+    return tuple(finite(f"{name}[{k}]", x) for k, x in enumerate(value))
+
+
+def word(name: str, value: object, words: tuple[str | None, ...]) -> str | None:
+    """Returns the one of some words that the value is equal to."""
+    for known in words:
+        if value is known or (isinstance(value, str) and value == known):
+            return known
+    *some, last = map(repr, words)
+    raise ValueError(f"{name} must be {', '.join(some)} or {last}, got {value!r}")
+
+
 def flag(name: str, value: object) -> bool:
     """Returns the value as a bool. It must be a bool or an int."""
     if not isinstance(value, (bool, np.bool_, int)):
@@ -191,10 +214,8 @@ def options(given: Mapping[str, Any]) -> Options:
     """Returns the checked options of a rule: each must be valid, and they must fit together."""
     checked: Options = {}
     for name, value in given.items():
-        if name == "form":
-            if not (isinstance(value, str) and value in FORMS):
-                raise ValueError(f"form must be 'torch' or 'classic', got {value!r}")
-            checked[name] = FORMS[FORMS.index(value)]  # the compiled module compares by identity
+        if name in WORDS:
+            checked[name] = word(name, value, WORDS[name])
         elif name in FLAGS:
             checked[name] = flag(name, value)
         elif name == "betas":
@@ -207,9 +228,13 @@ def options(given: Mapping[str, Any]) -> Options:
                 raise ValueError(f"step_sizes must not begin with the larger number, got {checked[name]!r}")
         elif name == "step":
             checked[name] = whole(name, value, 1, 2**63 - 1)
+        elif name == "ns_steps":
+            checked[name] = whole(name, value, 0, MAX_NS_STEPS)
+        elif name == "ns_coefficients":
+            checked[name] = coefficients(name, value)
         else:
             checked[name] = real(name, value, domain_of(name, given))
-    if checked.get("nesterov"):
+    if checked.get("nesterov") and "dampening" in checked:  # Muon's is another
         if checked["momentum"] == 0:
             raise ValueError("nesterov needs momentum > 0, got momentum=0.0")
         if checked["dampening"] != 0:

@@ -219,6 +219,7 @@ class OptimizerCore:
             arrays, _ = self._check_grads(given)
         self._check_params()
         writes, progress = self._numpy_step(arrays, lrs, engine.progress, scale)
+        self._check_params()  # a rule may have called code of the user's
 
         def put() -> None:
             self._write(writes)

@@ -80,6 +80,7 @@ static void set(union args *args, const struct option_info *option, int given, u
     case below_one:
     case up_to_one: *(double *)field = given ? unit * nth : 0; break;
     case flag:
+    case phase:
     case form: *(int *)field = given; break;
     case factors: *(const void **)field = given ? floats[SCALE] : NULL; break;
     case count: *(uint64_t *)field = nth; break;

@@ -81,7 +81,8 @@ cdef extern from "plan.h" nogil:
         STOCHASTIC "GDM_STOCHASTIC"
         RULES, F32, F64, BF16, F16, INT8, PARAM, GRAD, SCALE, STATE, MAX_STATES, MAX_SCALARS, MAX_BUFFERS
     enum kind:
-        not_negative, below_one, up_to_one, flag, form, factors, count, betas, scalar, three_betas, etas, step_sizes
+        not_negative, below_one, up_to_one, flag, form, factors, count, betas, scalar, three_betas, etas, step_sizes,
+        phase
     struct option_info:
         const char *name
         kind kind
@@ -91,7 +92,7 @@ cdef extern from "plan.h" nogil:
         const char *option
         int kind
     cdef enum:
-        square
+        square, work
     struct first_args "args_any":
         size_t size
         double lr
@@ -100,6 +101,7 @@ cdef extern from "plan.h" nogil:
         first_args any
     struct choice:
         unsigned used
+        unsigned prepare
     struct rule_info:
         const char *name
         unsigned states
@@ -150,6 +152,7 @@ cdef extern from "plan.h" nogil:
         buffer copy
     struct group:
         int rule
+        choice choice
         any_args args
     struct span:
         uintptr_t start, end
@@ -197,6 +200,7 @@ cdef extern from "plan.h" nogil:
     status gdm_plan_run(plan *plan)
     status gdm_plan_run_swap(plan *plan, mode_t mode)
     status gdm_plan_set_mode(plan *plan, mode_t mode)
+    status gdm_plan_run_preparation(plan *plan)
     bint gdm_is_tiled(const entry *entry, const details *details)
     status gdm_plan_set_step_args(plan *plan, const step_args *args)
     status gdm_plan_set_scale(plan *plan, double scale)

@@ -42,6 +42,7 @@ cdef class Engine:
     cdef list copies  # as user_arrays, or None; None without copies
     cdef seen *copy_places
     cdef bint is_one_array, is_sequence
+    cdef bint prepares  # some rule's steps need a preparation
     cdef bint has_norm  # a step has been made, which may have set plan.grad_norm
     cdef bint uint16  # an array of uint16 holds the bits of bfloat16
     cdef object started_from  # the Progress that the plan's counts go on from: see plan_steps
@@ -80,6 +81,7 @@ cdef class Engine:
                 status = gdm_plan_set_group_steps(self.plan, index, progress.group_steps[index])
             if status != OK:
                 refuse(status)
+            self.prepares = self.prepares or self.plan.groups[index].choice.prepare != 0
         self.bound_places = <seen *>PyMem_Calloc(3 * <size_t>len(params) + 1, sizeof(seen))
         if self.bound_places == NULL:
             raise MemoryError

@@ -46,23 +46,25 @@ def rules():
     """The table of rules (csrc/rules.def), for tests and benchmarks to enumerate.
 
     For each rule: ``states``, a dict from the name of a state to the option that needs it, or None; ``squares``, the
-    states that are never negative; ``scalars``, a dict
-    from the name of a scalar to its initial value; and ``options``, a dict from the name of an option to its kind.
+    states that are never negative; ``work``, those that hold something during a step only; ``scalars``, a dict from the
+    name of a scalar to its initial value; and ``options``, a dict from the name of an option to its kind.
     """
     kinds = {not_negative: "not_negative", below_one: "below_one", up_to_one: "up_to_one", flag: "flag", form: "form",
              factors: "factors", count: "count", betas: "betas", three_betas: "three_betas", etas: "etas",
-             step_sizes: "step_sizes"}
+             step_sizes: "step_sizes", phase: "phase"}
     cdef int i, k
     cdef double[MAX_SCALARS] initial
     table = {}
     for i in range(RULES):
-        states, squares, scalars, options = {}, [], {}, {}
+        states, squares, works, scalars, options = {}, [], [], {}, {}
         gdm_rules[i].begin(initial)
         for k in range(gdm_rules[i].states):
             needs = gdm_rules[i].state[k].option
             states[gdm_rules[i].state[k].name.decode()] = None if needs == NULL else needs.decode()
             if gdm_rules[i].state[k].kind == square:
                 squares.append(gdm_rules[i].state[k].name.decode())
+            if gdm_rules[i].state[k].kind == work:
+                works.append(gdm_rules[i].state[k].name.decode())
         k = 0
         while gdm_rules[i].options[k].name != NULL:
             name = gdm_rules[i].options[k].name.decode()
@@ -71,7 +73,8 @@ def rules():
             else:
                 options[name] = kinds[gdm_rules[i].options[k].kind]
             k += 1
-        table[gdm_rules[i].name.decode()] = {"states": states, "squares": squares, "scalars": scalars, "options": options}
+        table[gdm_rules[i].name.decode()] = {
+            "states": states, "squares": squares, "work": works, "scalars": scalars, "options": options}
     return table
 
 

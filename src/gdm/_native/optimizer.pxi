@@ -22,7 +22,8 @@ cdef class OptimizerCore:
     ``_flatten(grads)``, which returns a list; ``_check_grads(grads)``, which returns arrays and their sources, or None
     for a NumPy array; ``_label(what, i)``;
     ``_scheduled_rates(group, schedule, step, count)`` and ``_check_rate(group, rate)``; ``_numpy_step(grads, lrs,
-    progress, scale)``, a whole step in NumPy; ``_refuse_nonfinite(grads)``, which raises; and
+    progress, scale)``, a whole step in NumPy; ``_refuse_nonfinite(grads)``, which raises;
+    ``_finish_preparation(grads)``, which turns what a preparation wrote into what the step reads; and
     ``_set_for_all_groups(name, value)``.
     """
 
@@ -336,6 +337,7 @@ cdef class OptimizerCore:
         for i in range(engine.plan.group_count):
             lrs.append(engine.lr(i))
         writes, progress = self._numpy_step(grads, lrs, engine.progress(), scale)
+        self.check_params()  # a rule may have called code of the user's
         write_all(writes)
         engine.set_progress(progress)
         return 0
@@ -364,6 +366,43 @@ cdef class OptimizerCore:
                 refuse(status)
         finally:
             self.busy = 0
+
+    # ---- the gradients of a step, its preparation, and the step ----
+
+    cdef inline int take_grads(self, Engine engine, list items, bint are_bound) except -1:
+        """Puts the addresses of the gradients into the plan. Those that are bound may have moved since."""
+        cdef size_t i
+        cdef entry *e
+        cdef PyObject *grad
+        cdef PyObject **arrays = items_of(<PyObject *>items)
+        for i in range(engine.plan.count):
+            e = &engine.plan.entries[i]
+            grad = arrays[i]
+            if grad == <PyObject *>None:
+                e.data[GRAD] = NULL
+                continue
+            if are_bound and not is_unchanged(grad, engine.grad_flags(), &engine.bound_places[i], e):
+                self.stale("grads", i)
+            engine.set_grad(i, grad)
+        return 0
+
+    cdef int prepare(self, Engine engine, list items, bint are_bound) except -1:
+        """Prepares a step for the rules that need it. Code of the user's may run then, so all arrays are checked again.
+        Nothing has been written but what only the step reads."""
+        cdef int status
+        with nogil:
+            status = gdm_plan_run_preparation(engine.plan)
+        if status == ERR_NONFINITE:
+            self._refuse_nonfinite(items)
+        if status != OK:
+            refuse(status)
+        if engine.plan.was_skipped:
+            return 0
+        self._finish_preparation(items)
+        self.check_params()
+        if not are_bound and not engine.are_usable(items, False):
+            raise StaleBufferError("grads changed in the middle of the step")
+        return self.take_grads(engine, items, are_bound)
 
     def step(self, grads=None, double scale=1.0):
         """Updates every parameter and its state, in place.
@@ -395,12 +434,8 @@ cdef class OptimizerCore:
 
         After an exception nothing has changed.
         """
-        cdef size_t i
         cdef bint alone
         cdef list items
-        cdef entry *e
-        cdef PyObject *grad
-        cdef PyObject **arrays
         cdef Engine engine
         cdef int status
         self.lock()
@@ -416,7 +451,7 @@ cdef class OptimizerCore:
             if self.schedules:
                 self.set_scheduled_rates()  # runs user code: before anything is checked
             # While other threads or the reference run, the caller's list may change and release its arrays.
-            alone = engine.plan.elements < GIL_THRESHOLD and not use_reference
+            alone = engine.plan.elements < GIL_THRESHOLD and not use_reference and not engine.prepares
             if grads is not None:
                 items = self.checked_grads(grads, not alone, None)
             else:
@@ -424,21 +459,14 @@ cdef class OptimizerCore:
                 if engine.bound_sources is not None:
                     _foreign.look_again(items, engine.bound_sources)
             self.check_params()
-            arrays = items_of(<PyObject *>items)
-            for i in range(engine.plan.count):
-                e = &engine.plan.entries[i]
-                grad = arrays[i]
-                if grad == <PyObject *>None:
-                    e.data[GRAD] = NULL
-                    continue
-                if grads is None and not is_unchanged(grad, engine.grad_flags(), &engine.bound_places[i], e):
-                    self.stale("grads", i)
-                engine.set_grad(i, grad)
+            self.take_grads(engine, items, grads is None)
             if use_reference:
                 self.reference_step(items, scale)
                 return
             if scale != engine.plan.around.scale:
                 gdm_plan_set_scale(engine.plan, scale)
+            if engine.prepares:
+                self.prepare(engine, items, grads is None)
             if alone:
                 status = gdm_plan_run(engine.plan)
             else:

@@ -12,7 +12,7 @@ cdef inline double real(PyObject *x) noexcept:
 cdef inline bint set_option(void *field, kind kind, PyObject *x) noexcept:
     """Writes an option's value to its field of an argument struct; False for a value that _checks must check."""
     cdef int overflow, k, several = 3 if kind == three_betas else 2
-    if kind == flag:
+    if kind == flag or kind == phase:
         (<int *>field)[0] = x == Py_True
         return x == Py_True or x == Py_False
     if kind == form:
@@ -48,7 +48,7 @@ cdef bint read_options(any_args *args, int rule, dict options) except -1:
     memset(args, 0, sizeof(any_args))
     args.size = gdm_rules[rule].args_size
     for name in <list>option_names[rule]:
-        if option.kind not in (count, factors, scalar):  # a plan has these itself
+        if option.kind not in (count, factors, scalar, phase):  # a plan has these itself
             value = options[name]
             if not set_option(<char *>args + option.offset, option.kind, <PyObject *>value):
                 return False

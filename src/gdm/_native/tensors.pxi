@@ -442,6 +442,7 @@ cdef struct slot:
     uint8_t dtypes[MAX_BUFFERS]  # in which the parameter, the gradient and the states are stored
     uint8_t copy_dtype
     bint is_present  # this step updates it
+    bint is_prepared  # its update in this step has been prepared
     bint is_left  # PyTorch updates it in this step
     bint is_foreign  # PyTorch updates it
     bint is_nested  # the memory belongs to another tensor than the parameter
@@ -495,7 +496,8 @@ cdef class TensorEngine:
     The optimizer provides ``_lock``, an OptimizerCore that only one step at a time locks; ``_describe(group)``, which
     returns what ``groups`` below has for a group; ``_usable_grad(param, local, grad)``, which returns the gradient as a tensor like ``local``, or None if PyTorch must
     make the step; ``_step_by_torch(indices)``, which lets PyTorch update the parameters with these indices; and, for
-    stochastic rounding, ``updates``, how many steps have been made, and ``_count_update()``.
+    stochastic rounding, ``updates``, how many steps have been made, and ``_count_update()``; and, for rules whose steps
+    need a preparation, ``_finish_preparation(group, param, states)``, which turns what it wrote into what the step reads.
     """
 
     cdef plan *plan
@@ -514,6 +516,7 @@ cdef class TensorEngine:
     cdef size_t left  # how many more it updates in this step
     cdef size_t misfit  # the slot at which the plan was last found not to fit
     cdef bint hold  # steps must hold references to the gradients: other code may run during a step
+    cdef bint prepares  # some rule's steps need a preparation, after which other code runs
     cdef bint must_arrange  # buffers of the plan have moved
     cdef double scale  # what the plan multiplies the gradients by
     cdef bint random  # rounds stochastically: an entry has the index of its slot
@@ -550,6 +553,7 @@ cdef class TensorEngine:
             status = gdm_plan_add_group(self.plan, <rule_t><int>rule_numbers[rule], &args, &index)
             if status != OK:
                 refuse(status)
+            self.prepares = self.prepares or self.plan.groups[index].choice.prepare != 0
             self.plan_groups.append((index, rule))
             self.live.append(live)
         self.watch_groups(optimizer.param_groups)
@@ -572,7 +576,7 @@ cdef class TensorEngine:
         status = gdm_plan_arrange(self.plan)
         if status != OK:
             refuse(status)
-        self.hold = self.hold or bool(self.foreign) or self.plan.elements >= GIL_THRESHOLD_OF_TENSORS
+        self.hold = self.hold or self.prepares or bool(self.foreign) or self.plan.elements >= GIL_THRESHOLD_OF_TENSORS
 
     def __dealloc__(self):
         gdm_plan_destroy(self.plan)
@@ -1033,6 +1037,35 @@ cdef class TensorEngine:
             "gradient, in the middle of a step. It has not been updated, others may have been. No other thread, "
             "finalizer or code of a tensor's subclass may change parameters, states or gradients during a step")
 
+    cdef inline bint needs_preparation(self, slot *s) noexcept:
+        return s.is_present and self.plan.groups[self.plan.entries[s.entry].group].choice.prepare != 0
+
+    cdef bint prepare(self, optimizer) except -1:
+        """Prepares a step. Other code runs then, so everything is checked again; False if the plan no longer fits, or if
+        there is a gradient for which nothing has been prepared. Nothing has been written but what only the step reads.
+        """
+        cdef int status
+        cdef size_t i
+        cdef slot *s
+        with nogil:
+            status = gdm_plan_run_preparation(self.plan)
+        if status != OK:
+            refuse(status)
+        for i in range(self.slot_count):
+            s = &self.slots[i]
+            s.is_prepared = self.needs_preparation(s)
+        for i in range(self.slot_count):
+            s = &self.slots[i]
+            if s.is_prepared:
+                optimizer._finish_preparation(s.group, <object>s.param, (<tuple>self.slot_objects[i])[3])
+        if not self.gather(optimizer):
+            return False
+        for i in range(self.slot_count):
+            s = &self.slots[i]
+            if self.needs_preparation(s) and not s.is_prepared:
+                return False
+        return True
+
     def step(self, optimizer, unsigned threads, double scale, bint locked=False):
         """Makes a step, with at most so many threads; 0: as many as PyTorch uses. The gradients are multiplied by
         ``scale``.
@@ -1049,16 +1082,18 @@ cdef class TensorEngine:
                 gdm_plan_set_updates(self.plan, optimizer.updates, 0)
             if not self.gather(optimizer):
                 return False
-            if self.foreign or self.left:
-                self.step_by_torch(optimizer)
-            if self.mark_changed():
-                self.read_slots_again(optimizer)
             if scale != self.scale:
                 status = gdm_plan_set_scale(self.plan, scale)
                 if status != OK:
                     refuse(status)
                 self.scale = scale
             use_threads(self.plan, threads)
+            if self.prepares and not self.prepare(optimizer):
+                return False
+            if self.foreign or self.left:
+                self.step_by_torch(optimizer)
+            if self.mark_changed():
+                self.read_slots_again(optimizer)
             if not self.hold:
                 status = gdm_plan_run(self.plan)
             else:
@@ -1085,14 +1120,16 @@ def update_tensors(str rule, dict options, list params, list grads, list states,
 
     ``states`` has a list for each state of the rule, or None; ``steps`` the number of this step for each parameter, or a
     tensor that keeps the count of steps, or None if the rule does not count; ``scalars`` has a list of tensors for each
-    of the rule's scalars; ``copies`` a tensor or None for each parameter, or None; ``scale`` is a factor of the gradients. Returns -1; or
-    the index of a parameter that is not in order; or how many there are, if two share memory.
+    of the rule's scalars; ``copies`` a tensor or None for each parameter, or None; ``scale`` is a factor of the
+    gradients. With the option ``prepare`` only the last state is written. Returns -1; or the index of a parameter that
+    is not in order; or how many there are, if two share memory.
     """
     cdef plan *plan = NULL
     cdef any_args args
     cdef slot *slots = NULL
     cdef size_t i, count = <size_t>len(params), index
     cdef list changed = []
+    cdef bint prepare = options.get("prepare", False)
     cdef int status = gdm_plan_create(&plan)
     try:
         slots = <slot *>PyMem_Calloc(count + 1, sizeof(slot))
@@ -1110,7 +1147,7 @@ def update_tensors(str rule, dict options, list params, list grads, list states,
                 refuse(status)
             if status != OK:
                 return i
-            changed.append(params[i])
+            changed.append(states[len(states) - 1][i] if prepare else params[i])
             if copies is not None and copies[i] is not None:
                 changed.append(copies[i])
         status = gdm_plan_arrange(plan)
@@ -1126,11 +1163,13 @@ def update_tensors(str rule, dict options, list params, list grads, list states,
             status = gdm_plan_set_scale(plan, scale)
             if status != OK:
                 refuse(status)
-        changed = [param for param in changed if not count_version(<PyObject *>param)]
+        changed = [x for x in changed if not count_version(<PyObject *>x)]
         if changed:
             increment_version(changed)
         use_threads(plan, threads)
-        if plan.elements < GIL_THRESHOLD:
+        if prepare:
+            status = gdm_plan_run_preparation(plan)
+        elif plan.elements < GIL_THRESHOLD:
             status = gdm_plan_run(plan)
         else:
             with nogil:

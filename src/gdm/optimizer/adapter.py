@@ -11,7 +11,7 @@ from .. import _checks
 from .._checks import Array, Options
 from .array_update import ArrayUpdate as ArrayUpdate
 from .array_update import alike
-from .state import Wanted, allocate
+from .state import WORK, Wanted, allocate
 
 if TYPE_CHECKING:
     from .base import Optimizer
@@ -44,7 +44,7 @@ def state_names(optimizer: Optimizer) -> tuple[str, ...]:
 
 def is_plain(optimizer: Optimizer) -> bool:
     """Whether all parameters are float32 or float64, all states like their parameters, and there is nothing else."""
-    snapshot, names = optimizer._snapshot, optimizer._all_states()
+    snapshot, names = optimizer._snapshot, (*optimizer._all_states(), *WORK)
     return all(
         param.dtype in _checks.FLOATS and all(name in names and x.dtype == param.dtype for name, x in state.items())
         for param, state in zip(snapshot.params, snapshot.states, strict=True)
@@ -54,7 +54,7 @@ def is_plain(optimizer: Optimizer) -> bool:
 def initial_state(optimizer: Optimizer, param: Array, options: Options) -> dict[str, Array]:
     """The states that a parameter begins with under these hyperparameters."""
     starts = {name: options[option] for name, option in optimizer._initial.items()}
-    names = [name for name in optimizer._states_for(options) if name is not None]
+    names = [name for name in optimizer._states_for(options) if name is not None and name not in WORK]
     return {name: np.full(param.shape, starts.get(name, 0), param.dtype) for name in names}
 
 

@@ -22,10 +22,10 @@ from . import state_dict as saved_state
 from .around import AROUND_NAMES, CHANGEABLE, STORAGE, Storage, changed, computed_in, read
 from .groups import Group, Groups
 from .layout import Layout
-from .numpy_step import Writes, in_shape_of, load, numbers, numbers_like, numpy_step, store
+from .numpy_step import NonFiniteGradients, Writes, in_shape_of, load, numbers, numbers_like, numpy_step, store
 from .options import FIXED, NUMBERS, rate_at, rule_options
 from .snapshot import GroupRecord, Snapshot
-from .state import Wanted, allocate, arrays_for, scalar_names, scale_of, state_names, states_for
+from .state import WORK, Wanted, allocate, arrays_for, scalar_names, scale_of, state_names, states_for
 
 if TYPE_CHECKING:
     from .._checks import Floats
@@ -133,9 +133,9 @@ class Optimizer(OptimizerCore):
         default = self._defaults["lr_scale"]
         if first and not isinstance(default, NUMBERS):
             default = 1.0  # an lr_scale given for the first parameters says nothing of new ones
-        known = {name: value for name, value in self._defaults.items() if name != "lr_scale"}
         class_name, options, scales = type(self).__name__, [], []
         for i, group in enumerate(given, first):
+            known = {name: value for name, value in self._defaults_for(group).items() if name != "lr_scale"}
             scales.append(group.get("lr_scale", default))
             changes = {name: value for name, value in group.items() if name != "lr_scale"}
             options.append(hyperparameters.check(class_name, layout, i, known, changes))
@@ -149,6 +149,7 @@ class Optimizer(OptimizerCore):
         for i, (group, scale) in enumerate(zip(options, scales, strict=True), first):
             group["lr_scale"], factors = hyperparameters.check_lr_scale(layout, i, scale, params)
             self._check_range(layout, params, i, group, 0, factors)
+            self._check_shapes(layout, params, i, group)
             lr_factors += [x if isinstance(x, float) else 1.0 for x in factors]
             lr_scales += [None if isinstance(x, float) else x for x in factors]
 
@@ -252,6 +253,17 @@ class Optimizer(OptimizerCore):
         """The names of all states that an optimizer of this class may have, in the rule's order."""
         return state_names(self._rule)
 
+    def _all_options(self) -> Iterable[str]:
+        """The names of all hyperparameters that a group of this class may have."""
+        return self._defaults
+
+    def _defaults_for(self, group: Options) -> Options:
+        """The hyperparameters that a group has, with the values of those that it was not given."""
+        return self._defaults
+
+    def _check_shapes(self, layout: Layout, params: list[Array], index: int, options: Options) -> None:
+        """Requires of a group's parameters what only some classes require."""
+
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):
             raise AttributeError(name)
@@ -264,13 +276,16 @@ class Optimizer(OptimizerCore):
             return ("bfloat16" if self._storage.uint16 else None) if name == "dtype" else getattr(self._storage, name)
         if name in self._all_states():
             return snapshot.layout.unflatten(self._readable(snapshot, name))
-        if name not in self._defaults:
-            known = ", ".join([*self._defaults, *self._all_states(), "groups", "steps", "param_steps", "threads"])
+        if name not in self._all_options():
+            known = ", ".join([*self._all_options(), *self._all_states(), "groups", "steps", "param_steps", "threads"])
             hint = self._torch_hint() if name == "zero_grad" else ""
             raise AttributeError(f"{type(self).__name__} has no attribute {name!r}; it has {known}{hint}")
         if not snapshot.records:
             raise ValueError(f"there are no groups, and so no {name}")
-        first, *others = [record.options[name] for record in snapshot.records]
+        values = [record.options[name] for record in snapshot.records if name in record.options]
+        if not values:
+            raise ValueError(f"no group has {name}")
+        first, *others = values
         if not all(hyperparameters.same(other, first) for other in others):
             raise ValueError(f"the groups differ in {name}; use opt.groups[i].{name}")
         return hyperparameters.copied(first)
@@ -279,7 +294,8 @@ class Optimizer(OptimizerCore):
         if name in CHANGEABLE:
             self._exclusively(self._set_around_locked, name, value)
         else:
-            self._set_options(self._snapshot.records, {name: value})
+            records = self._snapshot.records
+            self._set_options([x for x in records if name in x.options] or records, {name: value})
 
     def _set_around_locked(self, name: str, value: Any) -> None:
         around = changed(self._around, {name: value})
@@ -296,7 +312,7 @@ class Optimizer(OptimizerCore):
         return f". To step the .grad of PyTorch's tensors, use gdm.torch.{type(self).__name__}"
 
     def __dir__(self) -> list[str]:
-        return [*super().__dir__(), *self._defaults, *self._all_states(), *CHANGEABLE, *STORAGE]
+        return [*super().__dir__(), *self._all_options(), *self._all_states(), *CHANGEABLE, *STORAGE]
 
     # ---- around the rule ----
 
@@ -373,12 +389,12 @@ class Optimizer(OptimizerCore):
         for name in changes:
             if name in STORAGE:
                 raise AttributeError(f"{name} is fixed when the optimizer is made")
-            if name in FIXED and name in self._defaults:
+            if name in FIXED and name in self._all_options():
                 raise AttributeError(f"{name} is fixed when the optimizer is made: it says what the state means")
             if name in self._initial.values():
                 raise AttributeError(f"{name} is what a state begins with: give it when the optimizer is made")
-            if name not in self._defaults:
-                known = ", ".join(self._defaults)
+            if name not in self._all_options():
+                known = ", ".join(self._all_options())
                 raise AttributeError(f"{type(self).__name__} has no hyperparameter {name!r}; it has {known}")
         self._exclusively(self._set_options_locked, records, changes)
 
@@ -623,10 +639,21 @@ class Optimizer(OptimizerCore):
         rules = [self._rule_of(group) for group in options]
         given = [rule_options(rule, group, lr) for rule, group, lr in zip(rules, options, lrs, strict=True)]
         try:
-            return numpy_step(snapshot, self._around, rules, given, grads, progress, scale)
-        except NonFiniteError:
+            return numpy_step(snapshot, self._around, rules, given, grads, progress, scale, self._prepared)
+        except NonFiniteGradients:
             self._refuse_nonfinite(grads)
             raise
+
+    def _prepared(self, i: int, work: Array) -> Array:
+        """What a parameter's step reads, from what its preparation wrote: an array like that. This may run other
+        people's code. Only classes with a rule whose steps need a preparation have it."""
+        raise NotImplementedError
+
+    def _finish_preparation(self, grads: list[Array | None]) -> None:
+        """The same for all parameters that have a gradient, in place, in the compiled engine's step."""
+        for i, (grad, arrays) in enumerate(zip(grads, self._snapshot.states, strict=True)):
+            for name in arrays.keys() & WORK if grad is not None else ():
+                arrays[name][...] = self._prepared(i, arrays[name][...])
 
     def _refuse_nonfinite(self, grads: list[Array | None]) -> None:
         """Raises the error that names the first gradient that is not finite."""
@@ -684,7 +711,7 @@ class Optimizer(OptimizerCore):
             except (TypeError, ValueError) as error:
                 raise CheckpointError(f"state_dict group {i}: {error}") from error
         kept = [  # a state that was not saved begins anew when it is needed
-            old if old.keys() <= new.keys() else {name: x for name, x in old.items() if name in new}
+            old if old.keys() <= {*new, *WORK} else {name: x for name, x in old.items() if name in (*new, *WORK)}
             for old, new in zip(before.states, loaded.states, strict=True)
         ]
         states = self._with_states(before.layout, before.params, kept, loaded.options, loaded.states)

@@ -15,10 +15,14 @@ from .._specification import Around, Progress
 from ..errors import NonFiniteError
 from .around import computed_in
 from .snapshot import Snapshot
-from .state import SQUARES, scalar_names, scale_of, states_for
+from .state import SQUARES, WORK, scalar_names, scale_of, states_for
 
 STATE = 3  # the number of the first state
 Writes = list[tuple[Array, Array]]  # what is to be written into which array
+
+
+class NonFiniteGradients(NonFiniteError):
+    """A gradient is not finite, though it must be."""
 
 
 def numpy_step(
@@ -29,10 +33,12 @@ def numpy_step(
     grads: list[Array | None],
     progress: Progress,
     scale: float,
+    prepared: Callable[[int, Array], Array],
 ) -> tuple[Writes, Progress]:
     """One step by the reference. Nothing is written: it returns what is to be written where, and the new progress.
 
-    ``rules`` and ``options`` are those of each group; a gradient that is None leaves its parameter out.
+    ``rules`` and ``options`` are those of each group; a gradient that is None leaves its parameter out. ``prepared``
+    turns what the preparation of a parameter's step gave into what the step reads.
     """
     wide = [None if grad is None else numbers(grad) for grad in grads]
     clears = [(grad, np.zeros_like(grad)) for grad in grads if grad is not None] if around.clear_grads else []
@@ -48,7 +54,7 @@ def numpy_step(
         and reference.count_nonfinite(given)
     ):
         if around.nonfinite == "raise":
-            raise NonFiniteError
+            raise NonFiniteGradients
         return clears, progress._replace(skipped=progress.skipped + 1, grad_norm=norm)
     writes: Writes = []
     steps, scalars, begun = list(progress.steps), list(progress.scalars), list(progress.begun)
@@ -69,7 +75,13 @@ def numpy_step(
         values |= {name: np.array(x) for name, x in zip(names, scalars[i], strict=True)}
         roles = roles_of(states_for(rule, options[group]))
         values |= {name: load(param, arrays, name) for name in roles}
+        if work := roles.keys() & WORK:
+            made = reference.formula.update(rule, {**values, "prepare": True})
+            for name in work:
+                matrix = in_shape_of(param, made[name])
+                values[name] = _flat(_checks.in_order_of(matrix, prepared(i, matrix)))
         new = reference.formula.update(rule, values, first=not begun[i])
+        new = {name: x for name, x in new.items() if name not in work}
         scalars[i] = tuple(float(new.pop(name)) for name in names)
         begun[i] = begun[i] or len(new) > 1
         for name, x in new.items():

@@ -15,7 +15,7 @@ from .layout import Layout
 
 Rate = float | Callable[[int], float]  # a learning rate, or a schedule of it
 
-FIXED = ("form",)  # hyperparameters that say what a state means
+FIXED = ("form", "method")  # hyperparameters that say what a state means
 NUMBERS = (int, float, np.number)
 
 

@@ -105,6 +105,10 @@ def allocate(params: list[Array], wanted: list[Wanted]) -> list[Array]:
 SQUARES = ("state_sum", "square_avg", "exp_avg_sq", "max_exp_avg_sq", "exp_inf", "acc_delta", "step_size")
 
 
+# The states that hold something during a step only: they are not saved, and no user sees them.
+WORK = ("update",)
+
+
 def scale_of(name: str) -> str:
     """The name of the scales of an int8 state."""
     return f"{name}_scale"
@@ -123,7 +127,9 @@ def possible_arrays(names: Iterable[str], param: Array, storage: Storage, averag
     needed: Needed = {}
     stored = stored_as(storage, param)
     for name in names:
-        if stored == "int8":
+        if name in WORK:
+            needed[name] = computed_in(param), param
+        elif stored == "int8":
             needed[name] = np.dtype(np.uint8 if name in SQUARES else np.int8), param
             needed[scale_of(name)] = np.dtype(np.float32), np.empty(-(-param.size // BLOCK), np.float32)
         else:

@@ -15,7 +15,7 @@ from ..errors import CheckpointError
 from .around import changed
 from .options import FIXED, check, check_lr_scale, copied, loaded_rate, saved_rate
 from .snapshot import Snapshot
-from .state import arrays_for, possible_arrays, scalar_names
+from .state import WORK, arrays_for, possible_arrays, scalar_names
 
 if TYPE_CHECKING:
     from .base import Optimizer
@@ -35,14 +35,14 @@ def make(optimizer: Optimizer, snapshot: Snapshot, progress: Progress, *, copy: 
         groups.append({"name": name, "options": plain, "steps": steps, "params": []})
     scalars = [scalar_names(optimizer._rule_of(options)) for options in snapshot.options]
     for i, (label, group) in enumerate(zip(layout.labels(), layout.group_of, strict=True)):
-        state = snapshot.states[i]
+        state = {name: x for name, x in snapshot.states[i].items() if name not in WORK}
         groups[group]["params"].append(
             {
                 "name": label,
                 "steps": progress.steps[i],
                 "begun": progress.begun[i],
                 "scalars": dict(zip(scalars[group], progress.scalars[i], strict=True)),
-                "state": {name: x.copy() for name, x in state.items()} if copy else dict(state),
+                "state": {name: x.copy() for name, x in state.items()} if copy else state,
             }
         )
     mode = {"mode": MODES[progress.evaluating]} if optimizer._has_modes else {}
@@ -112,7 +112,8 @@ def _read(optimizer: Optimizer, snapshot: Snapshot, state_dict: Mapping[str, Any
         average = around.average is not None
         needed = arrays_for(rules[i], groups[i][0], param, optimizer._storage, average)
         possible = {**possible_arrays(known, param, optimizer._storage, average), **needed}
-        read.append(_read_entry(label, entry, possible, list(needed), scalars[i]))
+        saved_names = [name for name in needed if name not in WORK]
+        read.append(_read_entry(label, entry, possible, saved_names, scalars[i]))
 
     factors = [x for _, _, of_group in groups for x in of_group]
     updates, skipped = (_read_count(name, state_dict[name]) for name in ("updates", "skipped"))

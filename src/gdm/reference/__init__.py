@@ -15,6 +15,7 @@ from ._lamb import lamb
 from ._lars import lars
 from ._lion import lion
 from ._momentum import momentum
+from ._muon import muon
 from ._nadam import nadam
 from ._radam import radam
 from ._reductions import count_nonfinite as count_nonfinite
@@ -41,6 +42,7 @@ __all__ = [
     "lars",
     "lion",
     "momentum",
+    "muon",
     "nadam",
     "radam",
     "rmsprop",
