@@ -13,6 +13,7 @@ from .state_dict import load_state_dict, to_state_dict
 
 if TYPE_CHECKING:
     from . import functional as functional
+    from .muon import Muon, newton_schulz
     from .optimizers import (
         ASGD,
         LAMB,
@@ -46,6 +47,7 @@ __all__ = [
     "AdamW",
     "Adamax",
     "Lion",
+    "Muon",
     "NAdam",
     "RAdam",
     "RMSprop",
@@ -55,6 +57,7 @@ __all__ = [
     "Signum",
     "functional",
     "load_state_dict",
+    "newton_schulz",
     "to_state_dict",
 ]
 
@@ -64,6 +67,8 @@ def __getattr__(name: str) -> Any:
 
     if name in ("functional", "optimizers"):
         return import_module(f".{name}", __name__)
+    if name in ("Muon", "newton_schulz"):
+        return getattr(import_module(".muon", __name__), name)
     if name in __all__:
         return getattr(import_module(".optimizers", __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}; it has {', '.join(__all__)}")

@@ -13,7 +13,7 @@ from .. import _checks
 from .._checks import FLOAT32_OVERFLOW, Options, unbounded
 from ..errors import OverlapError
 from ..optimizer.options import option_names
-from ..optimizer.state import block, places, scalar_names, states_for
+from ..optimizer.state import WORK, block, places, scalar_names, states_for
 from .copies import require
 from .tensors import (
     first_shared,
@@ -78,7 +78,7 @@ def describe(rule: str, group: Options, fixed: Options) -> Described | None:
     return Described(rule, checked, any(may_change(given[name]) for name in names))
 
 
-_NO_OPTIONS = ("step", *_checks.OPTIONAL_STATES, *_checks.SCALARS)
+_NO_OPTIONS = ("step", "prepare", *_checks.OPTIONAL_STATES, *_checks.SCALARS)
 
 
 def may_change(value: Any) -> bool:
@@ -119,7 +119,7 @@ class Draft(NamedTuple):
             tuple(states),
             tensors["step"] if "step" in self.numbers else None,
             scalars,
-            all(key is None or key in self.tensors for key in self.keys),
+            all(key is None or key in WORK or key in self.tensors for key in self.keys),
             versioned,
             self.copy,
         )
@@ -144,17 +144,18 @@ class Arrangement:
 
     def _draft(self, g: int, described: Described | None, param: Any) -> Draft | Slot:
         local = None if described is None else local_of(param)
+        optimizer = self._optimizer
         if described is None or local is None or not is_native(local) or param.is_inference():
             return Slot(g, param)
-        if described.options.get("adapt") and local is not param:
-            return Slot(g, param)  # a trust ratio needs the norm of the whole parameter
-        optimizer = self._optimizer
+        if local is not param and (described.options.get("adapt") or described.rule == "muon"):
+            return Slot(g, param)  # a trust ratio needs the norm of the whole parameter, and Muon the matrix
         keys = tuple(None if x is None else KEYS.get(x, x) for x in states_for(described.rule, described.options))
-        numbers = (("step",) if optimizer._counts else ()) + scalar_names(described.rule)
+        numbers = (("step",) if optimizer._counts_steps(described.rule) else ()) + scalar_names(described.rule)
         state = optimizer.state.get(param, {})
         if not isinstance(state, dict):
             return Slot(g, param)
-        found = {key: state[key] for key in (*keys, *numbers) if key is not None and state.get(key) is not None}
+        kept = [key for key in (*keys, *numbers) if key is not None and key not in WORK]
+        found = {key: state[key] for key in kept if state.get(key) is not None}
         copy = optimizer._copies.get(param)
         if copy is not None:
             copy = require("copies", copy, "its parameter", param)
@@ -172,7 +173,7 @@ class Arrangement:
             if not same_layout(part, local):
                 with torch.no_grad():
                     draft.new[key] = like(param, local, torch.empty_like(local, dtype=part.dtype).copy_(part))
-        if len(found) < sum(key is not None for key in (*keys, *numbers)) and param.grad is None:
+        if len(found) < len(kept) and param.grad is None:
             return Slot(g, param, local)
         return draft
 
@@ -184,7 +185,7 @@ class Arrangement:
         ]
         small: list[tuple[Draft, str]] = []
         for draft, keys in lacking:
-            if draft.local.numel() * self._state_dtype(draft).itemsize * len(keys) >= OWN_BLOCK:
+            if sum(draft.local.numel() * self._state_dtype(draft, key).itemsize for key in keys) >= OWN_BLOCK:
                 self._allocate([(draft, key) for key in keys])
             else:
                 small += [(draft, key) for key in keys]
@@ -200,15 +201,17 @@ class Arrangement:
                 elif value:
                     part_like(draft.param, draft.local, draft.new[key]).fill_(value)
 
-    def _state_dtype(self, draft: Draft) -> Any:
-        """The dtype of new states."""
+    def _state_dtype(self, draft: Draft, key: str) -> Any:
+        """The dtype of a new state."""
+        if key in WORK:
+            return torch.float64 if draft.local.dtype == torch.float64 else torch.float32
         return self._optimizer.state_dtype or draft.local.dtype
 
     def _allocate(self, wanted: list[tuple[Draft, str]]) -> None:
         """Makes states of zeros, in one block of memory."""
         if not wanted:
             return
-        dtypes = [self._state_dtype(draft) for draft, _ in wanted]
+        dtypes = [self._state_dtype(draft, key) for draft, key in wanted]
         addresses = [draft.local.data_ptr() for draft, _ in wanted]
         addresses = [address - address % dtype.itemsize for address, dtype in zip(addresses, dtypes, strict=True)]
         sizes = [draft.local.numel() * dtype.itemsize for (draft, _), dtype in zip(wanted, dtypes, strict=True)]
@@ -251,10 +254,12 @@ class Arrangement:
         """Puts the new states into the optimizer."""
         state = self._optimizer.state
         for draft in self._drafts:
-            if draft.new:
+            if draft.new.keys() - WORK:
                 self._before.append((draft.param, dict(state[draft.param]) if draft.param in state else None))
                 ordered = (*draft.numbers, *draft.keys)  # as PyTorch does
-                state[draft.param].update({key: draft.new[key] for key in ordered if key in draft.new})
+                state[draft.param].update(
+                    {key: draft.new[key] for key in ordered if key in draft.new and key not in WORK}
+                )
 
     def undo(self, params: list[Any] | None = None) -> bool:
         """Takes them out again, those of these parameters or all. Returns whether there were any."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -11,7 +11,7 @@ import numpy as np
 from .. import _stages, reference
 from .._checks import Options
 from ..optimizer.numpy_step import Writes, load, numbers, roles_of, store
-from ..optimizer.state import state_names
+from ..optimizer.state import WORK, state_names
 from .tensors import FLOATS, flat
 
 
@@ -47,8 +47,10 @@ def updated(
     scale: float = 1.0,
     random: Random | None = None,
     copy: Any = None,
+    finish: Callable[[], None] | None = None,
 ) -> Updated:
-    """Computes one update, and writes nothing. With ``random`` narrow numbers are rounded stochastically."""
+    """Computes one update, and writes nothing but what only a step reads. With ``random`` narrow numbers are rounded
+    stochastically. ``finish`` is called after the preparation of a step, if the rule needs one."""
     memory, names = flat(param), state_names(rule)
     arrays = {name: flat(x) for name, x in zip(names, states, strict=True) if x is not None}
     roles = roles_of(name if name in arrays else None for name in names)
@@ -57,10 +59,20 @@ def updated(
     if scale != 1.0:
         wide["grad"] = _stages.scaled(wide["grad"], scale)
     kept = {name: np.array(value) for name, value in scalars.items()}
-    new = reference.formula.update(rule, {**options, "step": step, "lr_scale": None, **wide, **kept}, first=first)
+    given = {**options, "step": step, "lr_scale": None, **wide, **kept}
+    work = () if finish is None else roles.keys() & WORK
+    if finish is not None and work:
+        prepared = reference.formula.update(rule, {**given, "prepare": True})
+        for name in work:
+            arrays[name][...] = prepared[name]
+        finish()
+        given |= {name: load(memory, arrays, name) for name in work}
+    new = reference.formula.update(rule, given, first=first)
     after = [float(new.pop(name)) for name in kept]
     writes: Writes = []
     for name, value in new.items():
+        if name in work:
+            continue
         draws = partial(_stages.draws, *(random or Random(0, 0, 0)), roles[name], 0, value.size)
         writes += store(memory, arrays, name, value, draws, random is not None)
     if copy is not None:

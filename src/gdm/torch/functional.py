@@ -53,6 +53,7 @@ __all__ = [
     "lamb",
     "lars",
     "lion",
+    "muon",
     "nadam",
     "radam",
     "rmsprop",
@@ -541,3 +542,32 @@ def schedule_free_adamw(
     update_lists(
         "schedule_free_adamw", Lists(params, grads, states, copies, steps, numbers), options, grad_scale, threads
     )
+
+
+def muon(
+    params: Tensors,
+    grads: Grads,
+    momentum_buffers: Tensors,
+    updates: Tensors,
+    *,
+    lr: float,
+    momentum: float = 0.95,
+    weight_decay: float = 0.1,
+    nesterov: bool = True,
+    maximize: bool = False,
+    prepare: bool = False,
+    grad_scale: float | torch.Tensor | None = None,
+    copies: Copies | None = None,
+    threads: int | None = None,
+) -> None:
+    """The two passes of Muon, as :func:`gdm.muon`. See :mod:`gdm.torch.functional`.
+
+    The first call, with ``prepare``, writes into ``updates`` what is to be orthogonalized, and nothing else. Replace
+    that by :func:`gdm.torch.newton_schulz` of it, for example. The second call, with the same gradients, changes
+    ``params`` and ``momentum_buffers``. ``updates`` should be float32 (float64 beside float64 parameters): narrower
+    ones round what they hold.
+    """
+    options: Options = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "nesterov": nesterov}
+    options |= {"maximize": maximize, "prepare": prepare}
+    states = {"momentum_buffers": momentum_buffers, "updates": updates}
+    update_lists("muon", Lists(params, grads, states, copies), options, grad_scale, threads)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from functools import partial
 from typing import Any, ClassVar, Self
 
 import torch
@@ -14,7 +15,7 @@ from .._checks import Options
 from .._specification import Around
 from ..errors import OverlapError
 from ..optimizer.around import changed
-from ..optimizer.state import scalar_names, state_names
+from ..optimizer.state import WORK, scalar_names, state_names
 from .arrange import KEYS, WIDE, Arrangement, Described, describe, label
 from .by_reference import Random, updated
 from .copies import Copies, copies_of
@@ -197,7 +198,7 @@ class NativeStep(torch.optim.Optimizer):
         local = local_of(param)
         if local is None or not is_native(local):
             return set()
-        return {KEYS.get(name, name) for name in state_names(self._rule)}
+        return {KEYS.get(name, name) for rule in self._rules() for name in state_names(rule)} - set(WORK)
 
     def __setstate__(self, state: dict[str, Any]) -> None:  # load_state_dict calls it, too
         super().__setstate__(state)
@@ -343,6 +344,18 @@ class NativeStep(torch.optim.Optimizer):
         """How gdm updates a group; None if PyTorch must."""
         return describe(self._rule, group, self._fixed)
 
+    def _rules(self) -> tuple[str, ...]:
+        """The rules that groups may have."""
+        return (self._rule,)
+
+    def _counts_steps(self, rule: str) -> bool:
+        """Whether the state of a parameter with this rule has a "step"."""
+        return self._counts
+
+    def _finish_preparation(self, group: int, param: Any, states: Any) -> None:
+        """Turns what the preparation of a parameter's step wrote into what the step reads: changes the last state."""
+        raise NotImplementedError
+
     def _initial(self, key: str, group: Options) -> float:
         """What a state of a parameter in this group begins with."""
         scalar = _checks.SCALARS.get(key)
@@ -453,6 +466,7 @@ def step_by_reference(optimizer: NativeStep, arrangement: Arrangement, scale: fl
             left.append(i)
             continue
         rule, options, _ = arrangement.groups[slot.group] or Described("", {}, False)
+        finish = partial(optimizer._finish_preparation, slot.group, slot.param, slot.states)
         step = 1 if slot.counter is None else int(slot.counter.item()) + 1
         new = updated(
             rule,
@@ -466,6 +480,7 @@ def step_by_reference(optimizer: NativeStep, arrangement: Arrangement, scale: fl
             scale=scale,
             random=Random(optimizer.seed, optimizer.updates, i) if optimizer.rounding == "stochastic" else None,
             copy=slot.copy,
+            finish=finish,
         )
         made.append((slot, step, new))
     arrangement.begin()

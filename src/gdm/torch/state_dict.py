@@ -37,7 +37,9 @@ GROUPS = {
     "Adadelta": "lr rho eps weight_decay maximize capturable foreach differentiable",
     "Rprop": "lr etas step_sizes foreach maximize differentiable capturable",
     "ASGD": "lr lambd alpha t0 weight_decay foreach maximize differentiable capturable",
+    "Muon": "lr weight_decay momentum nesterov ns_coefficients eps ns_steps adjust_lr_fn",
 }
+UNCOUNTED = ("SGD", "Muon")  # the classes of which torch does not count the steps
 # The classes whose states begin with the learning rate of the first step: torch must make them itself.
 BEGIN_WITH_LR = ("Rprop", "ASGD")
 STATES = {"velocity": "momentum_buffer", "state_sum": "sum"}  # the others have the same name in both
@@ -58,7 +60,7 @@ def to_state_dict(optimizer: Optimizer) -> dict[str, Any]:
 
     Parameters
     ----------
-    optimizer : gdm.SGD, Adagrad, RMSprop, Adam, AdamW, NAdam, RAdam, Adamax, Adadelta, Rprop or ASGD
+    optimizer : gdm.SGD, Adagrad, RMSprop, Adam, AdamW, NAdam, RAdam, Adamax, Adadelta, Rprop, ASGD or Muon
         The optimizer. A schedule is not saved: ``lr`` is the learning rate of the next step, a number.
 
     Returns
@@ -75,7 +77,7 @@ def to_state_dict(optimizer: Optimizer) -> dict[str, Any]:
         and Schedule-Free.
     ValueError
         If a group has what torch's class does not: ``form="classic"`` (:meth:`gdm.SGD.to_form` converts a state),
-        ``lr_scale`` other than 1, or decoupled weight decay in SGD.
+        ``lr_scale`` other than 1, decoupled weight decay in SGD, or ``maximize`` and AdamW in Muon.
 
     Notes
     -----
@@ -123,7 +125,7 @@ def load_state_dict(optimizer: Optimizer, state_dict: Mapping[str, Any]) -> None
 
     Parameters
     ----------
-    optimizer : gdm.SGD, Adagrad, RMSprop, Adam, AdamW, NAdam, RAdam, Adamax, Adadelta, Rprop or ASGD
+    optimizer : gdm.SGD, Adagrad, RMSprop, Adam, AdamW, NAdam, RAdam, Adamax, Adadelta, Rprop, ASGD or Muon
         The optimizer, for parameters of the same shapes and dtypes, in the same groups. Its ``lr`` becomes the number
         that torch has, also if it was a schedule. ``foreach``, ``fused``, ``capturable`` and ``differentiable`` are
         ignored, and so is what torch's schedulers add to a group (``initial_lr`` and similar).
@@ -145,7 +147,7 @@ def load_state_dict(optimizer: Optimizer, state_dict: Mapping[str, Any]) -> None
     Notes
     -----
     Each parameter continues from its own count of steps; ``optimizer.steps`` becomes the largest of them.
-    ``torch.optim.SGD`` does not count its steps: no count changes.
+    ``torch.optim.SGD`` and ``torch.optim.Muon`` do not count their steps: no count changes.
 
     Examples
     --------
@@ -166,7 +168,7 @@ def load_state_dict(optimizer: Optimizer, state_dict: Mapping[str, Any]) -> None
     own = dict(adapter.live_state_dict(optimizer))
     try:
         own["groups"] = groups = _groups(torch, name, optimizer, own["groups"], state_dict)
-        if name != "SGD":  # torch does not count its steps
+        if name not in UNCOUNTED:
             own["updates"] = max((group["steps"] for group in groups), default=own["updates"])
     except (CheckpointError, MemoryError, SystemError):  # NumPy may raise a SystemError where memory runs out
         raise
@@ -220,6 +222,9 @@ def _foreign(optimizer: Optimizer, name: str, i: int, options: Options) -> str |
             f"group {i} has form='classic', which torch.optim.SGD does not have; expected form='torch', to which "
             "gdm.SGD.to_form converts what state_dict gives"
         )
+    if name == "Muon" and (options["method"] == "adamw" or options["maximize"]):
+        what = "maximize" if options["maximize"] else "method='adamw'"
+        return f"group {i} has {what}, which torch.optim.Muon does not have"
     decoupled = options.get("decoupled_weight_decay")
     if options.get("weight_decay", 0) != 0 and decoupled is not DECOUPLED.get(name, decoupled):
         return (
@@ -232,6 +237,8 @@ def _foreign(optimizer: Optimizer, name: str, i: int, options: Options) -> str |
 def _tensors(torch: Any, name: str, entry: Mapping[str, Any]) -> dict[str, Any]:
     """The state of a parameter as torch's class has it."""
     states = {STATES.get(key, key): torch.from_numpy(x) for key, x in entry["state"].items()}
+    if name == "Muon":
+        return states
     if name == "SGD":
         return states if entry["begun"] else dict.fromkeys(states)
     if name in BEGIN_WITH_LR and not entry["steps"]:
@@ -269,10 +276,12 @@ def _groups(
             for k, number in enumerate(theirs["params"])
         ]
         for k, entry in enumerate(entries):
-            if name == "SGD":  # torch does not count its steps
+            if name in UNCOUNTED:
                 entry["steps"] = ours["params"][k]["steps"]
         first += len(entries)
-        steps = ours["steps"] if name == "SGD" else max((entry["steps"] for entry in entries), default=ours["steps"])
+        steps = (
+            ours["steps"] if name in UNCOUNTED else max((entry["steps"] for entry in entries), default=ours["steps"])
+        )
         groups.append({**ours, "options": options, "steps": steps, "params": entries})
     return groups
 
@@ -310,7 +319,7 @@ def _entry(
     """The entry of one parameter in gdm's state."""
     label, param = parameter.label, parameter.array
     scalars = adapter.initial_scalars(optimizer, options)
-    counts = (() if name == "SGD" else ("step",)) + tuple(scalars)
+    counts = (() if name in UNCOUNTED else ("step",)) + tuple(scalars)
     theirs = {STATES.get(key, key): key for key in adapter.state_names(optimizer)}
     if unknown := [key for key in given if key not in (*counts, *theirs)]:
         raise CheckpointError(
@@ -318,12 +327,12 @@ def _entry(
         )
     present = {key: x for key, x in given.items() if key in theirs and x is not None}
     state = {theirs[key]: _array(torch, f"the {key} of params{label}", x, param) for key, x in present.items()}
-    if not (present if name == "SGD" else given):  # no step so far
+    if not (present if name in UNCOUNTED else given):  # no step so far
         state = adapter.initial_state(optimizer, param, options)
-    elif name != "SGD":
+    elif name not in UNCOUNTED:
         scalars = {key: float(_plain(torch, given[key])) for key in scalars}
-    steps = 0 if name == "SGD" else _steps(torch, given)
-    begun = bool(present) if name == "SGD" else steps > 0
+    steps = 0 if name in UNCOUNTED else _steps(torch, given)
+    begun = bool(present) if name in UNCOUNTED else steps > 0
     return {"name": label, "steps": steps, "begun": begun, "scalars": scalars, "state": state}
 
 
