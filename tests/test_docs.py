@@ -97,6 +97,7 @@ SECTIONS = {
     "AdEMAMix": gdm.AdEMAMix,
     "Schedule-Free SGD": gdm.ScheduleFreeSGD,
     "Schedule-Free AdamW": gdm.ScheduleFreeAdamW,
+    "Muon, for matrices": gdm.Muon,
 }
 EVERYWHERE = {"params", "maximize", "lr_scale", "threads", "around"}  # said once for all
 SCHEDULES = set(gdm.schedules.__all__) - {"Schedule", "from_dict", "plot", "to_dict"}
