@@ -90,8 +90,9 @@ static void store(const struct tiles *all, size_t k, size_t first, size_t n, con
     void *stored = place(all->entry->data[k], dtype, first);
     if (is_direct(all, k)) return;
     if (k >= STATE && dtype == INT8)
-        isa->store_int8[int8_kind_of(all, k)][computed_in](stored, all->details->scales[k - STATE] + first / SCALE_BLOCK,
-                                                      wide, n, key_of(all->seed, k, first), (uint32_t)first);
+        isa->store_int8[int8_kind_of(all, k)][computed_in](stored,
+                                                           all->details->scales[k - STATE] + first / SCALE_BLOCK, wide,
+                                                           n, key_of(all->seed, k, first), (uint32_t)first);
     else if (k == PARAM && all->details->low_bits)
         isa->store_split(stored, all->details->low_bits + first, wide, n);
     else if (rounding == GDM_STOCHASTIC && isa->store_random[dtype][computed_in])
@@ -144,8 +145,7 @@ static void update_tile(const struct tiles *all, size_t first, size_t n) {
     all->run(buffers, n, all->constants);
     if (all->plan->stages.preparing) {
         for (size_t k = STATE; k < MAX_BUFFERS; k++)
-            if (buffers[k] && kind_of(all, k) == work)
-                store(all, k, first, n, buffers[k], all->plan->around.rounding);
+            if (buffers[k] && kind_of(all, k) == work) store(all, k, first, n, buffers[k], all->plan->around.rounding);
         return;
     }
     for (size_t k = 0; k < MAX_BUFFERS; k++)

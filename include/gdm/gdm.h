@@ -923,6 +923,12 @@ gdm_status gdm_plan_set_scale(gdm_plan *plan, double scale);
 /* Makes one step for every entry that has a gradient. After an error nothing has been written or counted. */
 gdm_status gdm_plan_step(gdm_plan *plan);
 
+/* For rules that need a preparation, which is Muon: writes into the state `update` of each of their entries that has a
+ * gradient what is to be orthogonalized, after all that gdm_step_args says about gradients. Change it in place, and
+ * then call gdm_plan_step. This writes nothing else and counts nothing; entries of other rules are left out. If the
+ * report then says was_skipped, the step will be skipped, and nothing has been written. */
+gdm_status gdm_plan_prepare(gdm_plan *plan);
+
 /* What the parameters of Schedule-Free rules are: the points at which gradients are computed (GDM_TRAIN, the mode of a
  * new plan), or the averages, which are the result of a training and what to evaluate (GDM_EVAL). */
 typedef enum gdm_mode { GDM_TRAIN = 0, GDM_EVAL = 1 } gdm_mode;

@@ -75,6 +75,7 @@
     X(plan_set_step_args, status)                                                                                      \
     X(plan_set_scale, status)                                                                                          \
     X(plan_step, status)                                                                                               \
+    X(plan_prepare, status)                                                                                            \
     X(plan_swap, status)                                                                                               \
     X(plan_set_mode, status)                                                                                           \
     X(plan_get_mode, status)                                                                                           \
@@ -210,6 +211,7 @@ static inline int gdm_import(void) {
 #define gdm_plan_set_step_args gdm_imported.plan_set_step_args
 #define gdm_plan_set_scale gdm_imported.plan_set_scale
 #define gdm_plan_step gdm_imported.plan_step
+#define gdm_plan_prepare gdm_imported.plan_prepare
 #define gdm_plan_swap gdm_imported.plan_swap
 #define gdm_plan_set_mode gdm_imported.plan_set_mode
 #define gdm_plan_get_mode gdm_imported.plan_get_mode

@@ -428,6 +428,7 @@ cdef extern from "gdm/import.h" nogil:
     status plan_set_step_args "gdm_plan_set_step_args"(plan *plan, const step_args *args) noexcept
     status plan_set_scale "gdm_plan_set_scale"(plan *plan, double scale) noexcept
     status plan_step "gdm_plan_step"(plan *plan) noexcept
+    status plan_prepare "gdm_plan_prepare"(plan *plan) noexcept
     status plan_swap "gdm_plan_swap"(plan *plan, mode mode) noexcept
     status plan_set_mode "gdm_plan_set_mode"(plan *plan, mode mode) noexcept
     status plan_get_mode "gdm_plan_get_mode"(const plan *plan, mode *mode) noexcept
