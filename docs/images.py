@@ -222,6 +222,12 @@ def draw_bytes(file: Path) -> None:
     figure.savefig(file)
 
 
+def muon(params: list[np.ndarray], lr: float = 0.001) -> gdm.Muon:
+    """Muon for the matrices, AdamW with its default for the rest."""
+    matrices, others = grouped(params)
+    return gdm.Muon([{"params": matrices}, {"params": others, "method": "adamw"}], lr=lr)
+
+
 # How each optimizer is made, from parameters and a learning rate.
 OPTIMIZERS: dict[str, Callable[..., Any]] = {
     "SGD": gdm.SGD,
@@ -241,9 +247,17 @@ OPTIMIZERS: dict[str, Callable[..., Any]] = {
     "RAdam": gdm.RAdam,
     "AdEMAMix": gdm.AdEMAMix,
     "LAMB": gdm.LAMB,
+    "ScheduleFreeSGD": gdm.ScheduleFreeSGD,
+    "ScheduleFreeAdamW": gdm.ScheduleFreeAdamW,
+    "Muon, AdamW for biases": muon,
     "Rprop (whole batches)": gdm.Rprop,
 }
 RATES = [a * 10.0**b for b in range(-5, 2) for a in (1, 3)]
+
+
+def grouped(arrays: list[np.ndarray]) -> list[list[np.ndarray]]:
+    """The matrices, and the others."""
+    return [[x for x in arrays if (x.ndim == 2) is whether] for whether in (True, False)]
 
 
 def accuracy(method: str, lr: float | None, epochs: int, seeds: Sequence[int]) -> float:
@@ -255,7 +269,7 @@ def accuracy(method: str, lr: float | None, epochs: int, seeds: Sequence[int]) -
     for seed in seeds:
         digits, network = load_digits(seed), Network((64, 64, 10), np.random.default_rng(seed))
         opt = OPTIMIZERS[method](network.params, **({} if lr is None else {"lr": lr}))
-        opt.bind(network.grads)
+        opt.bind(grouped(network.grads) if method.startswith("Muon") else network.grads)
         size = len(digits.train_images) if "whole" in method else BATCH
         with threadpool_limits(1), np.errstate(all="ignore"):
             for order in orders(digits, seed, epochs):
@@ -263,6 +277,8 @@ def accuracy(method: str, lr: float | None, epochs: int, seeds: Sequence[int]) -
                     batch = order[start : start + size]
                     network.backward(digits.train_images[batch], digits.train_labels[batch])
                     opt.step()
+            if hasattr(opt, "eval"):
+                opt.eval()
             finite = all(np.isfinite(x).all() for x in network.params)
             found.append(100 * network.accuracy(digits.test_images, digits.test_labels) if finite else 10.0)
     return float(np.mean(found))
