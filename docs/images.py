@@ -231,8 +231,8 @@ def muon(params: list[np.ndarray], lr: float = 0.001) -> gdm.Muon:
 # How each optimizer is made, from parameters and a learning rate.
 OPTIMIZERS: dict[str, Callable[..., Any]] = {
     "SGD": gdm.SGD,
-    "SGD, momentum 0.9": lambda params, lr: gdm.SGD(params, lr, momentum=0.9),
-    "SGD, Nesterov 0.9": lambda params, lr: gdm.SGD(params, lr, momentum=0.9, nesterov=True),
+    "SGD, momentum 0.9": lambda params, lr=0.01: gdm.SGD(params, lr, momentum=0.9),
+    "SGD, Nesterov 0.9": lambda params, lr=0.01: gdm.SGD(params, lr, momentum=0.9, nesterov=True),
     "ASGD": gdm.ASGD,
     "LARS": gdm.LARS,
     "Signum": gdm.Signum,

@@ -387,7 +387,7 @@ def test_size_of_the_library(tmp_path, say):
     run("strip", "--strip-unneeded", LIBRARY, "-o", tmp_path / "stripped.a")
     size = (tmp_path / "stripped.a").stat().st_size
     say(f"libgdm.a, stripped: {size / 1024:.0f} KiB")
-    assert size <= 1 << 20
+    assert size <= 5 << 18  # 1.25 MiB, with 20 rules for three instruction sets
 
 
 @pytest.mark.parametrize("module", ["gdm._core", "gdm.schedules._formulas"])
