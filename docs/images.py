@@ -290,6 +290,7 @@ def draw_methods(
     """Every optimizer with its default learning rate, and with the one of some that is best for the first seed."""
     figure = Figure(figsize=(10.0, 7.0), dpi=DPI, layout="constrained")
     axes = figure.subplots()
+    lowest = 100.0
     for i, method in enumerate(OPTIMIZERS):
         default = accuracy(method, None, epochs, seeds)
         _, lr = max((accuracy(method, lr, epochs, seeds[:1]), -lr) for lr in rates)
@@ -297,10 +298,11 @@ def draw_methods(
         axes.plot([default, tuned], [i, i], color="0.7", zorder=1)
         axes.scatter(default, i, s=45, facecolor="w", edgecolor=VERMILION, zorder=2, label=None if i else "default lr")
         axes.scatter(tuned, i, s=45, color=NAVY, zorder=3, label=None if i else "best lr of those tried")
-        axes.text(101, i, f"lr {-lr:g}: {tuned:.1f} %", va="center", fontsize=9)
+        lowest = min(lowest, default, tuned)
+        axes.text(100.5, i, f"lr {-lr:g}: {tuned:.1f} %", va="center", fontsize=9)
     axes.set_yticks(range(len(OPTIMIZERS)), list(OPTIMIZERS))
     axes.invert_yaxis()
-    axes.set(xlabel=f"test images classified correctly after {epochs} epochs (%)", xlim=(0, 100))
+    axes.set(xlabel=f"test images classified correctly after {epochs} epochs (%)", xlim=(lowest - 3, 100))
     axes.grid(color="0.92")
     axes.legend(loc="lower left")
     figure.savefig(file)

@@ -109,7 +109,10 @@ OPTIONS = {
     "asgd": {"lambd": 0.1, "alpha": 0.7, "t0": 1, "step": 7},
     "ademamix": {"betas": (0.9, 0.999, 0.9999), "eps": 1e-8, "alpha": 5, "t_alpha": 50, "t_beta3": 50, "step": 7},
 }
+OPTIONS["schedule_free_sgd"] = {"momentum": 0.9, "warmup_steps": 9, "r": 0.7, "weight_lr_power": 1.5, "step": 7}
+OPTIONS["schedule_free_adamw"] = {"betas": (0.9, 0.999), "eps": 1e-8, "warmup_steps": 9, "r": 0.7, "step": 7}
 STATES = {"momentum": 1, "adam": 2, "nadam": 2, "asgd": 1, "ademamix": 3}
+STATES |= {"schedule_free_sgd": 1, "schedule_free_adamw": 2}
 
 
 @pytest.mark.parametrize("rule", OPTIONS)
