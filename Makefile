@@ -4,6 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 # The files from which the installed package is made. If one of them changes, make installs the package again.
 SOURCES := pyproject.toml CMakeLists.txt README.md $(shell find src csrc include cmake -type f -not -name '*.pyc' 2>/dev/null)
+# Two processes share the tests.
+PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal
 C_FILES := $(shell find csrc include src tests bench -name '*.[ch]' -o -name '*.inc' -o -name '*.def')
 
 .PHONY: help generate demo test test-embed test-torch test-thinc test-pythons lint format bench bench-torch bench-thinc bench-scipy bench-precision bench-deepspeed clean
@@ -18,7 +20,7 @@ demo: $(VENV)/demo.installed  ## train on real data, compare with NumPy, draw ou
 	$(BIN)/python -m gdm demo --out out
 
 test: $(VENV)/test.installed  ## run the tests
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 # Runs twice: with gdm installed as users install it, and in editable mode, as developers install it.
 test-embed: $(VENV)/embed.installed .venvs/editable.installed  ## build and run the examples in other languages
@@ -26,7 +28,7 @@ test-embed: $(VENV)/embed.installed .venvs/editable.installed  ## build and run 
 	PATH="$(CURDIR)/.venvs/editable/bin:$$PATH" .venvs/editable/bin/python -m pytest tests/test_embed.py
 
 test-torch: $(VENV)/test-torch.installed  ## run the tests that need PyTorch
-	$(BIN)/python -m pytest tests/test_torch*.py tests/test_distributed_example.py tests/test_docs.py
+	$(PYTEST) tests/test_torch*.py tests/test_distributed_example.py tests/test_docs.py
 
 # Runs twice: with the thinc that spaCy needs, and with thinc 9.
 test-thinc: $(VENV)/test-thinc.installed .venvs/thinc-9.installed  ## run the tests that need thinc and spaCy
