@@ -30,6 +30,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 import gdm
 from distributed_problem import Course, Model, Result, Spec, batch, names, state_arrays, train, whole
+from gdm.torch.native_step import NativeStep
 
 
 def refuse(*_: Any) -> None:
@@ -37,7 +38,7 @@ def refuse(*_: Any) -> None:
 
 
 # gdm's own code makes each step of these tests.
-gdm.torch.native_step.NativeStep._step_by_torch = refuse
+NativeStep._step_by_torch = refuse
 
 FULL = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
