@@ -9,10 +9,10 @@ cdef inline double real(PyObject *x) noexcept:
     return PyFloat_AS_DOUBLE(<object>x) if PyFloat_CheckExact(<object>x) else float("nan")
 
 
-cdef inline bint set_option(void *field, kind kind, PyObject *x) noexcept:
-    """Writes an option's value to its field of an argument struct; False for a value that _checks must check."""
+cdef bint set_other(void *field, kind kind, PyObject *x) noexcept:
+    """The rest of ``set_option``, which is inlined only if it is short."""
     cdef int overflow, k, several = 3 if kind == three_betas else 2
-    if kind == flag or kind == phase:
+    if kind == phase:
         (<int *>field)[0] = x == Py_True
         return x == Py_True or x == Py_False
     if kind == form:
@@ -23,14 +23,23 @@ cdef inline bint set_option(void *field, kind kind, PyObject *x) noexcept:
             return False
         (<uint64_t *>field)[0] = <uint64_t>PyLong_AsLongLongAndOverflow(x, &overflow)
         return not overflow and <long long>(<uint64_t *>field)[0] > 0
-    if kind == betas or kind == three_betas or kind == etas or kind == step_sizes:
-        if not PyTuple_CheckExact(x) or PyTuple_GET_SIZE(x) != several:
-            return False
-        for k in range(several):
-            (<double *>field)[k] = real(PyTuple_GET_ITEM(x, k))
-        return True
-    (<double *>field)[0] = real(x)
+    # betas, three_betas, etas, step_sizes
+    if not PyTuple_CheckExact(x) or PyTuple_GET_SIZE(x) != several:
+        return False
+    for k in range(several):
+        (<double *>field)[k] = real(PyTuple_GET_ITEM(x, k))
     return True
+
+
+cdef inline bint set_option(void *field, kind kind, PyObject *x) noexcept:
+    """Writes an option's value to its field of an argument struct; False for a value that _checks must check."""
+    if kind == not_negative or kind == below_one or kind == up_to_one:
+        (<double *>field)[0] = real(x)
+        return True
+    if kind == flag:
+        (<int *>field)[0] = x == Py_True
+        return x == Py_True or x == Py_False
+    return set_other(field, kind, x)
 
 
 cdef dict rule_numbers = {}  # by name
