@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import operator
 import warnings
 from collections.abc import Callable
@@ -117,9 +118,10 @@ def _documented(optimizer: str, own: str = "") -> Callable[[Any], Any]:
     """Puts what all methods share between the first paragraph of a docstring and the rest."""
 
     def complete(method: Any) -> Any:
-        first, rest = method.__doc__.split("\n    Notes\n    -----\n")
-        notes = "\n    Notes\n    -----\n" + NOTES.lstrip("\n")
-        method.__doc__ = first.rstrip() + "\n" + COMMON.format(optimizer=optimizer, own=own) + notes + rest
+        # Python 3.13 removes the indentation of docstrings; older versions do not.
+        first, rest = inspect.cleandoc(method.__doc__).split("\nNotes\n-----\n")
+        common = inspect.cleandoc(COMMON.format(optimizer=optimizer, own=own))
+        method.__doc__ = f"{first.rstrip()}\n\n{common}\n\nNotes\n-----\n{inspect.cleandoc(NOTES)}\n{rest}"
         return method
 
     return complete
