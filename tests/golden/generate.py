@@ -22,8 +22,8 @@ from support import DTYPES, IN_TURN, OWN_VALUES, RULES, VALUES, bits, is_legal, 
 FILE = Path(__file__).with_name("vectors.json")
 ABOUT = """\
 Results of gdm, pinned. tests/golden/generate.py makes this file and the inputs; tests/test_golden.py checks it.
-A result is the SHA-256 of the buffer's bytes (little-endian; every NaN is the positive quiet one without payload), and
-then some of its elements to look at: those at 0, n // 3 and 2 * (n // 3).
+A result is the first half of the SHA-256 of the buffer's bytes (little-endian; every NaN is the positive quiet one
+without payload). In optimizers and stages some of its elements follow, to look at: those at 0, n // 3 and 2 * (n // 3).
 functions: "numbers": 67 elements, states from 0, updates with step = 1, 2, 3, 4, 1000, each with a new gradient;
 "special": zeros, subnormals, infinities, NaN and huge numbers in every buffer but lr_scale, one update.
 optimizers: five steps of three parameters, the first two in the first group; "exp_avg 1" is the second one's.
@@ -68,13 +68,17 @@ def special(label: str, dtype: np.dtype) -> np.ndarray:
     return np.abs(np.roll(np.tile(values, len(values)), zlib.crc32(label.encode()) % 100))
 
 
-def summary(x: np.ndarray) -> str:
-    """What is stored of a buffer."""
+def digest(x: np.ndarray) -> str:
+    """What pins a buffer."""
     x = np.ascontiguousarray(x)
     pattern = (bits(x) if x.dtype.kind == "f" else x.view(f"u{x.itemsize}")).ravel()
-    digest = hashlib.sha256(pattern.astype(pattern.dtype.newbyteorder("<")).tobytes()).hexdigest()
-    samples = x.ravel()[:: max(1, x.size // 3)][:3]
-    return " ".join([digest, *(float(value).hex() for value in samples)])
+    return hashlib.sha256(pattern.astype(pattern.dtype.newbyteorder("<")).tobytes()).hexdigest()[:32]
+
+
+def summary(x: np.ndarray) -> str:
+    """The digest, and some elements to look at."""
+    samples = np.ascontiguousarray(x).ravel()[:: max(1, x.size // 3)][:3]
+    return " ".join([digest(x), *(float(value).hex() for value in samples)])
 
 
 # ---- The functions ---------------------------------------------------------------------------------------------------
@@ -123,7 +127,7 @@ def function_results(case: dict, dtype: np.dtype, update: Callable[[str, Arrays,
             if kind == "numbers":
                 arrays["grad"][...] = numbers(f"grad {step}", dtype, LENGTH)
             update(case["rule"], arrays, {**case["options"], **({"step": step} if case["takes_step"] else {})})
-        results[kind] = {name: summary(x) for name, x in arrays.items() if name not in ("grad", "lr_scale")}
+        results[kind] = {name: digest(x) for name, x in arrays.items() if name not in ("grad", "lr_scale")}
     return results
 
 
@@ -308,6 +312,12 @@ def merged(stored: list[dict], made: list[dict]) -> list[dict]:
     return list(cases.values())
 
 
+def as_text(vectors: dict[str, list]) -> str:
+    """JSON with one line for each case."""
+    lists = [f"{json.dumps(name)}: [\n" + ",\n".join(map(json.dumps, items)) + "\n]" for name, items in vectors.items()]
+    return "{\n" + ",\n".join(lists) + "\n}\n"
+
+
 def main() -> None:
     functions, optimizers = function_cases(), optimizer_cases()
     for case in functions:
@@ -322,7 +332,7 @@ def main() -> None:
     made = {"functions": functions, "optimizers": optimizers, "stages": stages, "schedules": schedules}
     stored = json.loads(FILE.read_text()) if FILE.exists() else {}
     vectors = {"about": ABOUT.split("\n"), **{name: merged(stored.get(name, []), made[name]) for name in made}}
-    FILE.write_text(json.dumps(vectors, indent=1) + "\n")
+    FILE.write_text(as_text(vectors))
 
 
 if __name__ == "__main__":
