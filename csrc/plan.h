@@ -152,8 +152,8 @@ void gdm_update_tiles(const gdm_plan *plan, const struct isa *isa, size_t entry,
  * writes the copy. */
 void gdm_swap_tiles(const gdm_plan *plan, const struct isa *isa, size_t entry, size_t first, size_t last,
                     double weight);
-/* What a trust ratio is computed from: all elements of an entry, or the buffers of one update, which all have the
- * dtype that is computed in. */
+
+/* What a trust ratio is computed from: all elements of an entry, or the buffers of one update. */
 struct vectors {
     const struct isa *isa;
     enum rule rule;
@@ -163,7 +163,8 @@ struct vectors {
     const void *constants;
     const gdm_plan *plan; /* NULL: of one update */
     size_t entry;
-    void *const *buffers;
+    void *const *buffers; /* all of the dtype that is computed in, unless `tiled` */
+    uint8_t tiled;        /* the entry must be loaded tile by tile */
 };
 
 /* The trust ratio. `args` are those of the rule, checked. */

@@ -52,6 +52,8 @@ static __attribute__((noinline)) double find_trust(const gdm_plan *plan, size_t 
         .constants = &prepared->constants,
         .plan = plan,
         .entry = i,
+        .buffers = entry->data,
+        .tiled = entry->tiled | plan->stages.on_all,
     };
     return gdm_trust_ratio(&of, &group->args, threads, elsewhere);
 }
@@ -229,7 +231,7 @@ static __attribute__((cold)) void count_entries(gdm_plan *plan) {
             plan->own_progress = 1;
             details->lag++;
         } else if (bytes && entry->own & OWN_PROGRESS) {
-            memcpy(details->scalars, prepare_own(plan, i, &own)->next_scalars, bytes);
+            memcpy(details->scalars, prepare_untrusted(plan, i, &own)->next_scalars, bytes);
         }
     }
 }

@@ -10,8 +10,9 @@ static int is_mode(gdm_mode mode) {
 /* How much of the average is in the point y, between z and the average; 0 for other rules. */
 static double share_of_average(const struct group *group) {
     switch (group->rule) {
-    case RULE_schedule_free_sgd: return group->args.schedule_free_sgd.momentum;
-    case RULE_schedule_free_adamw: return group->args.schedule_free_adamw.betas[0];
+#define GDM_AVERAGED(rule, share)                                                                                      \
+    case RULE_##rule: return group->args.rule.share;
+#include "rules.def"
     default: return 0.0;
     }
 }

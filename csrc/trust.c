@@ -19,7 +19,7 @@ static struct sums sums_of_block(const struct vectors *of, size_t block) {
     reducer *const sum_of_squares = of->isa->reducers[GDM_SUM_OF_SQUARES][of->dtype];
     _Alignas(CACHE_LINE) double params[BLOCK], directions[BLOCK]; /* or floats */
     const void *param = params;
-    if (of->plan) {
+    if (of->tiled) {
         gdm_load_direction(of, first, n, params, directions);
     } else {
         void *buffers[MAX_BUFFERS];

@@ -12,7 +12,7 @@ import numpy as np
 from .. import _checks
 from .._checks import Array
 from ._reductions import sum_of_squares
-from .real_power import real_power
+from .real_power import Two, product_of, real_power
 
 if TYPE_CHECKING:
     from .._checks import Floats
@@ -126,28 +126,19 @@ def power(base: float, exponent: int) -> float:
 
 def power_to_nearest(base: float, exponent: int) -> float:
     """A power of a number in [0, 1], rounded once: each product is kept with what its rounding left off."""
-    result, square = (1.0, 0.0), (base, 0.0)
+    result, square = Two(1.0, 0.0), Two(base, 0.0)
     while exponent:
         if exponent & 1:
             result = _product(result, square)
         square = _product(square, square)
         exponent >>= 1
-    return result[0] + result[1]
+    return result.high + result.low
 
 
-def _product(a: tuple[float, float], b: tuple[float, float]) -> tuple[float, float]:
-    """The product of two sums of a number and its error. What its rounding left off is found by T. Dekker's method."""
-    product = a[0] * b[0]
-    (high_a, low_a), (high_b, low_b) = _halves(a[0]), _halves(b[0])
-    left_off = high_a * high_b - product + high_a * low_b + low_a * high_b + low_a * low_b
-    return product, left_off + (a[0] * b[1] + a[1] * b[0])
-
-
-def _halves(x: float) -> tuple[float, float]:
-    """Two numbers of 26 bits whose sum is ``x``."""
-    wide = 134217729.0 * x
-    high = wide - (wide - x)
-    return high, x - high
+def _product(a: Two, b: Two) -> Two:
+    """The product, with what its rounding left off."""
+    product = product_of(a.high, b.high)
+    return Two(product.high, product.low + (a.high * b.low + a.low * b.high))
 
 
 def power_of_096(x: float) -> float:
