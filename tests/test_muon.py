@@ -239,6 +239,7 @@ def test_what_is_no_matrix_is_named(backend, params, label):
         ({"ns_steps": 2.0}, TypeError, "ns_steps must be a whole number"),
         ({"ns_coefficients": (1.0, 2.0)}, TypeError, "ns_coefficients must be three real numbers"),
         ({"ns_coefficients": (1.0, 2.0, math.nan)}, ValueError, r"ns_coefficients\[2\] must be a finite real number"),
+        ({"ns_coefficients": (1.0, -1e39, 2.0)}, ValueError, r"ns_coefficients\[1\] must be finite in float32"),
         ({"eps": -1.0}, ValueError, "eps must be finite and not negative"),
         ({"adjust_lr_fn": "other"}, ValueError, "adjust_lr_fn must be 'original', 'match_rms_adamw' or None"),
         ({"orthogonalize": 3}, TypeError, "orthogonalize must be a function or None"),
@@ -322,6 +323,9 @@ def test_newton_schulz_of_nothing_little_and_nan():
     ):
         with pytest.raises(error, match=r"^matrix must "):
             gdm.newton_schulz(wrong)
+    for huge in (1e39, -1e39):
+        with pytest.raises(ValueError, match=r"^ns_coefficients\[0\] must be finite in float32"):
+            gdm.newton_schulz(np.eye(2), ns_coefficients=(huge, 0.0, 0.0))
 
 
 # ---- failures in the middle of a step ----

@@ -139,8 +139,8 @@ def finite(name: str, value: object) -> float:
 
 
 def finite_in(name: str, value: float, dtype: np.dtype[Any]) -> None:
-    """Requires that a number, which is finite and not negative, stays finite in the dtype that a rule computes in."""
-    if value >= FLOAT32_OVERFLOW and dtype == np.float32:
+    """Requires that a finite number stays finite in the dtype that a rule computes in, and that a product is finite."""
+    if abs(value) >= FLOAT32_OVERFLOW and dtype == np.float32:
         raise ValueError(f"{name} must be finite in float32, got {value!r}")
     if value == math.inf:
         raise ValueError(f"{name} must be finite and not negative, got {value!r}")
@@ -156,12 +156,12 @@ def several(name: str, value: object, domains: Sequence[Domain]) -> tuple[float,
 
 def domain_of(name: str, among: Container[str]) -> Domain:
     """The domain of an option that is a real number, in a rule that has these options."""
-    is_factor = name == "alpha" and "centered" not in among  # RMSprop's alpha is a share
+    is_factor = name == "alpha" and ("lambd" in among or "t_alpha" in among)  # of ASGD and AdEMAMix, not a share
     return NOT_NEGATIVE if is_factor else REALS[name]
 
 
 def unbounded(checked: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
-    """The numbers among checked options, with their names: all that might be too large for a dtype."""
+    """The numbers among checked options, with their names."""
     for name, value in checked.items():
         if isinstance(value, tuple):
             yield from ((f"{name}[{k}]", x) for k, x in enumerate(value))

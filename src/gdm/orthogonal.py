@@ -77,6 +77,8 @@ def newton_schulz(
         raise TypeError(f"matrix must be of real floats, got dtype {x.dtype}")
     given = {"ns_coefficients": ns_coefficients, "ns_steps": ns_steps, "eps": eps}
     checked = _checks.options(given)
+    for k, coefficient in enumerate(checked["ns_coefficients"]):
+        _checks.finite_in(f"ns_coefficients[{k}]", coefficient, np.dtype(np.float32))
     with np.errstate(all="ignore"):  # what is not finite propagates
         return _iterate(x, checked["ns_coefficients"], checked["ns_steps"], checked["eps"])
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from .. import _checks
 from .._checks import Array, Options
+from .._checks import in_order_of as in_order_of
 from .array_update import ArrayUpdate as ArrayUpdate
 from .array_update import alike
 from .state import WORK, Wanted, allocate
@@ -83,10 +84,11 @@ def require_alike(arrays: Mapping[str, Any]) -> None:
     alike(arrays, True)
 
 
-def are_views_of_the_same(x: Array, y: Array) -> bool:
-    """Whether two NumPy arrays show the same memory in the same way."""
+def are_views_of_the_same(x: Array, y: Any) -> bool:
+    """Whether both are NumPy arrays that show the same memory in the same way."""
     return (
-        x.dtype == y.dtype
+        isinstance(y, np.ndarray)
+        and x.dtype == y.dtype
         and x.shape == y.shape
         and x.strides == y.strides
         and x.flags.writeable == y.flags.writeable

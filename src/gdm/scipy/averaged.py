@@ -8,7 +8,7 @@ import numpy as np
 
 from .box import Array
 from .run import PRECISION, Point, Run
-from .walk import FIRST, Walk
+from .walk import FIRST, Walk, largest
 
 CYCLE, LONGEST = 10, 1000  # how many iterations a cycle of the search for a rate has: the first one, and the most
 FASTER, SLOWER = 2.0, 0.25  # the factors of the rate
@@ -20,16 +20,6 @@ class AveragedWalk(Walk):
     So an iteration evaluates the function twice. Bounds are refused: the iterates cannot be projected.
     """
 
-    def plain(self, run: Run, lr: Any) -> float:
-        """Makes the method's own steps, and returns the last learning rate."""
-        opt = self.bound(lr)
-        group = opt.groups[0]
-        rate = group.current_lr
-        while run.status is None:
-            rate = group.current_lr
-            run.record(self._iterate(opt), rate)
-        return float(rate)
-
     def searching(self, run: Run) -> float:
         """Restarts from the best point after each cycle.
 
@@ -40,23 +30,25 @@ class AveragedWalk(Walk):
         last = 0.0
         while run.status is None:
             start = run.best
-            if start.finite and not _moves(start, rate):
+            if not _moves(start, rate):
                 run.stop(PRECISION)
                 break
             self.x[:], self.grad[:] = start.x, start.grad
             if not self._cycle(run, rate, length):
                 ceiling, rate, length = rate, rate * SLOWER, CYCLE
-            elif rate * FASTER < ceiling:
-                last, rate = rate, rate * FASTER
+                continue
+            last = rate
+            if rate * FASTER < ceiling:
+                rate *= FASTER
             else:
-                last, length, ceiling = rate, min(2 * length, LONGEST), ceiling * FASTER
+                length, ceiling = min(2 * length, LONGEST), ceiling * FASTER
         return last
 
     def _cycle(self, run: Run, rate: float, length: int) -> bool:
         """Makes some iterations; False if the value did not fall."""
         opt, start = self.bound(rate), run.best
         for _ in range(length):
-            point = self._iterate(opt)
+            point = self.iterate(opt)
             if not point.finite or not np.isfinite(self.grad).all():
                 return False
             if point.fun > start.fun + abs(start.fun - run.first.fun):  # far above what it began with
@@ -66,7 +58,7 @@ class AveragedWalk(Walk):
                 return True
         return run.best is not start
 
-    def _iterate(self, opt: Any) -> Point:
+    def iterate(self, opt: Any) -> Point:
         """Makes a step; returns the average, and leaves the gradient at the next point to compute it at."""
         with np.errstate(over="ignore", invalid="ignore"):
             opt.step()
@@ -80,8 +72,7 @@ class AveragedWalk(Walk):
 
     def _first_rate(self, start: Point) -> float:
         """The rate with which the first step moves the variable that moves most by a small share."""
-        steepest = float(np.abs(start.grad).max(initial=0.0))
-        return FIRST * max(1.0, float(np.abs(start.x).max(initial=0.0))) / (steepest or 1.0)
+        return FIRST * max(1.0, largest(start.x)) / (largest(start.grad) or 1.0)
 
 
 def _moves(point: Point, rate: float) -> bool:

@@ -67,10 +67,14 @@ class Walk:
         rate = group.current_lr
         while run.status is None:
             rate = group.current_lr
-            opt.step()
-            self.box.project(self.x)
-            run.record(self.point(), rate)
+            run.record(self.iterate(opt), rate)
         return float(rate)
+
+    def iterate(self, opt: Any) -> Point:
+        """Makes a step, and returns the point that it leads to."""
+        opt.step()
+        self.box.project(self.x)
+        return self.point()
 
     def bound(self, lr: Any) -> Any:
         """An optimizer of the point, which reads the gradient."""
@@ -97,7 +101,7 @@ class Search:
 
     def __init__(self, walk: Walk, start: Point) -> None:
         self._walk, self._at = walk, start
-        self._lr = self.last_lr = self._rate_for(FIRST * max(1.0, _largest(start.x)))
+        self._lr = self.last_lr = self._rate_for(FIRST * max(1.0, largest(start.x)))
         self._length = 0.0  # of the last step
         self._opt = walk.bound(self._lr)
         self._cleared = self._state = self._opt.state_dict()
@@ -165,7 +169,7 @@ class Search:
         bend, limits = float(moved @ point.grad) - slope, self._walk.method.change
         self.last_lr = self._lr
         self._lr = self._in_range(self._lr * _between(-slope / bend if bend > 0 else limits[1], limits))
-        self._at, self._length = point, _largest(moved)
+        self._at, self._length = point, largest(moved)
         self._recent.append(point.fun)
         self._state = self._opt.state_dict()
 
@@ -182,7 +186,7 @@ class Search:
 
     def _rate_for(self, length: float) -> float:
         """The rate with which a step without momentum moves the variable that moves most by this length."""
-        steepest = 1.0 if self._walk.method.unit_steps else _largest(self._at.grad)
+        steepest = 1.0 if self._walk.method.unit_steps else largest(self._at.grad)
         return self._in_range(length / steepest if steepest else length)
 
     def _in_range(self, lr: float) -> float:
@@ -190,7 +194,8 @@ class Search:
         return _between(lr, (float(limits.tiny), float(limits.max)))
 
 
-def _largest(x: Array) -> float:
+def largest(x: Array) -> float:
+    """The largest magnitude; 0 if there is none."""
     return float(np.abs(x).max(initial=0.0))
 
 

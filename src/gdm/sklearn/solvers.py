@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from .. import adam, momentum, sgd
+from ..optimizer.adapter import in_order_of
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -41,12 +42,12 @@ class SGD(Solver):
         lr = float(self.made.learning_rate)
         if not self.momentum:
             for param, grad in zip(params, grads, strict=True):
-                sgd(param, _like(param, grad), lr=lr)
+                sgd(param, in_order_of(param, grad), lr=lr)
             return
         self.velocities = self.velocities or [np.zeros_like(param) for param in params]
         options: Any = {"lr": lr, "momentum": self.momentum, "nesterov": self.nesterov, "form": "classic"}
         for param, velocity, grad in zip(params, self.velocities, grads, strict=True):
-            momentum(param, velocity, _like(param, grad), **options)
+            momentum(param, velocity, in_order_of(param, grad), **options)
 
 
 class Adam(Solver):
@@ -67,9 +68,4 @@ class Adam(Solver):
             "eps": self.eps / math.sqrt(1.0 - self.betas[1] ** self.steps),
         }
         for param, (mean, square), grad in zip(params, self.averages, grads, strict=True):
-            adam(param, mean, square, _like(param, grad), **options)
-
-
-def _like(param: Array, grad: Array) -> Array:
-    """The gradient in its parameter's dtype and order in memory. A regressor of float32 may compute it in float64."""
-    return np.asarray(grad, param.dtype, order="C" if param.flags.c_contiguous else "F")
+            adam(param, mean, square, in_order_of(param, grad), **options)

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
 import thinc.optimizers
 
-from .. import adam, grad_norm, sgd
+from .. import grad_norm
 from ..optimizer import adapter
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -22,14 +21,14 @@ Options = dict[str, Any]
 Key = tuple[int, str]
 
 MAX_DECAY = 0.9999  # of the averages
-SHORTEST = 5  # RAdam rectifies from this length of the average of squares on
 # thinc 9 calls its hyperparameters with the step; in thinc 8.3 they are numbers, which step_schedules() replaces.
 CALLS_SCHEDULES = hasattr(thinc.optimizers.Optimizer, "step")
 
 
 class Bound(NamedTuple):
-    """The arrays of one key, and the update that is bound to them."""
+    """The arrays of one key, and the update by a rule of gdm that is bound to them."""
 
+    rule: str
     weights: Array
     gradient: Array
     mom1: Array | None
@@ -153,24 +152,26 @@ class Optimizer(thinc.optimizers.Optimizer):
         beta1, beta2, learn_rate, eps, L2, limit = self.b1, self.b2, self.learn_rate, self.eps, self.L2, self.grad_clip
         if CALLS_SCHEDULES:
             beta1, beta2, learn_rate, eps, L2, limit = self._called(key, beta1, beta2, learn_rate, eps, L2, limit)
-        has_moments = self.use_radam or (beta1 > 0.0 and beta2 > 0.0)
-        if beta2 > 0.0 and not has_moments:
+        rule = "radam" if self.use_radam else "adam" if beta1 > 0.0 and beta2 > 0.0 else "sgd"
+        if beta2 > 0.0 and rule == "sgd":
             raise NotImplementedError("beta2 must be 0 where beta1 is 0: thinc has no formula for squares alone")
         bound = self._bound.get(key)
-        if bound is None or not self._is_current(bound, key, weights, gradient, has_moments):
-            bound = self._bind(key, weights, gradient, has_moments)
+        if bound is None or not self._is_current(bound, rule, key, weights, gradient):
+            bound = self._bind(rule, key, weights, gradient)
         step = self.nr_update.get(key, 0) + 1
         average_decay = min((1.0 + step) / (10.0 + step), MAX_DECAY)
         rate = learn_rate * lr_scale
         coupled, decay = (0.0, rate * L2) if self.L2_is_weight_decay else (L2, 0.0)
         try:
             scale = _clipping(weights, gradient, coupled, limit) if limit else 1.0
-            if not has_moments:
-                bound.update(_sgd(rate, scale * coupled, decay), step, scale, average_decay)
-            elif not self.use_radam:
-                bound.update(_adam(rate, scale * coupled, decay, beta1, beta2, eps, step), step, scale, average_decay)
-            else:
-                _radam(bound, learn_rate, scale, coupled, decay, beta1, beta2, eps, step, average_decay)
+            options = _sgd(learn_rate if rule == "radam" else rate, scale * coupled, decay)
+            if rule != "sgd":
+                options |= {"betas": (beta1, beta2), "eps": eps}
+            if rule == "adam":
+                # thinc adds eps before the bias of the root is corrected, gdm after that.
+                correction = 1.0 - beta2**step
+                options |= {"eps": eps / math.sqrt(correction) if correction > 0 else eps, "amsgrad": False}
+            bound.update(options, step + (rule == "radam"), scale, average_decay)  # thinc's RAdam counts from 2
         except (TypeError, ValueError) as error:
             error.add_note(
                 f"in the update of {key!r}, where lr follows from learn_rate and lr_scale, betas are beta1 and beta2, "
@@ -185,21 +186,22 @@ class Optimizer(thinc.optimizers.Optimizer):
         score = self.last_score
         return [x(self.step, key=key, last_score=score) if callable(x) else x for x in schedules]
 
-    def _is_current(self, bound: Bound, key: Key, weights: Array, gradient: Array, has_moments: bool) -> bool:
+    def _is_current(self, bound: Bound, rule: str, key: Key, weights: Array, gradient: Array) -> bool:
         """Whether these are the arrays of the call and of the dictionaries, which belong to the user, too."""
-        if bound.weights is not weights and not _are_views_of_the_same(bound.weights, weights):
+        # PyTorch's tensors come as new views each time.
+        if bound.weights is not weights and not adapter.are_views_of_the_same(bound.weights, weights):
             return False
-        if bound.gradient is not gradient and not _are_views_of_the_same(bound.gradient, gradient):
+        if bound.gradient is not gradient and not adapter.are_views_of_the_same(bound.gradient, gradient):
             return False
-        if has_moments != (bound.mom1 is not None):
+        if rule != bound.rule:
             return False
-        if has_moments and (self.mom1.get(key) is not bound.mom1 or self.mom2.get(key) is not bound.mom2):
+        if rule != "sgd" and (self.mom1.get(key) is not bound.mom1 or self.mom2.get(key) is not bound.mom2):
             return False
         if self.averages is None:
             return bound.average is None
         return bound.average is not None and self.averages.get(key) is bound.average
 
-    def _bind(self, key: Key, weights: Array, gradient: Array, has_moments: bool) -> Bound:
+    def _bind(self, rule: str, key: Key, weights: Array, gradient: Array) -> Bound:
         """Checks the arrays of a key, makes those that it lacks, and binds an update to them."""
         given = {"weights": weights, "gradient": gradient}
         for name, x in given.items():
@@ -210,19 +212,17 @@ class Optimizer(thinc.optimizers.Optimizer):
                     "Train on the CPU, or take thinc's own optimizer"
                 )
         adapter.require_alike(given)
-        kept = {"mom1": self.mom1, "mom2": self.mom2} if has_moments else {}
+        kept = {"mom1": self.mom1, "mom2": self.mom2} if rule != "sgd" else {}
         if self.averages is not None:
             kept["averages"] = self.averages
         found = {name: _in_shape_of(weights, arrays[key]) for name, arrays in kept.items() if key in arrays}
         missing = [name for name in kept if name not in found]
         found |= zip(missing, adapter.new_states(weights, len(missing)), strict=True)
         labelled = {f"{name}[{key!r}]": found[name] for name in kept}  # in the order of kept
-        update = adapter.ArrayUpdate(
-            "adam" if has_moments else "sgd", {**given, **labelled}, has_average="averages" in kept, clears=True
-        )
+        update = adapter.ArrayUpdate(rule, {**given, **labelled}, has_average="averages" in kept, clears=True)
         for name, arrays in kept.items():
             arrays[key] = found[name]
-        bound = Bound(weights, gradient, found.get("mom1"), found.get("mom2"), found.get("averages"), update.step)
+        bound = Bound(rule, weights, gradient, found.get("mom1"), found.get("mom2"), found.get("averages"), update.step)
         self._bound[key] = bound
         return bound
 
@@ -230,11 +230,6 @@ class Optimizer(thinc.optimizers.Optimizer):
         # Copies and pickles leave out the weights and gradients, which belong to the model.
         state: Any = object.__getstate__(self)
         return None, {**state[1], "_bound": {}}
-
-
-def _are_views_of_the_same(bound: Array, given: Any) -> bool:
-    """PyTorch's tensors come as new views each time."""
-    return isinstance(given, np.ndarray) and adapter.are_views_of_the_same(bound, given)
 
 
 def _in_shape_of(weights: Array, state: Any) -> Any:
@@ -266,57 +261,3 @@ def _sgd(rate: float, coupled: float, decay: float) -> Options:
         "maximize": False,
         "decoupled_weight_decay": decay != 0,
     }
-
-
-def _adam(rate: float, coupled: float, decay: float, beta1: float, beta2: float, eps: float, t: int) -> Options:
-    """gdm's options of Adam's step ``t``."""
-    options = _sgd(rate, coupled, decay)
-    correction = 1.0 - beta2**t
-    options["betas"] = beta1, beta2
-    # thinc adds eps before the bias of the root is corrected, gdm after that.
-    options["eps"] = eps / math.sqrt(correction) if correction > 0 else eps
-    options["amsgrad"] = False
-    return options
-
-
-def _radam(
-    bound: Bound,
-    learn_rate: float,
-    scale: float,
-    coupled: float,
-    decay: float,
-    beta1: float,
-    beta2: float,
-    eps: float,
-    step: int,
-    average_decay: float,
-) -> None:
-    """A step of RAdam: Adam with a factor; or in the first few steps a step along the average gradient."""
-    if not (0 <= beta1 < 1 and 0 <= beta2 < 1):
-        raise ValueError(f"beta1 and beta2 must be in [0, 1), got {beta1!r} and {beta2!r}")
-    t = step + 1  # as thinc counts here
-    factor = _rectification(beta2, t)
-    if factor is not None:
-        options = _adam(learn_rate * factor, scale * coupled, decay, beta1, beta2, eps, t)
-        bound.update(options, t, scale, average_decay)
-        return
-    weights, gradient, mom1, mom2, average, _ = bound
-    moments: Options = {"lr": 0.0, "betas": (beta1, beta2), "eps": 1.0, "weight_decay": scale * coupled}
-    along = _sgd(learn_rate / (1.0 - beta1**t), 0.0, decay)
-    sgd(weights[:0], gradient[:0], **along)  # refuses what would be refused below
-    adam(weights, mom1, mom2, gradient * scale, step=t, **moments)  # type: ignore[arg-type]
-    sgd(weights, mom1, **along)  # type: ignore[arg-type]
-    if average is not None:  # towards the weights: the gradient is the difference
-        sgd(average, weights, lr=1.0 - average_decay, weight_decay=1.0, maximize=True)
-    gradient.fill(0)
-
-
-@lru_cache(16)  # all parameters have the same one
-def _rectification(beta2: float, t: int) -> float | None:
-    """RAdam's factor of the learning rate; None where it is not rectified."""
-    longest = 2.0 / (1.0 - beta2) - 1.0
-    power = beta2**t
-    length = longest - 2.0 * t * power / (1.0 - power)
-    if length < SHORTEST:
-        return None
-    return math.sqrt((length - 4.0) * (length - 2.0) * longest / ((longest - 4.0) * (longest - 2.0) * length))
