@@ -18,9 +18,8 @@ torch = pytest.importorskip("torch", reason="NOT TESTED: the engine of gdm.torch
 
 from gdm.torch import tensors  # noqa: E402
 from gdm.torch.arrange import Arrangement  # noqa: E402
+from torch_cases import CLASSES  # noqa: E402
 
-CLASSES = ["SGD", "Adagrad", "RMSprop", "Adam", "AdamW", "NAdam", "RAdam", "Adamax", "Adadelta", "Rprop", "ASGD"]
-CLASSES += ["Lion", "Signum", "AdEMAMix", "LARS", "LAMB", "ScheduleFreeSGD", "ScheduleFreeAdamW"]
 SHAPES = [(3, 5), (), (0,), (70,), (2, 3, 4, 5)]
 
 

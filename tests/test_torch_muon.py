@@ -447,6 +447,31 @@ def test_the_function_makes_the_two_passes(backend, dtype):
     assert_same_tensors(buffers, [optimizer.state[p]["momentum_buffer"] for p in twins])
 
 
+def test_the_first_pass_writes_the_updates_and_nothing_else(backend):
+    param, grad, buffer, update, copy = (torch.full((2, 2), float(x)) for x in range(1, 6))
+    before = [x.clone() for x in (param, grad, buffer, copy)]
+    options = {"lr": 0.1, "copies": [copy], "prepare": True}
+    gdm.torch.functional.muon([param], [grad], [buffer], [update], **options)
+    assert_same_tensors([param, grad, buffer, copy], before)
+    assert not update.eq(4).any()
+    assert [x._version for x in (param, buffer, copy)] == [0, 0, 0]
+    assert update._version == 1
+
+
+def test_a_muon_without_matrices_is_adamw():
+    ours, theirs = clones(parameters(shapes=[(3,)])), clones(parameters(shapes=[(3,)]))
+    muon = gdm.torch.Muon([{"params": ours, "method": "adamw", "lr": 0.01}])
+    adamw = gdm.torch.AdamW(theirs, lr=0.01)
+    assert [len(group["params"]) for group in muon.param_groups] == [1]
+    for step in range(3):
+        give_gradients(step, ours, theirs)
+        muon.step()
+        adamw.step()
+    assert_same_tensors(ours, theirs)
+    with pytest.raises(ValueError, match="empty parameter list"):
+        gdm.torch.Muon([])
+
+
 def test_the_function_refuses_before_it_writes():
     p, g, u = torch.ones(2, 2), torch.ones(2, 2), torch.zeros(2, 2)
     with pytest.raises(ValueError, match=r"updates\[0\] has shape"):

@@ -199,8 +199,28 @@ class SignumByHand(_ByHand):
         p.add_(m.sign(), alpha=-group["lr"])
 
 
-class AdEMAMixByHand(torch.optim.Optimizer):
+class _CountedByHand(torch.optim.Optimizer):
+    states: tuple[str, ...]
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        loss = None if closure is None else torch.enable_grad()(closure)()
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is not None:
+                    state = self.state[p]
+                    if not state:
+                        state["step"] = torch.zeros((), dtype=torch.get_default_dtype())
+                        state |= {key: torch.zeros_like(p) for key in self.states}
+                    state["step"] += 1
+                    self.update(p, -p.grad if group["maximize"] else p.grad, state, group)
+        return loss
+
+
+class AdEMAMixByHand(_CountedByHand):
     """Algorithm 1 of Pagliardini et al., 2024, with the schedules of its section 3 in their other forms."""
+
+    states = ("exp_avg", "exp_avg_slow", "exp_avg_sq")
 
     def __init__(
         self,
@@ -217,20 +237,6 @@ class AdEMAMixByHand(torch.optim.Optimizer):
     ) -> None:
         options = {"lr": lr, "betas": betas, "alpha": alpha, "t_alpha": t_alpha, "t_beta3": t_beta3}
         super().__init__(params, {**options, "eps": eps, "weight_decay": weight_decay, "maximize": maximize})
-
-    @torch.no_grad()
-    def step(self, closure=None):
-        loss = None if closure is None else torch.enable_grad()(closure)()
-        for group in self.param_groups:
-            for p in group["params"]:
-                if p.grad is not None:
-                    state = self.state[p]
-                    if not state:
-                        state["step"] = torch.zeros((), dtype=torch.get_default_dtype())
-                        state |= {key: torch.zeros_like(p) for key in ("exp_avg", "exp_avg_slow", "exp_avg_sq")}
-                    state["step"] += 1
-                    self.update(p, -p.grad if group["maximize"] else p.grad, state, group)
-        return loss
 
     @staticmethod
     def update(p, g, state, group) -> None:
@@ -271,28 +277,16 @@ class LARSByHand(_ByHand):
         p.sub_(v)
 
 
-class LAMBByHand(torch.optim.Optimizer):
+class LAMBByHand(_CountedByHand):
     """Algorithm 2 of You et al., 2020, with the identity as its scaling function."""
+
+    states = ("exp_avg", "exp_avg_sq")
 
     def __init__(
         self, params, lr=1e-3, betas=(0.9, 0.999), eps=1e-6, weight_decay=0.0, adapt=True, *, maximize=False
     ) -> None:
         options = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
         super().__init__(params, {**options, "adapt": adapt, "maximize": maximize})
-
-    @torch.no_grad()
-    def step(self, closure=None):
-        loss = None if closure is None else torch.enable_grad()(closure)()
-        for group in self.param_groups:
-            for p in group["params"]:
-                if p.grad is not None:
-                    state = self.state[p]
-                    if not state:
-                        state["step"] = torch.zeros((), dtype=torch.get_default_dtype())
-                        state |= {key: torch.zeros_like(p) for key in ("exp_avg", "exp_avg_sq")}
-                    state["step"] += 1
-                    self.update(p, -p.grad if group["maximize"] else p.grad, state, group)
-        return loss
 
     @staticmethod
     def update(p, g, state, group) -> None:
@@ -464,7 +458,7 @@ class Twins:
         self.params = parameters() if params is None else params
         self.other_params = clones(self.params)
         for_loop = {} if name in OWN else {"foreach": False, **({"fused": False} if name in FUSED else {})}
-        our_options = {**copy.deepcopy(options), **({} if name in OWN else for_loop), **(ours or {})}
+        our_options = {**copy.deepcopy(options), **for_loop, **(ours or {})}
         self.ours = getattr(gdm.torch, name)(make(self.params), **our_options)
         self.theirs = torchs_class(name)(make(self.other_params), **{**copy.deepcopy(options), **for_loop})
 

@@ -248,7 +248,12 @@ def swapped(param: Array, z: Array, share: float, evaluate: bool) -> Array:
     ``y = (1 - share) * z + share * x`` lies between the iterate z and the average x. With ``evaluate`` x from y, else y
     from x: each is a step towards z, or away from it.
     """
-    return averaged(param, z, 1.0 - 1.0 / share if evaluate else 1.0 - share)
+    return averaged(param, z, swap_weight(share, evaluate))
+
+
+def swap_weight(share: float, evaluate: bool) -> float:
+    """How far a swap moves a parameter towards z."""
+    return 1.0 - 1.0 / share if evaluate else 1.0 - share
 
 
 @np.errstate(all="ignore")

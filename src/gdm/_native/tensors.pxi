@@ -1148,7 +1148,7 @@ def update_tensors(str rule, dict options, list params, list grads, list states,
             if status != OK:
                 return i
             changed.append(states[len(states) - 1][i] if prepare else params[i])
-            if copies is not None and copies[i] is not None:
+            if not prepare and copies is not None and copies[i] is not None:
                 changed.append(copies[i])
         status = gdm_plan_arrange(plan)
         if status == ERR_MEMORY:

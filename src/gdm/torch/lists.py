@@ -174,13 +174,13 @@ def _by_reference(
     first: bool,
     scale: float,
 ) -> None:
-    made, changed = [], []
+    made, changed, prepare = [], [], options.get("prepare", False)
     for i, (param, grad) in enumerate(zip(lists["params"], lists["grads"], strict=True)):
         if grad is None:
             continue
         step = lists["steps"][i] if "steps" in lists else 1
         number = step if isinstance(step, int) else int(step.item()) + 1
-        copy = lists["copies"][i] if "copies" in lists else None
+        copy = lists["copies"][i] if "copies" in lists and not prepare else None
         new = updated(
             rule,
             options,
@@ -195,7 +195,7 @@ def _by_reference(
         )
         kept = [x[i] for x in scalars]
         made.append((new, kept, None if isinstance(step, int) else step, number))
-        changed += [param] if copy is None else [param, copy]
+        changed += [x for x in (states[-1][i] if prepare else param, copy) if x is not None]
     torch.autograd.graph.increment_version(changed)
     for new, kept, step, number in made:
         new.write()

@@ -9,12 +9,14 @@ from typing import Any, ClassVar
 import torch
 from torch.optim.optimizer import _get_scalar_dtype, _use_grad_for_differentiable
 
+from .arrange import WIDE
+
 
 class _Method(torch.optim.Optimizer):
     """A method with states like the parameter, updated by one operation of PyTorch after the other."""
 
     _states: ClassVar[tuple[str, ...]] = ("exp_avg",)
-    _counts: ClassVar[bool] = False  # whether the state has a "step"
+    _counts: ClassVar[bool]  # as in NativeStep
 
     def _require(self, *, lr: Any, weight_decay: float, fused: bool | None, differentiable: bool) -> None:
         if not lr >= 0.0:
@@ -23,6 +25,16 @@ class _Method(torch.optim.Optimizer):
             raise ValueError(f"Invalid weight_decay value: {weight_decay}")
         if fused and differentiable:
             raise RuntimeError("`fused` does not support `differentiable`")
+
+    def _require_not_negative(self, **options: Any) -> None:
+        for name, value in options.items():
+            if not value >= 0.0:
+                raise ValueError(f"Invalid {name} value: {value}")
+
+    def _require_betas(self, betas: tuple[float, ...]) -> None:
+        for i, beta in enumerate(betas):
+            if not 0.0 <= beta < 1.0:
+                raise ValueError(f"Invalid beta parameter at index {i}: {beta}")
 
     @_use_grad_for_differentiable
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -84,9 +96,7 @@ class Lion(_Method):
         fused: bool | None = None,
     ) -> None:
         self._require(lr=lr, weight_decay=weight_decay, fused=fused, differentiable=differentiable)
-        for i, beta in enumerate(betas):
-            if not 0.0 <= beta < 1.0:
-                raise ValueError(f"Invalid beta parameter at index {i}: {beta}")
+        self._require_betas(betas)
         defaults = {"lr": lr, "betas": betas, "weight_decay": weight_decay, "maximize": maximize}
         super().__init__(params, {**defaults, "foreach": foreach, "differentiable": differentiable, "fused": fused})
 
@@ -129,7 +139,6 @@ class AdEMAMix(_Method):
     """AdEMAMix with PyTorch's operations."""
 
     _states = ("exp_avg", "exp_avg_slow", "exp_avg_sq")
-    _counts = True
 
     def __init__(
         self,
@@ -150,12 +159,8 @@ class AdEMAMix(_Method):
         self._require(lr=lr, weight_decay=weight_decay, fused=fused, differentiable=differentiable)
         if len(betas) != 3:
             raise ValueError(f"Invalid betas, expected three: {betas}")
-        for i, beta in enumerate(betas):
-            if not 0.0 <= beta < 1.0:
-                raise ValueError(f"Invalid beta parameter at index {i}: {beta}")
-        for name, value in {"alpha": alpha, "t_alpha": t_alpha, "t_beta3": t_beta3, "eps": eps}.items():
-            if not value >= 0.0:
-                raise ValueError(f"Invalid {name} value: {value}")
+        self._require_betas(betas)
+        self._require_not_negative(alpha=alpha, t_alpha=t_alpha, t_beta3=t_beta3, eps=eps)
         defaults = {"lr": lr, "betas": betas, "alpha": alpha, "t_alpha": t_alpha, "t_beta3": t_beta3, "eps": eps}
         defaults |= {"weight_decay": weight_decay, "maximize": maximize, "foreach": foreach}
         super().__init__(params, {**defaults, "differentiable": differentiable, "fused": fused})
@@ -198,8 +203,7 @@ class LARS(_Method):
         self._require(lr=lr, weight_decay=weight_decay, fused=fused, differentiable=differentiable)
         if not 0.0 <= momentum < 1.0:
             raise ValueError(f"Invalid momentum value: {momentum}")
-        if not trust_coefficient >= 0.0:
-            raise ValueError(f"Invalid trust_coefficient value: {trust_coefficient}")
+        self._require_not_negative(trust_coefficient=trust_coefficient)
         defaults = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "adapt": adapt}
         defaults |= {"trust_coefficient": trust_coefficient, "maximize": maximize, "foreach": foreach}
         super().__init__(params, {**defaults, "differentiable": differentiable, "fused": fused})
@@ -218,7 +222,6 @@ class LAMB(_Method):
     """LAMB with PyTorch's operations."""
 
     _states = ("exp_avg", "exp_avg_sq")
-    _counts = True
 
     def __init__(
         self,
@@ -235,11 +238,8 @@ class LAMB(_Method):
         fused: bool | None = None,
     ) -> None:
         self._require(lr=lr, weight_decay=weight_decay, fused=fused, differentiable=differentiable)
-        for i, beta in enumerate(betas):
-            if not 0.0 <= beta < 1.0:
-                raise ValueError(f"Invalid beta parameter at index {i}: {beta}")
-        if not eps >= 0.0:
-            raise ValueError(f"Invalid eps value: {eps}")
+        self._require_betas(betas)
+        self._require_not_negative(eps=eps)
         defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "adapt": adapt}
         defaults |= {"maximize": maximize, "foreach": foreach}
         super().__init__(params, {**defaults, "differentiable": differentiable, "fused": fused})
@@ -260,20 +260,14 @@ class LAMB(_Method):
 class _ScheduleFree(_Method):
     """What both Schedule-Free methods share."""
 
-    _counts = True
-
-    def _require_averaging(self, **options: Any) -> None:
-        for name, value in options.items():
-            if not value >= 0.0:
-                raise ValueError(f"Invalid {name} value: {value}")
-
     def _share(self, group: dict[str, Any]) -> float:
         raise NotImplementedError
 
     def _update(self, group: dict[str, Any], state: dict[str, Any], param: Any, grad: Any, lr: float) -> None:
         step = state["step"].item()
-        for key in ("weight_sum", "lr_max"):
-            state.setdefault(key, torch.zeros((), dtype=torch.float64, device="cpu"))
+        for key in WIDE:
+            if key not in state:
+                state[key] = torch.zeros((), dtype=torch.float64, device="cpu")
         if step == 1:
             state["z"].copy_(param)
         if step < group["warmup_steps"]:
@@ -311,7 +305,7 @@ class ScheduleFreeSGD(_ScheduleFree):
         fused: bool | None = None,
     ) -> None:
         self._require(lr=lr, weight_decay=weight_decay, fused=fused, differentiable=differentiable)
-        self._require_averaging(warmup_steps=warmup_steps, r=r, weight_lr_power=weight_lr_power)
+        self._require_not_negative(warmup_steps=warmup_steps, r=r, weight_lr_power=weight_lr_power)
         if not 0.0 < momentum < 1.0:
             raise ValueError(f"Momentum must be between 0 and 1 exclusive: {momentum}")
         defaults = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "warmup_steps": warmup_steps}
@@ -347,7 +341,7 @@ class ScheduleFreeAdamW(_ScheduleFree):
         fused: bool | None = None,
     ) -> None:
         self._require(lr=lr, weight_decay=weight_decay, fused=fused, differentiable=differentiable)
-        self._require_averaging(eps=eps, warmup_steps=warmup_steps, r=r, weight_lr_power=weight_lr_power)
+        self._require_not_negative(eps=eps, warmup_steps=warmup_steps, r=r, weight_lr_power=weight_lr_power)
         if not 0.0 < betas[0] < 1.0:
             raise ValueError(f"Invalid beta parameter at index 0: {betas[0]}")
         if not 0.0 <= betas[1] < 1.0:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 import torch
 
-from .. import _backend, _checks
+from .. import _backend, _checks, _stages
 from ..errors import OverlapError
 from .arrange import WIDE, label
 from .by_reference import swapped
@@ -42,9 +42,9 @@ class Modes(_Base):
 
     _has_modes = True
 
-    def _share(self, group: dict[str, Any]) -> float:
-        """How much of the average is in the points at which gradients are computed."""
-        raise NotImplementedError
+    if TYPE_CHECKING:  # of methods.py
+
+        def _share(self, group: dict[str, Any]) -> float: ...
 
     def eval(self) -> None:
         """Puts the averages in the place of the parameters, for evaluation or to save them: the result of a training.
@@ -79,16 +79,18 @@ class Modes(_Base):
         chosen = [g for g, group in enumerate(self.param_groups) if bool(group["train_mode"]) is evaluate]
         groups = [self.param_groups[g] for g in chosen]
         with torch.no_grad():
-            if _is_native() and self._swap_plain(groups, evaluate):
+            if _backend.backend() == "native" and self._swap_plain(groups, evaluate):
                 return
             swaps = [x for g, group in zip(chosen, groups, strict=True) for x in self._swaps(g, group)]
             ours, theirs = [x for x in swaps if x.local is not None], [x for x in swaps if x.local is None]
-            new = [torch.lerp(x.param, x.z.to(x.param), _weight(x.share, evaluate)) for x in theirs]
+            new = [torch.lerp(x.param, x.z.to(x.param), _stages.swap_weight(x.share, evaluate)) for x in theirs]
             _require_apart(swaps)
-            if not _is_native():
+            if _backend.backend() == "reference":
                 _swap_by_reference(ours, groups, evaluate)
             elif (wrong := self._swap_natively(ours, groups, evaluate)) >= 0:
                 _explain(ours, wrong)
+            if outer := [x.param for x in ours if x.local is not x.param]:
+                torch.autograd.graph.increment_version(outer)
             for x, value in zip(theirs, new, strict=True):
                 x.param.copy_(value)
                 if x.copy is not None:
@@ -109,11 +111,15 @@ class Modes(_Base):
     def _swap_natively(self, swaps: list[Swap], groups: list[dict[str, Any]], evaluate: bool) -> int:
         """Swaps by gdm's kernels; -1, or which one is wrong."""
         assert _backend.native is not None
-        _, _, local, zs, steps, shares, copies = (
-            map(list, zip(*swaps, strict=True)) if swaps else [[] for _ in "swapped"]
-        )
         wrong: int = _backend.native.swap_tensors(
-            local, zs, steps, shares, copies, groups, evaluate, self._threads or 0
+            [x.local for x in swaps],
+            [x.z for x in swaps],
+            [x.step for x in swaps],
+            [x.share for x in swaps],
+            [x.copy for x in swaps],
+            groups,
+            evaluate,
+            self._threads or 0,
         )
         return wrong
 
@@ -152,10 +158,6 @@ class Modes(_Base):
         super().load_state_dict(_from_schedulefree(state_dict))
 
 
-def _is_native() -> bool:
-    return _backend.native is not None and _backend.backend() != "reference"
-
-
 def _swap_by_reference(swaps: list[Swap], groups: list[dict[str, Any]], evaluate: bool) -> None:
     """Swaps on the rules in NumPy, which compute everything first."""
     made = [swapped(x.local, x.z, x.share, evaluate, x.copy) for x in swaps]
@@ -164,11 +166,6 @@ def _swap_by_reference(swaps: list[Swap], groups: list[dict[str, Any]], evaluate
         each.write()
     for group in groups:
         group["train_mode"] = not evaluate
-
-
-def _weight(share: float, evaluate: bool) -> float:
-    """How far a parameter moves to z."""
-    return 1.0 - 1.0 / share if evaluate else 1.0 - share
 
 
 def _from_schedulefree(state_dict: Any) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Callable, Iterable
 from functools import cache
@@ -134,6 +133,7 @@ class Muon(NativeStep, torch.optim.Muon):
     """
 
     _rule = "muon"
+    _watched_too = ("betas", "amsgrad", "maximize", "method")
     _orthogonalize: Orthogonalize | None = None
 
     def __init__(
@@ -146,7 +146,11 @@ class Muon(NativeStep, torch.optim.Muon):
             others = [(i, group) for i, group in enumerate(given) if _method_of(group) != "muon"]
             params = [x for x in given if _method_of(x) == "muon"]
         # PyTorch's class wants matrices only: the other groups are added afterwards, each in its place.
+        if has_no_matrix := bool(others) and not params:
+            params = [torch.empty(0, 0)]  # PyTorch's class wants a parameter, too
         super().__init__(params, *args, **options)
+        if has_no_matrix:
+            self.param_groups.clear()
         for i, group in others:
             self.add_param_group(group)
             self.param_groups.insert(i, self.param_groups.pop())
@@ -237,9 +241,3 @@ class Muon(NativeStep, torch.optim.Muon):
 def _method_of(group: Any) -> Any:
     """How a group's parameters are updated; "muon" for what is no group."""
     return group.get("method", "muon") if isinstance(group, dict) else "muon"
-
-
-Muon._watched = (*Muon._watched, "betas", "amsgrad", "maximize", "method")
-_signature = Muon.__signature__
-_orthogonalize = inspect.Parameter("orthogonalize", inspect.Parameter.KEYWORD_ONLY, default=None)
-Muon.__signature__ = _signature.replace(parameters=[*_signature.parameters.values(), _orthogonalize])

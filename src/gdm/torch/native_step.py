@@ -44,6 +44,7 @@ class NativeStep(torch.optim.Optimizer):
     # finite.
     _step_supports_amp_scaling = True
     _torchs: ClassVar[type[torch.optim.Optimizer]]  # the class whose step updates what gdm cannot
+    _watched_too: ClassVar[tuple[str, ...]] = ()  # those that are not arguments of PyTorch's class
     _watched: ClassVar[tuple[str, ...]]  # the options of a group that a step depends on
     param_groups: list[dict[str, Any]]
     _engine: Any = None
@@ -61,19 +62,19 @@ class NativeStep(torch.optim.Optimizer):
         self._lock = _backend.OptimizerCore()
         return self
 
-    def __init_subclass__(cls, **keywords: Any) -> None:
-        super().__init_subclass__(**keywords)
+    def __init_subclass__(cls, **arguments: Any) -> None:
+        super().__init_subclass__(**arguments)
         if NativeStep not in cls.__bases__:  # a subclass of the user's
             if "__init__" in cls.__dict__:
                 cls.__signature__ = inspect.signature(cls.__init__.__get__(cls))
             return
         cls._torchs = cls.__mro__[cls.__mro__.index(NativeStep) + 1]
         parameters = list(inspect.signature(cls._torchs.__init__).parameters.values())
-        own = list(inspect.signature(NativeStep.__init__).parameters.values())
-        own = [x for x in own if x.kind is inspect.Parameter.KEYWORD_ONLY]
-        cls.__signature__ = inspect.Signature([*parameters[1:], *own])
+        own = {**inspect.signature(NativeStep.__init__).parameters, **inspect.signature(cls.__init__).parameters}
+        keywords = [x for x in own.values() if x.kind is inspect.Parameter.KEYWORD_ONLY]
+        cls.__signature__ = inspect.Signature([*parameters[1:], *keywords])
         names = [x.name for x in parameters[2:] if x.name not in ("lr", "foreach", "fused")]
-        cls._watched = ("lr", *dict.fromkeys([*names, "decoupled_weight_decay"]))
+        cls._watched = ("lr", *dict.fromkeys([*names, "decoupled_weight_decay", *cls._watched_too]))
 
     def __init__(
         self,

@@ -332,7 +332,6 @@ class AdEMAMix(NativeStep, methods.AdEMAMix):
         ``exp_avg_slow`` and ``exp_avg_sq``.
     """
 
-    _counts = True
     _rule = "ademamix"
 
 
@@ -391,7 +390,6 @@ class LAMB(NativeStep, methods.LAMB):
         updates these.
     """
 
-    _counts = True
     _rule = "lamb"
 
 
@@ -443,9 +441,6 @@ class ScheduleFreeSGD(Modes, NativeStep, methods.ScheduleFreeSGD):
 
     _rule = "schedule_free_sgd"
 
-    def _share(self, group: Options) -> float:
-        return float(group["momentum"])
-
 
 class ScheduleFreeAdamW(Modes, NativeStep, methods.ScheduleFreeAdamW):
     """Schedule-Free AdamW, which PyTorch does not have, as one of its optimizers.
@@ -471,6 +466,3 @@ class ScheduleFreeAdamW(Modes, NativeStep, methods.ScheduleFreeAdamW):
     """
 
     _rule = "schedule_free_adamw"
-
-    def _share(self, group: Options) -> float:
-        return float(group["betas"][0])
