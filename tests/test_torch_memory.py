@@ -190,6 +190,28 @@ def test_a_distributed_parameter_gets_another_local_tensor(name):
     assert told.split() == ["True", "True"]
 
 
+@pytest.mark.parametrize(("name", "adapt"), [("LARS", True), ("LAMB", True), ("LARS", False), ("LAMB", False)])
+def test_a_trust_ratio_of_a_distributed_parameter_is_left_to_pytorch(name, adapt):
+    """gdm would see a part of it only, and the ratio needs the norm of the whole."""
+    told = python(
+        f"""
+        import torch, torch.distributed, gdm
+        from gdm.torch.arrange import Arrangement
+        from torch.distributed.tensor import DTensor, Shard, init_device_mesh
+        from torch.testing._internal.distributed.fake_pg import FakeStore
+
+        torch.distributed.init_process_group("fake", store=FakeStore(), rank=0, world_size=2)
+        mesh = init_device_mesh("cpu", (2,))
+        param, grad = (DTensor.from_local(torch.ones(3), mesh, [Shard(0)], run_check=False) for _ in range(2))
+        param, plain = torch.nn.Parameter(param), torch.nn.Parameter(torch.ones(3))
+        optimizer = gdm.torch.{name}([param, plain], adapt={adapt})
+        param.grad, plain.grad = grad, torch.ones(3)
+        print(*(slot.local is not None for slot in Arrangement(optimizer).slots))
+        """
+    )
+    assert told.split() == [str(not adapt), "True"]
+
+
 # ---- gradients that are copied, or made by each access ----
 
 

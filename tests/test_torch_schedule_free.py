@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import gdm
+from support import python
 from torch_cases import (
     assert_same_tensors,
     everything,
@@ -362,3 +363,29 @@ def test_wrong_options_are_refused(name):
     for options in wrong:
         with pytest.raises(ValueError, match=r"Invalid|between 0 and 1"):
             make(name, params, **options)
+
+
+@every_class
+def test_a_swap_counts_the_version_of_a_distributed_parameter(name):
+    """As a step does: autograd looks at the parameter, not at its local part."""
+    told = python(
+        f"""
+        import torch, torch.distributed, gdm
+        from torch.distributed.tensor import DTensor, Shard, init_device_mesh
+        from torch.testing._internal.distributed.fake_pg import FakeStore
+
+        torch.distributed.init_process_group("fake", store=FakeStore(), rank=0, world_size=2)
+        mesh = init_device_mesh("cpu", (2,))
+        param, grad = (DTensor.from_local(torch.ones(3), mesh, [Shard(0)], run_check=False) for _ in range(2))
+        param = torch.nn.Parameter(param)
+        optimizer = gdm.torch.{name}([param], lr=0.25)
+        param.grad = grad
+        for backend in ("native", "reference"):
+            gdm.set_backend(backend)
+            for change in (optimizer.step, optimizer.eval, optimizer.train):
+                before = param._version, param._local_tensor._version
+                change()
+                print(param._version > before[0], param._local_tensor._version > before[1])
+        """
+    )
+    assert told.split() == ["True"] * 12
