@@ -60,7 +60,7 @@ bench-torch: $(VENV)/bench-torch.installed  ## measure gdm.torch against torch.o
 bench-thinc: $(VENV)/test-thinc.installed  ## measure gdm.thinc against thinc's optimizers in a training of spaCy's
 	$(BIN)/python bench/compare_thinc.py
 
-bench-scipy: $(VENV)/bench-scipy.installed  ## run gdm.scipy on the problems of S2MPJ, for an hour; write out/bench-scipy.json
+bench-scipy: $(VENV)/bench-scipy.installed  ## run gdm.scipy on the problems of S2MPJ, for some hours; write out/bench-scipy.json
 	$(BIN)/python bench/compare_scipy.py
 
 bench-precision: $(VENV)/bench-torch.installed  ## measure narrow storage, clipping and averages; write out/bench-precision.json

@@ -5,7 +5,7 @@ gradients. A problem is solved at the first iterate whose gradient has a norm of
 start. A run that does not get there within 10,000 iterations, or within its CPU time, has not solved it. Each result is
 checked: the value must be finite, and no larger than at the start.
 
-    python bench/compare_scipy.py                       all of them, about an hour on two cores
+    python bench/compare_scipy.py                       all of them, some hours on two cores
     python bench/compare_scipy.py --seconds 2 --every 8     a sample, in a minute or two
 """
 

@@ -44,7 +44,10 @@ COMMON = 5  # the first methods are measured at more sizes
 LEAN = (Gdm, Limit, NumPyOut, Numba, TorchFused, Optax)
 
 # Libraries that are not compared, and why. The report prints this.
-NOT_COMPARED = {"thinc": "its SGD has no momentum", "DeepSpeed": "has no SGD for the CPU, only Adam, Adagrad and Lion"}
+NOT_COMPARED = {
+    "thinc": "its SGD has no momentum; make bench-thinc compares Adam",
+    "DeepSpeed": "has no SGD for the CPU, only Adam, Adagrad and Lion",
+}
 
 
 @dataclass(frozen=True)

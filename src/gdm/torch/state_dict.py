@@ -1,9 +1,9 @@
 """Converts states of optimizers between gdm and PyTorch: each can continue from a state that the other saved.
 
-This works for the classes that ``torch.optim`` has under the same names, all but Lion, Signum, AdEMAMix, LARS and LAMB:
-their formulas are the same, and their steps are equal within rounding. (PyTorch rounds NAdam's product of momenta and
-ASGD's ``eta`` and ``mu`` to the default dtype, usually float32; gdm keeps them in float64.) The functions need PyTorch.
-The optimizers of ``gdm.torch`` need no conversion: they load PyTorch's states themselves.
+This works for gdm's classes that ``torch.optim`` has, too: not for Lion, Signum, AdEMAMix, LARS, LAMB and
+Schedule-Free. Their formulas are the same, and their steps are equal within rounding. (PyTorch rounds NAdam's product
+of momenta and ASGD's ``eta`` and ``mu`` to the default dtype, usually float32; gdm keeps them in float64.) The
+functions need PyTorch. The optimizers of ``gdm.torch`` need no conversion: they load PyTorch's states themselves.
 """
 
 from __future__ import annotations
