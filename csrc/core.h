@@ -3,6 +3,7 @@
 #define GDM_CORE_H
 
 #include "gdm/gdm.h"
+#include "internal.h"
 
 #include <stdint.h>
 
@@ -179,7 +180,7 @@ struct rule_info {
      * to these arguments, or is NULL. */
     void (*compute)(const union args *args, struct cache *cache, union constants *out, double *scalars);
 };
-extern const struct rule_info gdm_rules[RULES];
+GDM_INTERNAL_TABLE const struct rule_info gdm_rules[RULES];
 
 /* The trust ratio that multiplies a parameter's learning rate, from the norms of the parameter and its direction; and
  * the offset of the option `adapt` in the argument struct. Empty for rules without one. */
@@ -187,7 +188,7 @@ struct trust_info {
     double (*ratio)(const union args *args, double param_norm, double direction_norm);
     size_t adapt;
 };
-extern const struct trust_info gdm_trusts[RULES];
+GDM_INTERNAL_TABLE const struct trust_info gdm_trusts[RULES];
 
 /* GDM_OK if n elements of this dtype can be at this address. */
 static inline gdm_status check_buffer(const void *buffer, size_t n, enum dtype dtype) {
@@ -242,28 +243,28 @@ static inline void run_range(kernel *run, void *const *buffers, const uint8_t *d
 
 /* Copies a caller's argument struct, which may have another size: fields that an older caller does not have become 0
  * (off); fields that this library does not have must be 0. */
-gdm_status gdm_read_struct(void *out, size_t size, const void *args);
+GDM_INTERNAL gdm_status gdm_read_struct(void *out, size_t size, const void *args);
 
 /* Both are called in the default floating-point mode (fp_mode.h).
  *
  * Checks options for kernels that compute in this dtype. */
-gdm_status gdm_check(enum rule rule, enum dtype dtype, const union args *args, struct choice *out);
+GDM_INTERNAL gdm_status gdm_check(enum rule rule, enum dtype dtype, const union args *args, struct choice *out);
 
 /* Checks the buffers and runs the rule on them. gdm_check has checked `args` and set `choice`. The factors of the
  * learning rate are in buffers[SCALE], not in args. */
-gdm_status gdm_run(enum rule rule, enum dtype dtype, void *const *buffers, size_t n, const union args *args,
-                   const struct choice *choice);
+GDM_INTERNAL gdm_status gdm_run(enum rule rule, enum dtype dtype, void *const *buffers, size_t n,
+                                const union args *args, const struct choice *choice);
 
 /* gdm_accumulate without its checks, which compare each total with all other buffers. */
-gdm_status gdm_accumulate_unchecked(const gdm_buffer *totals, const gdm_buffer *grads, const size_t *lengths,
-                                    size_t count, double scale);
+GDM_INTERNAL gdm_status gdm_accumulate_unchecked(const gdm_buffer *totals, const gdm_buffer *grads,
+                                                 const size_t *lengths, size_t count, double scale);
 
 enum { REDUCTIONS = 3 };
 typedef double reducer(const void *block, size_t n); /* at most BLOCK elements */
 
 /* ---- stages: what is done to a tile of a buffer beside the rule -------------------------------------------------- */
 
-/* Two numbers that choose the random bits of a buffer's elements: see draw() in stages/numbers.inc. */
+/* Two numbers that choose the random bits of a buffer's elements: see draw() in stages/numbers.h. */
 struct key {
     uint32_t add, mix;
 };
@@ -311,9 +312,9 @@ struct isa {
     stage_accumulate *accumulate[DTYPES];
 };
 
-extern const struct isa gdm_isa_baseline, gdm_isa_avx2, gdm_isa_avx512, gdm_isa_neon;
+GDM_INTERNAL_TABLE const struct isa gdm_isa_baseline, gdm_isa_avx2, gdm_isa_avx512, gdm_isa_neon;
 
 /* The instruction set in use; NULL if GDM_ISA is wrong. */
-const struct isa *gdm_active_isa(void);
+GDM_INTERNAL const struct isa *gdm_active_isa(void);
 
 #endif

@@ -51,7 +51,7 @@ static const struct {
 };
 enum { RUNGS = sizeof ladder / sizeof *ladder };
 
-static const struct isa *find(const char *name) {
+static const struct isa *find_isa(const char *name) {
     for (size_t i = 0; i < RUNGS; i++)
         if (!strcmp(name, ladder[i].isa->name)) return ladder[i].supported() ? ladder[i].isa : NULL;
     return NULL;
@@ -61,7 +61,7 @@ static _Atomic(const struct isa *) active;
 
 static const struct isa *choose(void) {
     const char *forced = getenv("GDM_ISA");
-    const struct isa *isa = find(forced && *forced ? forced : gdm_available_isa(0));
+    const struct isa *isa = find_isa(forced && *forced ? forced : gdm_available_isa(0));
     const struct isa *current = NULL;
     if (isa && !atomic_compare_exchange_strong(&active, &current, isa)) return current; /* another thread was first */
     return isa;
@@ -84,7 +84,7 @@ const char *gdm_available_isa(size_t i) {
 }
 
 gdm_status gdm_set_isa(const char *name) {
-    const struct isa *isa = name ? find(name) : NULL;
+    const struct isa *isa = name ? find_isa(name) : NULL;
     if (!isa) return GDM_ERR_ISA;
     atomic_store(&active, isa);
     return GDM_OK;

@@ -83,7 +83,7 @@ gdm_status gdm_read_struct(void *out, size_t size, const void *args) {
         .check = check_any_##rule,                                                                                     \
         .compute = compute_any_##rule,                                                                                 \
     },
-const struct rule_info gdm_rules[RULES] = {
+GDM_INTERNAL const struct rule_info gdm_rules[RULES] = {
 #include "rules.def"
 };
 
@@ -93,7 +93,7 @@ const struct rule_info gdm_rules[RULES] = {
     }
 #include "rules.def"
 #define GDM_TRUST(rule) [RULE_##rule] = {trust_any_##rule, offsetof(gdm_##rule##_args, adapt)},
-const struct trust_info gdm_trusts[RULES] = {
+GDM_INTERNAL const struct trust_info gdm_trusts[RULES] = {
 #include "rules.def"
 };
 

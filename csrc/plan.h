@@ -109,49 +109,49 @@ struct gdm_plan {
 
 /* Finds the memory that steps write to, and cuts the work into pieces. Must be called before gdm_plan_run if entries
  * have been added. GDM_ERR_OVERLAP if two of the written buffers share memory; gdm_plan_get_error says which. */
-gdm_status gdm_plan_arrange(gdm_plan *plan);
+GDM_INTERNAL gdm_status gdm_plan_arrange(gdm_plan *plan);
 
 /* GDM_ERR_OVERLAP if a gradient shares memory with another gradient or with an lr_scale, which it may not if steps
  * clear it. Uses the room behind the spans of plan->written. */
-gdm_status gdm_plan_check_grads_apart(gdm_plan *plan);
+GDM_INTERNAL gdm_status gdm_plan_check_grads_apart(gdm_plan *plan);
 
 /* Whether a step writes to any of these bytes. */
-int gdm_plan_overlaps(const gdm_plan *plan, const void *start, size_t bytes);
+GDM_INTERNAL int gdm_plan_overlaps(const gdm_plan *plan, const void *start, size_t bytes);
 
 /* GDM_ERR_OVERLAP if it does; gdm_plan_get_error then names this entry, which reads these bytes. */
-gdm_status gdm_plan_check_read(gdm_plan *plan, size_t entry, const void *start, size_t bytes);
+GDM_INTERNAL gdm_status gdm_plan_check_read(gdm_plan *plan, size_t entry, const void *start, size_t bytes);
 
 /* If entries have been added: checks that no buffer shares memory with one that is written. */
-gdm_status gdm_plan_check_memory(gdm_plan *plan);
+GDM_INTERNAL gdm_status gdm_plan_check_memory(gdm_plan *plan);
 
 /* How many threads a pass over the plan uses; and whether they are those of the other pool that the plan may use. */
-unsigned gdm_plan_threads(const gdm_plan *plan, int *elsewhere);
+GDM_INTERNAL unsigned gdm_plan_threads(const gdm_plan *plan, int *elsewhere);
 
 /* gdm_plan_swap without its checks of the buffers. GDM_ERR_ISA is the only possible error. */
-gdm_status gdm_plan_run_swap(gdm_plan *plan, gdm_mode mode);
+GDM_INTERNAL gdm_status gdm_plan_run_swap(gdm_plan *plan, gdm_mode mode);
 
 /* gdm_plan_step without its checks of the buffers. GDM_ERR_ISA and GDM_ERR_NONFINITE are the only possible errors. */
-gdm_status gdm_plan_run(gdm_plan *plan);
+GDM_INTERNAL gdm_status gdm_plan_run(gdm_plan *plan);
 
 /* gdm_plan_prepare without its checks of the buffers. If plan->was_skipped is set then, the step will be skipped. */
-gdm_status gdm_plan_run_preparation(gdm_plan *plan);
+GDM_INTERNAL gdm_status gdm_plan_run_preparation(gdm_plan *plan);
 
 /* Decides what this step does to the gradients, and whether it is skipped: sets plan->stages, grad_norm and
  * was_skipped. Called in the default floating-point mode. */
-gdm_status gdm_plan_decide(gdm_plan *plan);
+GDM_INTERNAL gdm_status gdm_plan_decide(gdm_plan *plan);
 
 /* What a step does that is skipped. */
-void gdm_plan_skip(gdm_plan *plan);
+GDM_INTERNAL void gdm_plan_skip(gdm_plan *plan);
 
 /* Updates the elements of an entry from first, a multiple of BLOCK, to last - 1: tile by tile, with the kernel of a
  * rule and all stages that the plan and the entry ask for. */
-void gdm_update_tiles(const gdm_plan *plan, const struct isa *isa, size_t entry, size_t first, size_t last, kernel *run,
-                      const void *constants);
+GDM_INTERNAL void gdm_update_tiles(const gdm_plan *plan, const struct isa *isa, size_t entry, size_t first, size_t last,
+                                   kernel *run, const void *constants);
 
 /* Sets the parameter of an entry to param + weight * (state - param), where the state is its first one, tile by tile;
  * writes the copy. */
-void gdm_swap_tiles(const gdm_plan *plan, const struct isa *isa, size_t entry, size_t first, size_t last,
-                    double weight);
+GDM_INTERNAL void gdm_swap_tiles(const gdm_plan *plan, const struct isa *isa, size_t entry, size_t first, size_t last,
+                                 double weight);
 
 /* What a trust ratio is computed from: all elements of an entry, or the buffers of one update. */
 struct vectors {
@@ -168,16 +168,16 @@ struct vectors {
 };
 
 /* The trust ratio. `args` are those of the rule, checked. */
-double gdm_trust_ratio(const struct vectors *of, const union args *args, unsigned threads, int elsewhere);
+GDM_INTERNAL double gdm_trust_ratio(const struct vectors *of, const union args *args, unsigned threads, int elsewhere);
 
 /* Loads n elements of an entry's parameter from `first`, a multiple of BLOCK, and computes their direction. */
-void gdm_load_direction(const struct vectors *of, size_t first, size_t n, void *params, void *directions);
+GDM_INTERNAL void gdm_load_direction(const struct vectors *of, size_t first, size_t n, void *params, void *directions);
 
 /* Runs tasks on several threads: on those of the other pool that the plan may use if `elsewhere`. */
-void gdm_plan_spread(const gdm_plan *plan, unsigned threads, int elsewhere, size_t tasks,
-                     void (*task)(void *context, size_t i), void *context);
+GDM_INTERNAL void gdm_plan_spread(const gdm_plan *plan, unsigned threads, int elsewhere, size_t tasks,
+                                  void (*task)(void *context, size_t i), void *context);
 
 /* Whether an entry must be updated tile by tile. */
-int gdm_is_tiled(const struct entry *entry, const struct details *details);
+GDM_INTERNAL int gdm_is_tiled(const struct entry *entry, const struct details *details);
 
 #endif

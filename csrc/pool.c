@@ -106,7 +106,7 @@ static int claim(struct share *from, enum end end, size_t *i) {
 }
 
 /* One thread's part of a run: its own share from the front, then the shares of the others from the back. */
-static void work(unsigned self) {
+static void do_tasks(unsigned self) {
     size_t i;
     while (claim(&pool.shares[self], FRONT, &i)) pool.task(pool.context, i);
     for (unsigned k = 1; k < pool.threads; k++)
@@ -159,7 +159,7 @@ static void *worker(void *index) {
         wait_for_run(seen);
         seen = atomic_load_explicit(&pool.epoch, memory_order_acquire);
         if (go_in()) {
-            if (self < pool.threads) work(self);
+            if (self < pool.threads) do_tasks(self);
             go_out();
         }
     }
@@ -224,7 +224,7 @@ static void run_together(unsigned threads, size_t count, gdm_task *run, void *co
         pthread_cond_broadcast(&pool.wake);
         pthread_mutex_unlock(&pool.lock);
     }
-    work(0);
+    do_tasks(0);
     atomic_fetch_and_explicit(&pool.gate, ~OPEN, memory_order_relaxed);
     wait_for_those_inside(began);
 }
@@ -336,7 +336,7 @@ static void join(void *context, size_t self) {
 #if defined __linux__
     if (self == 1) atomic_store_explicit(&other_thread, (int)syscall(SYS_gettid), memory_order_relaxed);
 #endif
-    work((unsigned)self);
+    do_tasks((unsigned)self);
     restore_fp_mode(found);
 }
 

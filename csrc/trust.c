@@ -32,17 +32,17 @@ static struct sums sums_of_block(const struct vectors *of, size_t block) {
     return (struct sums){sum_of_squares(param, n), sum_of_squares(directions, n)};
 }
 
-/* The threads get at most WINDOW blocks at once; the results are on the caller's stack. */
-enum { WINDOW = 512 };
+/* The threads get at most TRUST_WINDOW blocks at once; the results are on the caller's stack. */
+enum { TRUST_WINDOW = 512 };
 
-struct window {
+struct trust_window {
     const struct vectors *of;
     size_t first, last; /* blocks */
-    struct sums results[WINDOW];
+    struct sums results[TRUST_WINDOW];
 };
 
 static void sum_blocks(void *context, size_t i) {
-    struct window *window = context;
+    struct trust_window *window = context;
     window->results[i] = sums_of_block(window->of, window->first + i);
 }
 
@@ -50,12 +50,12 @@ double gdm_trust_ratio(const struct vectors *of, const union args *args, unsigne
     const struct trust_info *info = &gdm_trusts[of->rule];
     const size_t blocks = (of->n + BLOCK - 1) / BLOCK;
     struct tree params, directions;
-    struct window window;
+    struct trust_window window;
     if (!*(const int *)((const char *)args + info->adapt)) return 1.0;
     params.count = directions.count = 0;
     window.of = of;
     for (window.first = 0; window.first < blocks; window.first = window.last) {
-        window.last = blocks - window.first < WINDOW ? blocks : window.first + WINDOW;
+        window.last = blocks - window.first < TRUST_WINDOW ? blocks : window.first + TRUST_WINDOW;
         const size_t count = window.last - window.first;
         if (threads > 1 && count > 1)
             gdm_plan_spread(of->plan, threads, elsewhere, count, sum_blocks, &window);

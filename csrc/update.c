@@ -45,7 +45,7 @@ struct update {
     size_t n;
 };
 
-static void update_piece(void *context, size_t i) {
+static void run_piece(void *context, size_t i) {
     const struct update *update = context;
     const size_t first = i * PIECE, rest = update->n - first;
     run_range(update->kernel, update->buffers, update->dtypes, first, first + (rest < PIECE ? rest : PIECE),
@@ -97,7 +97,7 @@ static inline gdm_status run_checked(enum rule rule, enum dtype dtype, size_t st
     if (has_trust(rule)) prepared->constants.any.lr = trusted_lr(rule, dtype, buffers, n, args, prepared, threads);
     if (threads > 1) {
         struct update update = {kernel, buffers, alike[dtype], &prepared->constants, n};
-        gdm_pool_run(threads, (n + PIECE - 1) / PIECE, update_piece, &update);
+        gdm_pool_run(threads, (n + PIECE - 1) / PIECE, run_piece, &update);
     } else {
         run_range(kernel, buffers, alike[dtype], 0, n, &prepared->constants);
     }

@@ -16,7 +16,7 @@ from support import RULES
 
 ROOT = Path(__file__).parent.parent
 WIDEST = {"avx2": "%ymm", "avx512": "%zmm"}
-KERNEL = re.compile(r"^[0-9a-f]+ <((\w+?)_(f32|f64)_\d+)>:\n(.*?)(?=^[0-9a-f]+ <|\Z)", re.M | re.S)
+KERNEL = re.compile(r"^[0-9a-f]+ <((\w+?)_(f32|f64)_\d+_[a-z0-9]+)>:\n(.*?)(?=^[0-9a-f]+ <|\Z)", re.M | re.S)
 LINE = re.compile(r"^ +([0-9a-f]+):\t(\S+) *(.*)$", re.M)
 
 

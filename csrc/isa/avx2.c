@@ -5,6 +5,7 @@
 #if defined __clang__
 #pragma clang attribute push(__attribute__((target("arch=x86-64,tune=x86-64,avx2"))), apply_to = function)
 #else
+#pragma GCC push_options
 #pragma GCC target("arch=x86-64,tune=generic,avx2")
 #endif
 
@@ -13,5 +14,7 @@
 
 #if defined __clang__
 #pragma clang attribute pop
+#else
+#pragma GCC pop_options
 #endif
 #endif

@@ -10,6 +10,7 @@
 #pragma clang attribute push(__attribute__((target("arch=x86-64,tune=x86-64,avx512f,avx512bw,avx512dq,avx512vl"))),    \
                              apply_to = function)
 #else
+#pragma GCC push_options
 #pragma GCC target("arch=x86-64,tune=generic,avx512f,avx512bw,avx512dq,avx512vl,prefer-vector-width=512")
 #endif
 
@@ -18,5 +19,7 @@
 
 #if defined __clang__
 #pragma clang attribute pop
+#else
+#pragma GCC pop_options
 #endif
 #endif

@@ -4,6 +4,7 @@
 #if defined __clang__ && defined __x86_64__
 #pragma clang attribute push(__attribute__((target("arch=x86-64,tune=x86-64"))), apply_to = function)
 #elif defined __x86_64__
+#pragma GCC push_options
 #pragma GCC target("arch=x86-64,tune=generic")
 #endif
 
@@ -12,4 +13,6 @@
 
 #if defined __clang__ && defined __x86_64__
 #pragma clang attribute pop
+#elif defined __x86_64__
+#pragma GCC pop_options
 #endif

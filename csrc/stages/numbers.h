@@ -3,7 +3,14 @@
  *
  * Integer arithmetic, with two exceptions that are exact in the default floating-point mode: hardware conversions may
  * flush subnormal numbers to zero.
+ *
+ * It is included after a file of isa/ has set its target. If all of them are in one file, baseline.c is the first, and
+ * the other instruction sets can inline its functions.
  */
+#ifndef GDM_NUMBERS_H
+#define GDM_NUMBERS_H
+
+#include <stdint.h>
 
 #define INLINE static inline __attribute__((always_inline))
 
@@ -29,7 +36,7 @@ INLINE uint32_t pick(uint32_t condition, uint32_t a, uint32_t b) {
     return b ^ ((a ^ b) & -condition);
 }
 
-#define INFINITE 0x7f800000u /* the bits of infinity. Larger ones, without a sign, are those of a NaN */
+#define INFINITY_OF_F32 0x7f800000u /* the bits of infinity. Larger ones, without a sign, are those of a NaN */
 
 /* ---- bfloat16: the upper half of a float ------------------------------------------------------------------------ */
 
@@ -40,13 +47,13 @@ INLINE float widen_bf16(uint16_t x) {
 /* The nearest one, ties to even: adds just less than half of the last place, and its last bit. */
 INLINE uint16_t narrow_bf16(float x) {
     const uint32_t bits = bits_of(x), rounded = bits + 0x7fff + (bits >> 16 & 1);
-    return (uint16_t)(pick((bits & 0x7fffffff) > INFINITE, bits | 0x400000, rounded) >> 16);
+    return (uint16_t)(pick((bits & 0x7fffffff) > INFINITY_OF_F32, bits | 0x400000, rounded) >> 16);
 }
 
 /* Away from zero with a probability that is the distance to the number on the other side, in last places. */
 INLINE uint16_t narrow_bf16_random(float x, uint32_t random) {
     const uint32_t bits = bits_of(x), rounded = bits + (random >> 16);
-    return (uint16_t)(pick((bits & 0x7fffffff) > INFINITE, bits | 0x400000, rounded) >> 16);
+    return (uint16_t)(pick((bits & 0x7fffffff) > INFINITY_OF_F32, bits | 0x400000, rounded) >> 16);
 }
 
 /* ---- float16: 5 bits of exponent, 10 of mantissa ---------------------------------------------------------------- */
@@ -54,13 +61,13 @@ INLINE uint16_t narrow_bf16_random(float x, uint32_t random) {
 #define BIAS_OF_F16 (112u << 23)         /* what a float's exponent has more than a float16's */
 #define SMALLEST_NORMAL_F16 (113u << 23) /* 2^-14, as the bits of a float */
 #define NAN_F16 0x7e00u
-#define INFINITE_F16 0x7c00u
+#define INFINITY_OF_F16 0x7c00u
 
 /* As a float, the bits of a finite number have an exponent that is too small by the bias. The product is exact. */
 INLINE float widen_f16(uint16_t x) {
     const uint32_t magnitude = (uint32_t)(x & 0x7fff) << 13, sign = (uint32_t)(x & 0x8000) << 16;
     const uint32_t finite = bits_of(float_of(magnitude) * 0x1p112f);
-    return float_of(pick((x & 0x7fff) >= INFINITE_F16, magnitude | INFINITE, finite) | sign);
+    return float_of(pick((x & 0x7fff) >= INFINITY_OF_F16, magnitude | INFINITY_OF_F32, finite) | sign);
 }
 
 /* The last place of a subnormal float16 is that of 0.5 as a float. So adding 0.5 rounds to it. */
@@ -68,9 +75,9 @@ INLINE uint16_t narrow_f16(float x) {
     const uint32_t bits = bits_of(x), magnitude = bits & 0x7fffffff, normal = magnitude - BIAS_OF_F16;
     const uint32_t rounded = (normal + 0xfff + (normal >> 13 & 1)) >> 13;
     const uint32_t subnormal = bits_of(float_of(magnitude) + 0.5f) - bits_of(0.5f);
-    uint32_t result = rounded < INFINITE_F16 ? rounded : INFINITE_F16;
+    uint32_t result = rounded < INFINITY_OF_F16 ? rounded : INFINITY_OF_F16;
     result = pick(magnitude < SMALLEST_NORMAL_F16, subnormal, result);
-    result = pick(magnitude > INFINITE, NAN_F16, result);
+    result = pick(magnitude > INFINITY_OF_F32, NAN_F16, result);
     return (uint16_t)(result | (bits >> 16 & 0x8000));
 }
 
@@ -83,9 +90,9 @@ INLINE uint16_t narrow_f16_random(float x, uint32_t random) {
     const uint32_t mantissa = (magnitude & 0x7fffff) | (uint32_t)(exponent != 0) << 23;
     const uint32_t shift = places < 31 ? places : 31, lost = places - shift < 31 ? places - shift : 31;
     const uint32_t subnormal = ((mantissa >> lost) + (random >> (32 - shift))) >> shift;
-    uint32_t result = rounded < INFINITE_F16 ? rounded : INFINITE_F16;
+    uint32_t result = rounded < INFINITY_OF_F16 ? rounded : INFINITY_OF_F16;
     result = pick(magnitude < SMALLEST_NORMAL_F16, subnormal, result);
-    result = pick(magnitude > INFINITE, NAN_F16, result);
+    result = pick(magnitude > INFINITY_OF_F32, NAN_F16, result);
     return (uint16_t)(result | (bits >> 16 & 0x8000));
 }
 
@@ -113,19 +120,9 @@ INLINE float fraction(uint32_t random) {
  * zero, and the 16 bits are what the bfloat16 lacks, as a signed number. */
 INLINE uint32_t splittable(float x) {
     const uint32_t bits = bits_of(x);
-    return pick((bits & 0x7fffffff) > INFINITE, 0x7fc00000, bits); /* 0x8000 more could make a number of a NaN */
-}
-
-static void load_split(float *out, const uint16_t *high, const uint16_t *low, size_t n) {
-    for (size_t i = 0; i < n; i++) out[i] = float_of(((uint32_t)high[i] << 16) + (uint32_t)(int32_t)(int16_t)low[i]);
-}
-
-static void store_split(uint16_t *high, uint16_t *low, const float *in, size_t n) {
-    for (size_t i = 0; i < n; i++) {
-        const uint32_t bits = splittable(in[i]);
-        high[i] = (uint16_t)((bits + 0x8000) >> 16);
-        low[i] = (uint16_t)bits;
-    }
+    return pick((bits & 0x7fffffff) > INFINITY_OF_F32, 0x7fc00000, bits); /* 0x8000 more could make a number of a NaN */
 }
 
 #undef INLINE
+
+#endif
