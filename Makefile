@@ -8,7 +8,7 @@ SOURCES := pyproject.toml CMakeLists.txt README.md $(shell find src csrc include
 PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal
 C_FILES := $(shell find csrc include src tests bench -name '*.[ch]' -o -name '*.inc' -o -name '*.def')
 
-.PHONY: help generate demo test test-embed test-torch test-thinc test-pythons lint format bench bench-torch bench-thinc bench-scipy bench-precision bench-deepspeed clean
+.PHONY: help generate demo test faults test-embed test-torch test-thinc test-pythons lint format bench bench-torch bench-thinc bench-scipy bench-precision bench-deepspeed clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -21,6 +21,11 @@ demo: $(VENV)/demo.installed  ## train on real data, compare with NumPy, draw ou
 
 test: $(VENV)/test.installed  ## run the tests
 	$(PYTEST)
+
+# Some of it needs strace, root, or much memory; without them it says what it has not tested.
+FAULTS := $(addprefix tests/test_,checkpoint_faults.py c_stress.py)
+faults: $(VENV)/test-torch.installed  ## let memory, disks and threads fail at every call; print how often
+	GDM_FAULTS=1 $(PYTEST) $(FAULTS)
 
 # Runs twice: with gdm installed as users install it, and in editable mode, as developers install it.
 test-embed: $(VENV)/embed.installed .venvs/editable.installed  ## build and run the examples in other languages

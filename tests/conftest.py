@@ -24,6 +24,7 @@ if WITHOUT_CORE:
 from byhand import BUILDS, COMPILERS, build  # noqa: E402
 from checkpoint_files import tree  # noqa: E402
 from clibrary import compiled  # noqa: E402
+from faults_table import counted, pytest_terminal_summary  # noqa: E402, F401
 from gdm._checkpoint import save  # noqa: E402
 from support import ISAS  # noqa: E402
 

@@ -1,4 +1,4 @@
-"""Programs of the C core under the sanitizers: its pool of threads, and its plans."""
+"""Programs of the C core under the sanitizers: its pool of threads, its plans, and memory that runs out."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ def sanitized(request, tmp_path_factory):
     command = ["gcc", "-std=gnu11", "-g", "-O1", "-ffp-contract=off", "-fno-math-errno", "-pthread", *kind]
     files = objects(command, folder)
 
-    def build(name: str):
+    def build(name: str, *flags: str):
         program = folder / name
-        line = [*command, "-I", ROOT / "include", ROOT / f"tests/c/{name}.c", *files, "-lm", "-o", program]
+        line = [*command, "-I", ROOT / "include", ROOT / f"tests/c/{name}.c", *files, *flags, "-lm", "-o", program]
         linked = subprocess.run(line, capture_output=True, text=True, timeout=300)
         if "cannot find" in linked.stderr:
             pytest.skip(f"NOT TESTED: the core under -fsanitize={request.param}; its run-time library is not here")
@@ -44,3 +44,14 @@ def test_plans_hold_what_the_layers_above_rely_on(sanitized):
     """And no report of a sanitizer."""
     done = subprocess.run([sanitized("plan")], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
+
+
+def test_memory_or_threads_that_are_not_to_be_had(sanitized, counted):
+    """A call fails with GDM_ERR_MEMORY and changes nothing; a step does without threads that do not start."""
+    wrapped = ("malloc", "calloc", "realloc", "free", "pthread_create")
+    program = sanitized("memory", *(f"-Wl,--wrap={name}" for name in wrapped))
+    done = subprocess.run([program], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    for line in done.stdout.splitlines():
+        operation, count = line.split(": ")
+        counted(f"C: {operation}", "calls that fail", int(count))

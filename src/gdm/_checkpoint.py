@@ -16,8 +16,10 @@ import math
 import operator
 import os
 import re
+import shutil
 import stat
 import tempfile
+from collections.abc import Iterator
 from io import BufferedReader
 from typing import Any, BinaryIO
 from urllib.parse import quote
@@ -48,8 +50,8 @@ def save(path: StrPath, tree: Any) -> None:
 
     When this function returns, the new file is on the disk. It has the permissions of the old file, or the usual
     permissions of a new file. If the path is a symbolic link, the file that it points to is replaced. The new file is
-    first written in a directory ``<name>.<random>.gdm-tmp`` beside the old one. Only a process that is killed leaves
-    this directory behind.
+    first written in a directory ``<name>.<random>.gdm-tmp`` beside the old one. Only a process that is killed, or a
+    file system that fails, leaves this directory behind. Nothing reads it, so it may be deleted when no process saves.
 
     Parameters
     ----------
@@ -63,7 +65,8 @@ def save(path: StrPath, tree: Any) -> None:
     TypeError
         If the tree holds something else. The message says where.
     OSError
-        If the file cannot be written, is read-only, or is not a regular file.
+        If the file cannot be written, is read-only, or is not a regular file. The message names it. The old file is
+        still there.
     ImportError
         If safetensors is not installed.
     """
@@ -77,24 +80,28 @@ def save(path: StrPath, tree: Any) -> None:
     target = os.path.realpath(os.fsdecode(path))
     mode = _permissions(target)
     directory, name = os.path.split(target)
-    # A directory, because safetensors may first write a file with another name. An error would leave that file behind.
-    with tempfile.TemporaryDirectory(".gdm-tmp", f"{name[:40]}.", directory, ignore_cleanup_errors=True) as temporary:
-        new = os.path.join(temporary, "new")
-        with open(new, "xb") as file:
-            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode) if mode is None else mode
+    with _says("the checkpoint could not be written", target):
+        # A directory, because safetensors may first write a file with another name. An error would leave it behind.
+        temporary = tempfile.mkdtemp(".gdm-tmp", f"{name[:40]}.", directory)
         try:
-            save_file(arrays, new, metadata={"gdm": metadata})
-        except SafetensorError as error:
-            # safetensors has no errno of its own. Its message ends with the system's: "... (os error 28)".
-            found = re.search(r"\(os error (\d+)\)", str(error))
-            number = int(found[1]) if found else errno.EIO
-            reason = os.strerror(number) if found else str(error)
-            raise OSError(number, f"the checkpoint could not be written: {reason}", target) from error
-        with open(new, "r+b") as file:
-            _read_header(file)  # a new file that cannot be read must not replace an old file that can
-            os.chmod(new, mode)
-            os.fsync(file.fileno())
-        os.replace(new, target)
+            new = os.path.join(temporary, "new")
+            with open(new, "xb") as file:
+                mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode) if mode is None else mode
+            try:
+                save_file(arrays, new, metadata={"gdm": metadata})
+            except SafetensorError as error:
+                # safetensors has no errno of its own. Its message ends with the system's: "... (os error 28)".
+                found = re.search(r"\(os error (\d+)\)", str(error))
+                number = int(found[1]) if found else errno.EIO
+                raise OSError(number, os.strerror(number) if found else str(error)) from error
+            with open(new, "r+b") as file:
+                _read_header(file)  # a new file that cannot be read must not replace an old file that can
+                os.chmod(new, mode)
+                os.fsync(file.fileno())
+            os.replace(new, target)
+        finally:
+            with contextlib.suppress(OSError):  # ignore_errors is not for errors of close()
+                shutil.rmtree(temporary, ignore_errors=True)
     # Some file systems cannot sync a directory. There a power failure may bring the complete old file back.
     with contextlib.suppress(OSError):
         handle = os.open(directory, os.O_RDONLY)
@@ -116,7 +123,8 @@ def load(path: StrPath) -> Any:
     OSError
         If the file cannot be read.
     """
-    with open(os.fsdecode(path), "rb") as file:
+    name = os.fsdecode(path)
+    with _says("the checkpoint could not be read", name), open(name, "rb") as file:
         try:
             content, tensors = _read_header(file)
             for name, tensor in tensors.items():
@@ -129,6 +137,15 @@ def load(path: StrPath) -> Any:
             raise CheckpointError(
                 f"{file.name} is damaged or no checkpoint: {type(error).__name__}: {error}"
             ) from error
+
+
+@contextlib.contextmanager
+def _says(what: str, path: str) -> Iterator[None]:
+    """Lets an OSError say what could not be done, and with which file. That of a read() or fsync() names no file."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, f"{what}: {error.strerror or error}", path) from error.__cause__ or error
 
 
 def _pack(tree: Any) -> tuple[dict[str, Array], str]:
