@@ -8,7 +8,7 @@ SOURCES := pyproject.toml CMakeLists.txt README.md $(shell find src csrc include
 PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal
 C_FILES := $(shell find csrc include src tests bench -name '*.[ch]' -o -name '*.inc' -o -name '*.def')
 
-.PHONY: help generate demo test faults test-embed test-torch test-thinc test-pythons lint format bench bench-torch bench-thinc bench-scipy bench-precision bench-deepspeed clean
+.PHONY: help generate demo test faults test-embed test-torch test-thinc test-pythons mutants lint format bench bench-torch bench-thinc bench-scipy bench-precision bench-deepspeed clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,6 +39,9 @@ test-torch: $(VENV)/test-torch.installed  ## run the tests that need PyTorch
 test-thinc: $(VENV)/test-thinc.installed .venvs/thinc-9.installed  ## run the tests that need thinc and spaCy
 	$(BIN)/python -m pytest tests/test_thinc.py tests/test_docs.py
 	PYTHONPATH=.venvs/thinc-9 $(BIN)/python -m pytest tests/test_thinc.py
+
+mutants: $(VENV)/mutants.installed  ## change the code at some 300 places, one at a time: does a test fail? Takes an hour or two
+	$(BIN)/python tools/mutants $(MUTANTS)
 
 test-pythons:  ## run the tests on CPython 3.11, 3.12 and 3.13, if they are installed
 	.ci/test-pythons

@@ -1,0 +1,123 @@
+"""The files of which mutants are made, and the tests that are run on each: wider ones if the first ones pass."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class Subject(NamedTuple):
+    group: str
+    files: str  # a pattern below the root
+    tests: tuple[tuple[str, ...], ...]  # arguments of pytest, for one run after the other
+    left_out: str = ""  # lines that match are not changed: performance only, or another machine's
+
+
+def files(*names: str) -> tuple[str, ...]:
+    return tuple(f"tests/test_{name}.py" for name in names)
+
+
+# Only the baseline's kernels are changed. The word is the rule's name as classes write it.
+ONE_RULE = "-k ({rule} or {word}) and not avx"
+NO_AVX = "-k not avx"
+PLAN = files("c_plan", "c_step_args", "c_prepare", "c_swap")
+CLASSES = (NO_AVX, *files("overlap", "groups", "absent", "gradients", "lr_scale", "states", "state_dict", "options"))
+SUBJECTS = (
+    Subject(
+        "kernels",
+        "csrc/rules/*.inc",
+        ((ONE_RULE, *files("kernels")), (ONE_RULE, *files("class_rules", "schedule_free", "muon")), PLAN),
+    ),
+    Subject(
+        "stages",
+        "csrc/stages/{convert.inc,split.inc,numbers.h}",
+        ((NO_AVX, *files("c_narrow")), (NO_AVX, *files("c_stages", "narrow"))),
+    ),
+    Subject(
+        "stages",
+        "csrc/stages/{arithmetic,int8}.inc",
+        ((NO_AVX, *files("c_stages")), (NO_AVX, *files("c_narrow", "narrow"))),
+    ),
+    Subject(
+        "stages",
+        "csrc/tiles.c",
+        ((NO_AVX, *files("c_swap", "c_prepare", "c_stages")), (NO_AVX, *files("narrow", "c_fp_mode"))),
+        r"enum \{ TILE",
+    ),
+    Subject(
+        "plan",
+        "csrc/{plan,arrange,step,decide,swap}.c",
+        (PLAN, CLASSES, (NO_AVX, *files("c_fp_mode", "c_stages", "threads"))),
+        r"wanted > 2 \* \*room",
+    ),
+    Subject("plan", "csrc/tree.h", (files("c_reduce"),)),
+    Subject("plan", "csrc/trust.c", (("-k LAMB or LARS", *files("class_rules", "kernels", "narrow", "c_stages")),)),
+    Subject("plan", "csrc/{reduce.c,reductions.inc}", ((NO_AVX, *files("reductions", "c_reduce", "c_step_args")),)),
+    Subject("plan", "csrc/accumulate.c", (files("c_accumulate"), (NO_AVX, *files("narrow", "c_fp_mode")))),
+    Subject("plan", "csrc/real_power.h", (files("real_power"), files("schedule_free"))),
+    Subject(
+        "plan",
+        "csrc/{host.h,options.c}",
+        (
+            files("c_plan", "real_power"),
+            ("-k (asgd or nadam or rprop or schedule_free or ademamix) and not avx", *files("kernels")),
+            (NO_AVX, *files("contract", "schedule_free")),
+        ),
+    ),
+    Subject(
+        "plan",
+        "csrc/update.c",
+        ((NO_AVX, *files("contract")), ("-k momentum and not avx", *files("kernels")), files("c_fp_mode", "c")),
+    ),
+    Subject(
+        "pool",
+        "csrc/pool.c",
+        (files("threads"), files("concurrency", "processes", "c_fp_mode"), files("torch_engine")),
+        r"#define (SPIN|SHARE|STEPS|LOOK|STALL|LONG|TIMES|GOOD|MOST)_|spins|pause_briefly|setstacksize|i < 64",
+    ),
+    Subject("pool", "csrc/threads.c", (files("threads"), files("processes"))),
+    Subject(
+        "checks", "src/gdm/_checks.py", ((NO_AVX, *files("contract")), CLASSES, files("any_array", "array_update"))
+    ),
+    Subject(
+        "checks",
+        "src/gdm/optimizer/{options,around}.py",
+        (files("options", "groups", "lr_scale"), (NO_AVX, *files("narrow", "state_dict", "schedules_in_steps"))),
+    ),
+    Subject(
+        "checks",
+        "src/gdm/{_foreign,_arrays}.py",
+        (files("any_array"), files("torch_arrays"), files("gradients", "copies", "state_dict", "array_update")),
+    ),
+    Subject("checkpoint", "src/gdm/_checkpoint.py", (files("checkpoint", "checkpoint_damage", "checkpoint_saving"),)),
+    Subject("adapters", "src/gdm/scipy/{walk,averaged,run}.py", (files("scipy"),)),
+    Subject("adapters", "src/gdm/thinc/*.py", (files("thinc"),)),
+    Subject("adapters", "src/gdm/optimizer/array_update.py", (files("array_update"), files("thinc", "sklearn"))),
+    Subject("adapters", "src/gdm/{orthogonal,optimizers/muon}.py", (files("muon"), files("torch_muon"))),
+    Subject("adapters", "src/gdm/torch/muon.py", (files("torch_muon"),)),
+    Subject("adapters", "src/gdm/torch/modes.py", (files("torch_schedule_free"), files("torch_states"))),
+    Subject(
+        "adapters",
+        "src/gdm/torch/{arrange,by_reference}.py",
+        (files("torch_bits", "torch_tensors"), files("torch_narrow", "torch_states", "torch_behaviour")),
+    ),
+)
+
+
+def paths(pattern: str) -> list[str]:
+    """The files that a pattern means. In braces there are alternatives."""
+    match = re.fullmatch(r"(.*)\{(.*)\}(.*)", pattern)
+    if match:
+        return [path for one in match[2].split(",") for path in paths(match[1] + one + match[3])]
+    found = sorted(ROOT.glob(pattern))
+    if not found:
+        raise SystemExit(f"no file is called {pattern}: tools/mutants/subjects.py names it")
+    return [str(path.relative_to(ROOT)) for path in found]
+
+
+def subjects() -> dict[str, Subject]:
+    """The subject of each file."""
+    return {path: subject for subject in SUBJECTS for path in paths(subject.files)}
