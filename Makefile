@@ -8,7 +8,7 @@ SOURCES := pyproject.toml CMakeLists.txt README.md $(shell find src csrc include
 PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal
 C_FILES := $(shell find csrc include src tests bench -name '*.[ch]' -o -name '*.inc' -o -name '*.def')
 
-.PHONY: help generate demo test faults test-embed test-torch test-thinc test-pythons mutants lint format bench bench-torch bench-thinc bench-scipy bench-precision bench-deepspeed clean check-dist
+.PHONY: help generate demo test faults test-embed test-torch test-thinc test-pythons mutants lint format docs check-docs bench bench-torch bench-thinc bench-scipy bench-precision bench-deepspeed clean check-dist
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -66,6 +66,13 @@ format: $(VENV)/lint.installed  ## format everything
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 	$(BIN)/clang-format -i $(C_FILES)
+
+docs: $(VENV)/docs.installed  ## build the site from docs/ and the docstrings into out/docs
+	rm -rf docs/api/generated
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet --doctree-dir build/doctrees docs out/docs
+
+check-docs: $(VENV)/check-docs.installed docs  ## visit every page of the site with Chromium; draw out/site/*.png
+	$(BIN)/python docs/check_site.py out/docs --screenshots out/site
 
 bench: $(VENV)/bench.installed  ## measure gdm and every peer, on a quiet machine; write out/bench.*
 	@mkdir -p out
