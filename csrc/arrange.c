@@ -120,6 +120,7 @@ static void find_grads(const gdm_plan *plan, uintptr_t byte, size_t *first, size
 }
 
 gdm_status gdm_plan_check_grads_apart(gdm_plan *plan) {
+    if (!plan->count) return GDM_OK; /* and plan->written may be NULL */
     struct span *grads = plan->written + plan->written_count;
     size_t count = 0, last;
     for (size_t i = 0; i < plan->count; i++) {

@@ -111,8 +111,19 @@ static gdm_status read_args(enum rule rule, const void *args, union args *own) {
     for (const struct option_info *option = info->options; option->name; option++)
         if (option->kind == factors && *(const void **)((char *)own + option->offset)) return GDM_ERR_LR_SCALE;
     if (info->step) *(uint64_t *)((char *)own + info->step) = 1;
-    for (unsigned k = 0; k < info->scalars; k++) *(double **)((char *)own + info->scalar[k]) = &none[k];
+    point_to_scalars(own, info, none);
     return GDM_OK;
+}
+
+/* Checks options for entries of these compute dtypes, one bit each; without entries as for float64. */
+static gdm_status check_args(enum rule rule, unsigned dtypes, const union args *args, struct choice *choice) {
+    gdm_status status = GDM_OK;
+    const fp_mode found = set_default_fp_mode();
+    if (!dtypes) dtypes = 1u << F64;
+    for (int dtype = 0; dtype < DTYPES && !status; dtype++)
+        if (dtypes >> dtype & 1) status = gdm_check(rule, (enum dtype)dtype, args, choice);
+    restore_fp_mode(found);
+    return status;
 }
 
 gdm_status gdm_plan_add_group(gdm_plan *plan, gdm_rule rule, const void *args, size_t *group) {
@@ -122,7 +133,7 @@ gdm_status gdm_plan_add_group(gdm_plan *plan, gdm_rule rule, const void *args, s
     if (!group) return GDM_ERR_NULL;
     if ((unsigned)rule >= RULES) return GDM_ERR_INDEX;
     status = read_args(added.rule, args, &added.args);
-    if (!status) status = gdm_check(added.rule, F64, &added.args, &added.choice);
+    if (!status) status = check_args(added.rule, 0, &added.args, &added.choice);
     if (!status) status = make_room(&plan->groups, &plan->group_room, plan->group_count + 1, sizeof *plan->groups);
     if (status) return status;
     added.changes = gdm_rules[rule].step || gdm_rules[rule].scalars;
@@ -147,12 +158,8 @@ gdm_status gdm_plan_set_args(gdm_plan *plan, size_t group, const void *args) {
     if (status) return status;
     struct group *its = &plan->groups[group];
     status = read_args(its->rule, args, &own);
-    for (int dtype = 0; dtype < DTYPES && !status; dtype++)
-        if (its->dtypes >> dtype & 1 || (!its->dtypes && dtype == F64))
-            status = gdm_check(its->rule, (enum dtype)dtype, &own, &choice);
-    const fp_mode found = set_default_fp_mode();
+    if (!status) status = check_args(its->rule, its->dtypes, &own, &choice);
     if (!status) status = check_lr(plan, group, own.any.lr);
-    restore_fp_mode(found);
     if (status) return status;
     if (choice.used & ~its->choice.used)
         for (size_t i = 0; i < plan->count; i++)
@@ -270,9 +277,14 @@ static gdm_status read_entry_args(const gdm_entry_args *args, gdm_entry_args *ow
 static gdm_status find_bad_entry(const struct group *group, const struct entry *entry, double lr_factor) {
     const enum dtype dtype = (enum dtype)entry->dtype;
     struct choice choice;
-    const gdm_status status =
-        group->dtypes >> dtype & 1 ? GDM_OK : gdm_check(group->rule, dtype, &group->args, &choice);
-    if (status) return status;
+    if (!(group->dtypes >> dtype & 1)) {
+        double scalars[MAX_SCALARS];
+        union args args = group->args; /* its pointers are of the last step: since then the groups may have moved */
+        memcpy(scalars, group->scalars, sizeof scalars);
+        point_to_scalars(&args, &gdm_rules[group->rule], scalars);
+        const gdm_status status = gdm_check(group->rule, dtype, &args, &choice);
+        if (status) return status;
+    }
     if (!is_finite_in(lr_factor, F64) || !is_finite_in(group->args.any.lr * lr_factor, dtype)) return GDM_ERR_LR_FACTOR;
     return is_complete(entry, group->choice.used) ? GDM_OK : GDM_ERR_NULL;
 }
@@ -407,7 +419,9 @@ gdm_status gdm_plan_set_progress(gdm_plan *plan, size_t index, uint64_t steps, c
     if (status) return status;
     const struct group *group = &plan->groups[plan->entries[index].group];
     const struct rule_info *rule = &gdm_rules[group->rule];
+    const fp_mode found = set_default_fp_mode();
     if (rule->scalars) status = scalars ? rule->check_scalars(scalars) : GDM_ERR_NULL;
+    restore_fp_mode(found);
     if (status) {
         plan->error = index;
         return status;

@@ -107,6 +107,11 @@ struct gdm_plan {
     uint8_t knows_trust;  /* used during a step: the trust ratios are in `details` */
 };
 
+/* Sets an argument struct's pointers to the scalars of its rule. */
+static inline void point_to_scalars(union args *args, const struct rule_info *rule, double *scalars) {
+    for (unsigned k = 0; k < rule->scalars; k++) *(double **)((char *)args + rule->scalar[k]) = &scalars[k];
+}
+
 /* Finds the memory that steps write to, and cuts the work into pieces. Must be called before gdm_plan_run if entries
  * have been added. GDM_ERR_OVERLAP if two of the written buffers share memory; gdm_plan_get_error says which. */
 GDM_INTERNAL gdm_status gdm_plan_arrange(gdm_plan *plan);

@@ -14,7 +14,7 @@ static void prepare(const gdm_plan *plan, const struct group *group, union args 
                     uint64_t steps, double *scalars, struct prepared *prepared, double *next_scalars) {
     const struct rule_info *rule = &gdm_rules[group->rule];
     if (rule->step) *(uint64_t *)((char *)args + rule->step) = steps + 1;
-    for (unsigned k = 0; k < rule->scalars; k++) *(double **)((char *)args + rule->scalar[k]) = &scalars[k];
+    point_to_scalars(args, rule, scalars);
     prepared->variant = group->choice.variant | (steps ? 0 : group->choice.first) |
                         (plan->stages.preparing ? group->choice.prepare : 0);
     rule->compute(args, cache, &prepared->constants, next_scalars);
@@ -143,7 +143,8 @@ static int update_all(const gdm_plan *plan, const struct isa *isa) {
     struct own own;
     int left_out = 0;
     own.group = SIZE_MAX;
-    for (const struct entry *entry = plan->entries, *end = entry + plan->count; entry < end; entry++)
+    const struct entry *entry = plan->entries; /* NULL in an empty plan: then not even 0 may be added to it */
+    for (size_t left = plan->count; left; left--, entry++)
         if (entry->data[GRAD])
             update_range(plan, groups, isa, entry, 0, entry->n, &own);
         else
@@ -242,7 +243,8 @@ static void count_step(gdm_plan *plan, int left_out) {
         find_present_groups(plan, left_out);
         count_entries(plan);
     }
-    for (struct group *group = plan->groups, *end = group + plan->group_count; group < end; group++) {
+    struct group *group = plan->groups;
+    for (size_t left = plan->group_count; left; left--, group++) {
         if (left_out && !group->present) {
             group->absent_steps++;
             continue;
@@ -303,7 +305,8 @@ gdm_status gdm_plan_run(gdm_plan *plan) {
         }
     }
     if (plan->unsettled) settle(plan);
-    for (struct group *group = plan->groups, *end = group + plan->group_count; group < end; group++)
+    struct group *group = plan->groups;
+    for (size_t left = plan->group_count; left; left--, group++)
         if (group->stale) prepare_group(plan, group);
     int elsewhere;
     const unsigned threads = gdm_plan_threads(plan, &elsewhere);
@@ -317,7 +320,8 @@ gdm_status gdm_plan_run(gdm_plan *plan) {
 /* Computes the constants of the groups whose rule needs a preparation: those for it, or those for a step. */
 static void prepare_groups(gdm_plan *plan, int preparing) {
     plan->stages.preparing = (uint8_t)preparing;
-    for (struct group *group = plan->groups, *end = group + plan->group_count; group < end; group++)
+    struct group *group = plan->groups;
+    for (size_t left = plan->group_count; left; left--, group++)
         if (group->choice.prepare) prepare_group(plan, group);
 }
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import gdm
-from cheader import ARGS, args
+from cheader import ARGS, RULE, args
 from cplan import (
     BF16,
     F16,
@@ -24,6 +24,7 @@ from cplan import (
     STOCHASTIC,
     accumulate,
     add_arrays,
+    add_group,
     buffer,
     destroy,
     function,
@@ -31,8 +32,10 @@ from cplan import (
     new_plan,
     reduce,
     report_of,
+    set_args,
     set_lr,
     set_num_threads,
+    set_progress,
     set_step_args,
     step,
     step_args,
@@ -173,6 +176,18 @@ def test_plans_compute_in_the_default_mode_in_every_thread(in_mode, plans, rule,
             assert in_mode(set_lr, plans[1], 0, 1 / 3) == "OK"
     for one, other in zip(*memory, strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+def test_options_are_checked_in_the_default_mode(in_mode, plans):
+    """Negative numbers that are subnormal are 0 in some modes, and would be legal."""
+    good, bad, group = args("nadam"), args("nadam", eps=-5e-324), c_size_t()
+    for call in (lambda run, *given: run(*given), in_mode):
+        assert call(add_group, plans[0], RULE["nadam"], byref(bad), byref(group)) == "ERR_EPS"
+    assert add_group(plans[0], RULE["nadam"], byref(good), byref(group)) == "OK"
+    rows = numbers(64)
+    assert add_arrays(plans[0], 0, rows[0], [rows[2], rows[3]], rows[1]) == "OK"
+    assert in_mode(set_args, plans[0], 0, byref(bad)) == "ERR_EPS"
+    assert in_mode(set_progress, plans[0], 0, 1, byref(c_double(-5e-324))) == "ERR_MU_PRODUCT"
 
 
 def special(name: str, n: int) -> np.ndarray:

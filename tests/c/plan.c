@@ -220,7 +220,36 @@ static void wrong_dtypes_are_not_used(void) {
     if (gdm_reduce(GDM_SUM_OF_SQUARES, grads, only_first, 2, &result)) fail("a dtype without elements in gdm_reduce");
 }
 
+/* A group's step leaves pointers to its scalars in the group, which moves when others are added. */
+static void groups_that_have_moved_take_entries(void) {
+    float single[4] = {1, 0, 0, 1};
+    double wide[4] = {1, 0, 0, 1};
+    const gdm_nadam_args options = GDM_NADAM_DEFAULTS;
+    gdm_entry_args added = GDM_ENTRY_DEFAULTS;
+    gdm_plan *plan;
+    size_t group, entry;
+    if (gdm_plan_create(&plan)) fail("gdm_plan_create");
+    if (gdm_plan_add_group(plan, GDM_RULE_NADAM, &options, &added.group)) fail("gdm_plan_add_group");
+    for (int is_wide = 0; is_wide < 2; is_wide++) {
+        const gdm_dtype dtype = is_wide ? GDM_FLOAT64 : GDM_FLOAT32;
+        void *const first = is_wide ? (void *)wide : (void *)single;
+        const size_t itemsize = size_of((enum dtype)dtype);
+        const gdm_buffer states[] = {{(char *)first + itemsize, dtype}, {(char *)first + 2 * itemsize, dtype}};
+        added.n = 1;
+        added.param = (gdm_buffer){first, dtype};
+        added.grad = (gdm_buffer){(char *)first + 3 * itemsize, dtype};
+        added.states = states;
+        added.state_count = 2;
+        if (gdm_plan_add(plan, &added, &entry)) fail("gdm_plan_add to a group that has moved");
+        if (gdm_plan_step(plan)) fail("gdm_plan_step");
+        for (int k = 0; k < 8; k++)
+            if (gdm_plan_add_group(plan, GDM_RULE_NADAM, &options, &group)) fail("gdm_plan_add_group");
+    }
+    gdm_plan_destroy(plan);
+}
+
 int main(void) {
+    groups_that_have_moved_take_entries();
     every_stage_keeps_to_its_buffers();
     accumulate_keeps_to_its_buffers();
     wrong_dtypes_are_not_used();
