@@ -78,7 +78,7 @@ def source_files():
     for folder, folders, names in os.walk(ROOT):
         folders[:] = sorted(set(folders) - GENERATED - {"__pycache__"})
         for name in sorted(names):
-            if not name.endswith((".png", ".pyc", ".so")):
+            if not name.endswith((".png", ".pyc", ".so", ".zip")):
                 yield str(Path(folder, name).relative_to(ROOT))
 
 
