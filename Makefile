@@ -8,7 +8,7 @@ SOURCES := pyproject.toml CMakeLists.txt README.md $(shell find src csrc include
 PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal
 C_FILES := $(shell find csrc include src tests bench -name '*.[ch]' -o -name '*.inc' -o -name '*.def')
 
-.PHONY: help generate demo test faults test-embed test-torch test-thinc test-pythons mutants lint format fuzz bench bench-torch bench-thinc bench-scipy bench-precision bench-deepspeed clean
+.PHONY: help generate demo test faults test-embed test-torch test-thinc test-pythons mutants lint format docs check-docs fuzz bench bench-torch bench-thinc bench-scipy bench-precision bench-deepspeed clean check-dist
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -43,6 +43,9 @@ test-thinc: $(VENV)/test-thinc.installed .venvs/thinc-9.installed  ## run the te
 mutants: $(VENV)/mutants.installed  ## change the code at some 300 places, one at a time: does a test fail? Takes an hour or two
 	$(BIN)/python tools/mutants $(MUTANTS)
 
+check-dist: $(VENV)/dist.installed  ## build source distribution and wheels, and check them; write out/dist
+	.ci/check-dist
+
 test-pythons:  ## run the tests on CPython 3.11, 3.12 and 3.13, if they are installed
 	.ci/test-pythons
 
@@ -56,11 +59,24 @@ lint: $(VENV)/lint.installed  ## check formatting, lint, types, stubs; change no
 	$(BIN)/clang-format --dry-run --Werror $(C_FILES)
 	$(BIN)/mypy
 	$(BIN)/python -m mypy.stubtest gdm._core gdm.bench._limit gdm.schedules._formulas
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-issue-forms .github/ISSUE_TEMPLATE/*.yml
+	$(BIN)/check-jsonschema --builtin-schema vendor.dependabot .github/dependabot.yml
+	$(BIN)/check-jsonschema --builtin-schema vendor.citation-file-format CITATION.cff
+	$(BIN)/zizmor --quiet --offline .github
+	@if command -v actionlint >/dev/null; then actionlint; else echo "NOT CHECKED: workflows by actionlint, which is not here"; fi
 
 format: $(VENV)/lint.installed  ## format everything
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 	$(BIN)/clang-format -i $(C_FILES)
+
+docs: $(VENV)/docs.installed  ## build the site from docs/ and the docstrings into out/docs
+	rm -rf docs/api/generated
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet --doctree-dir build/doctrees docs out/docs
+
+check-docs: $(VENV)/check-docs.installed docs  ## visit every page of the site with Chromium; draw out/site/*.png
+	$(BIN)/python docs/check_site.py out/docs --screenshots out/site
 
 bench: $(VENV)/bench.installed  ## measure gdm and every peer, on a quiet machine; write out/bench.*
 	@mkdir -p out

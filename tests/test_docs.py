@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import doctest
+import importlib
 import inspect
 import io
+import os
 import re
 import runpy
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -17,21 +22,41 @@ from gdm._specification import Around
 from gdm.optimizer.around import AROUND_NAMES, Storage
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "CONTRIBUTING.md"]
+DOCS = ROOT / "docs"
+PAGES = [
+    ROOT / "README.md",
+    *sorted(DOCS.rglob("*.md")),
+    *(ROOT / f"{name}.md" for name in ("CONTRIBUTING", "CHANGELOG")),
+]
+PAGES = [page for page in PAGES if "generated" not in page.parts]
+# A page whose programs are files: each is written to a folder, and then the commands are run there.
+SESSIONS = [page for page in PAGES if "```console\n$" in page.read_text(encoding="utf-8")]
+
+
+def name_of(page):
+    return str(page.relative_to(ROOT))
+
+
+# ---- examples --------------------------------------------------------------------------------------------------------
 
 
 def python_examples():
     for page in PAGES:
-        for i, code in enumerate(re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.S)):
-            yield pytest.param(code, id=f"{page.name}-{i}")
+        if page not in SESSIONS:
+            for i, code in enumerate(re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.S)):
+                yield pytest.param(code, id=f"{name_of(page)}-{i}")
+
+
+def skip_without(library, code):
+    if re.search(rf"^(import|from) .*\b{library}\b", code, re.M):
+        pytest.importorskip(library, reason=f"NOT TESTED: the examples for {library}; there is no {library} here")
 
 
 @pytest.mark.parametrize("code", list(python_examples()))
 def test_examples_print_what_their_comments_say(code, tmp_path, monkeypatch):
     """Each example runs by itself; what a print line announces in its comment is what it prints."""
     for library in ("torch", "thinc"):
-        if re.search(rf"^(import|from) .*\b{library}\b", code, re.M):
-            pytest.importorskip(library, reason=f"NOT TESTED: the examples for {library}; there is no {library} here")
+        skip_without(library, code)
     monkeypatch.chdir(tmp_path)  # some write files
     announced = re.findall(r"^print\(.*?\)\s+# (.*)$", code, re.M)
     printed = io.StringIO()
@@ -40,15 +65,87 @@ def test_examples_print_what_their_comments_say(code, tmp_path, monkeypatch):
     assert printed.getvalue().splitlines() == announced
 
 
+@pytest.mark.parametrize("page", SESSIONS, ids=name_of)
+def test_sessions_print_what_they_show(page, tmp_path):
+    """What a user writes to files and types, in the order of the page. Each output is the one that is shown."""
+    text = page.read_text(encoding="utf-8")
+    skip_without("torch", text)
+    if "$ cc " in text and not shutil.which("cc"):
+        pytest.skip("NOT TESTED: the programs in C; there is no cc here")
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    ran = 0
+    for block in re.finditer(r"^```(\w+)\n(.*?)^```$", text, re.S | re.M):
+        if block[1] in ("python", "c") and (
+            names := re.findall(r"`(?:[\w/]+/)?(\w+\.(?:py|c))`", text[: block.start()])
+        ):
+            (tmp_path / names[-1]).write_text(block[2], encoding="utf-8")
+        for command, shown in (
+            re.findall(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", block[2], re.M) if block[1] == "console" else []
+        ):
+            environment = {**os.environ, "PATH": path}
+            done = subprocess.run(
+                ["bash", "-c", command], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300
+            )
+            assert (done.stdout, done.stderr, done.returncode) == (shown, "", 0), command
+            ran += 1
+    assert ran == text.count("\n$ ")
+
+
 def test_there_are_examples():
-    assert len(list(python_examples())) >= 3
+    assert len(list(python_examples())) >= 40
+    assert {page.stem for page in SESSIONS} >= {"numpy", "pytorch", "offload", "c", "embedding"}
 
 
-@pytest.mark.parametrize("name", gdm.__all__)
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_shell_commands_can_be_read(page):
+    """Those that install or download are not run."""
+    for commands in re.findall(r"```sh\n(.*?)```", page.read_text(encoding="utf-8"), re.S):
+        subprocess.run(["bash", "-n", "-c", commands], check=True)
+
+
+# ---- the API's reference ---------------------------------------------------------------------------------------------
+
+LAZY = ("schedules", "torch", "torch.functional", "scipy", "thinc", "sklearn", "reference")
+MODULES = {"gdm", *(f"gdm.{name}" for name in LAZY)}
+
+
+def listed():
+    """The names in the tables of the reference, by page."""
+    tables = {page: page.read_text(encoding="utf-8") for page in sorted((DOCS / "api").glob("*.md"))}
+    return {page.name: re.findall(r"^   (gdm\.[\w.]+)$", text, re.M) for page, text in tables.items()}
+
+
+def found(name):
+    """The object of a name; skips if its module needs a library that is not here."""
+    module, _, attribute = name.rpartition(".")
+    library = module.split(".")[1] if module.count(".") and module != "gdm.reference" else ""
+    if library in ("torch", "scipy", "thinc", "sklearn"):
+        pytest.importorskip(library, reason=f"NOT TESTED: the docstrings for {library}; there is no {library} here")
+    return getattr(importlib.import_module(module), attribute)
+
+
+NAMES = [name for names in listed().values() for name in names]
+
+
+def test_the_reference_has_every_public_name_once():
+    assert sorted(NAMES) == sorted(set(NAMES))
+    more = {f"gdm.reference.{name}" for name in ("sum_of_squares", "largest_magnitude", "count_nonfinite")}
+    shown = {name for name in NAMES if not name.startswith("gdm.optimizer.")} - more
+    public = {f"gdm.{name}" for name in gdm.__all__} - MODULES
+    for module in sorted(MODULES - {"gdm"}):
+        try:
+            public |= {f"{module}.{name}" for name in importlib.import_module(module).__all__} - MODULES
+        except ImportError:  # its library is not here: what is listed cannot be compared
+            shown = {name for name in shown if not name.startswith(f"{module}.")}
+    assert shown == public
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_docstring_examples_run(name):
     runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS)
-    for test in doctest.DocTestFinder(recurse=False).find(getattr(gdm, name), name, module=False):
-        runner.run(test)
+    for test in doctest.DocTestFinder().find(found(name), name, module=False):
+        if "._" not in test.name:  # else it is not on the site
+            runner.run(test)
     assert runner.summarize(verbose=False).failed == 0
 
 
@@ -57,18 +154,21 @@ def test_main_entries_have_an_example(name):
     assert doctest.DocTestFinder(recurse=False).find(getattr(gdm, name), name, module=False)[0].examples
 
 
+# ---- links -----------------------------------------------------------------------------------------------------------
+
+
 def anchors(page):
     """What headings can be linked by: lower case, no punctuation, a hyphen for each blank; a number if repeated."""
-    found = []
+    seen = []
     for heading in re.findall(
         r"^#+ (.*)$", re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.S), re.M
     ):
         anchor = re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
-        found.append(anchor if anchor not in found else f"{anchor}-{found.count(anchor)}")
-    return set(found)
+        seen.append(anchor if anchor not in seen else f"{anchor}-{seen.count(anchor)}")
+    return set(seen)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_links_lead_somewhere(page):
     for link, anchor in re.findall(r"\]\(([^)#:]*)#?([^):]*)\)", page.read_text(encoding="utf-8")):
         target = page.parent / link if link else page
@@ -137,7 +237,8 @@ def test_every_common_option_is_described():
 def test_every_optimizer_and_schedule_has_its_place():
     optimizers = {name for name in gdm.__all__ if hasattr(getattr(gdm, name), "add_group")}
     assert optimizers == {cls.__name__ for cls in SECTIONS.values()}
-    rows = re.search(r"^\| gdm.schedules .*?\n\n", optimizers_page(), re.M | re.S)[0]
+    page = (DOCS / "schedules.md").read_text(encoding="utf-8")
+    rows = re.search(r"^\| gdm.schedules .*?\n\n", page, re.M | re.S)[0]
     assert set(re.findall(r"^\| `(\w+)`", rows, re.M)) == SCHEDULES
 
 

@@ -130,6 +130,35 @@ def test_mixed_precision_in_c(tmp_path):
     np.testing.assert_array_equal(np.array(found["param"], np.float32), param)
 
 
+def test_a_training_in_c(tmp_path):
+    """AdamW with a schedule: the reference's parameters; and those of a training that was interrupted are the same."""
+    need("cc")
+    run("cc", EMBED / "c/train.c", *STRICT, *config("--cflags", "--libs"), "-o", tmp_path / "train")
+    whole, resumed = (run(tmp_path / "train", *how, cwd=tmp_path).splitlines() for how in ([], ["--resume"]))
+    assert whole[5:] == resumed
+
+    measured = blur(np.arange(64, dtype=np.float32) % 7)
+    param, *states = (np.zeros(64, np.float32) for _ in range(3))
+    losses = []
+    for step in range(100):
+        residual = blur(param) - measured
+        losses.append(float(np.cumsum(0.5 * residual.astype(float) * residual)[-1]))
+        lr = 0.5 * (step + 1) / 10 if step < 10 else 0.5 * (100 - step) / 90
+        options = {"lr": lr, "weight_decay": 1e-4, "decoupled_weight_decay": True, "step": step + 1}
+        gdm.reference.adam(param, *states, blur(residual), **options)
+    assert losses[-1] < losses[0] / 1000
+    assert [float(line.split()[1]) for line in whole[:10]] == losses[::10]
+    np.testing.assert_array_equal(np.array([line.split()[1] for line in whole[10:]], np.float32), param)
+
+
+def test_a_training_in_c_without_its_file(tmp_path):
+    need("cc")
+    run("cc", EMBED / "c/train.c", *STRICT, *config("--cflags", "--libs"), "-o", tmp_path / "train")
+    done = subprocess.run([tmp_path / "train", "--resume"], cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "train.state" in done.stderr
+
+
 def pkg_config(prefix: Path) -> list[str]:
     folders = ":".join(
         map(str, [prefix / "lib/pkgconfig", *prefix.glob("lib/*/pkgconfig"), prefix / "lib64/pkgconfig"])

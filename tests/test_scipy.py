@@ -652,7 +652,9 @@ def test_docstrings_have_every_option_and_run(name):
     own = set(method.__kwdefaults__ or {})
     for option in (set(Common.__annotations__) | own) - {"hess", "hessp", "constraints"}:
         assert f"\n{option} : " in text, option
-    assert text.index("Parameters\n") < text.index("Options\n") < text.index("Notes\n") < text.index("Examples\n")
+    assert (
+        text.index("Parameters\n") < text.index("Other Parameters\n") < text.index("Notes\n") < text.index("Examples\n")
+    )
     runner = doctest.DocTestRunner()
     for test in doctest.DocTestFinder(recurse=False).find(method, name, module=False):
         assert test.examples

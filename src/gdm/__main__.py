@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import platform
 import sys
@@ -15,6 +16,7 @@ import numpy as np
 import gdm
 
 from . import _backend, _embedding
+from ._output import make_folder
 
 _CONFIG = {
     "cflags": "the compiler's options",
@@ -65,7 +67,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         action="store_true",
         help="all cases, which takes some minutes (default: a few cases, in less than one minute)",
     )
-    bench.set_defaults(run=_bench)
+    bench.add_argument(
+        "--compare",
+        type=Path,
+        nargs="+",
+        metavar="JSON",
+        help="the bench.json of an earlier run, which this one is compared with; with the path of a second one, it is "
+        "compared with that, and nothing is measured. Writes changes.png",
+    )
+    bench.add_argument(
+        "--fail-above",
+        type=_ratio,
+        default=math.inf,
+        metavar="RATIO",
+        help="exit code 1 if a time of gdm's has grown by more than this factor, beyond the noise: for example 1.1",
+    )
+    bench.set_defaults(run=lambda options: _bench(options, bench))
 
     config = commands.add_parser(
         "config",
@@ -130,10 +147,27 @@ def _demo(options: argparse.Namespace) -> int:
     return demo.run(options.out, seed=options.seed, epochs=options.epochs)
 
 
-def _bench(options: argparse.Namespace) -> int:
+def _bench(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     from . import bench
 
-    return bench.run(options.out, full=options.full)
+    files: list[Path] = options.compare or []
+    if len(files) > 2:
+        parser.error(f"argument --compare: expected one or two files, got {len(files)}")
+    if options.fail_above < math.inf and not files:
+        parser.error("argument --fail-above: needs --compare")
+    if len(files) == 1 and files[0].resolve() == (options.out / bench.REPORT).resolve():
+        parser.error(
+            f"argument --compare: {files[0]} would be overwritten: rename it, or give another folder with --out"
+        )
+    try:
+        if len(files) == 2:
+            old, new = map(bench.compare.read, files)
+            make_folder(options.out, [bench.compare.PICTURE])
+            return bench.show_changes(options.out, old, new, options.fail_above)
+        return bench.run(options.out, full=options.full, before=next(iter(files), None), fail_above=options.fail_above)
+    except bench.compare.BadReport as error:
+        print(f"gdm: error: {error}", file=sys.stderr)
+        return 2
 
 
 def _count(text: str) -> int:
@@ -149,6 +183,13 @@ def _positive(text: str) -> int:
     return number
 
 
+def _ratio(text: str) -> float:
+    if not 1.0 <= (number := float(text)) < math.inf:
+        raise argparse.ArgumentTypeError(f"must be at least 1 and finite, got {text}")
+    return number
+
+
+_ratio.__name__ = "number"
 _count.__name__ = _positive.__name__ = "whole number"  # as argparse calls them
 
 if __name__ == "__main__":

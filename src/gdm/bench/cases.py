@@ -102,6 +102,8 @@ class Result:
             "threads": self.case.threads,
             "busy": self.case.busy,
             "seconds": {name: timing.median for name, timing in self.timings.items()},
+            "quartiles": {name: [timing.quantile(q) for q in (0.25, 0.75)] for name, timing in self.timings.items()},
+            "ratios": {name: self.ratio(name) for name in self.timings},
             "p95": {name: timing.quantile(0.95) for name, timing in self.timings.items()},
         }
 

@@ -13,6 +13,7 @@ import numpy as np
 
 import gdm
 
+from .._backend import native
 from .cases import BUSY, SIZE, SMALL, STORAGE, Result
 from .peers import SGD
 
@@ -35,6 +36,7 @@ LOOKS: dict[str, dict[str, Any]] = {
 }
 
 
+FORMAT = 1  # of the JSON file
 PICTURES = ("throughput.png", "tensors.png", "storage.png", "busy.png")
 
 
@@ -46,7 +48,9 @@ def machine() -> dict[str, Any]:
         "caches": dict(_caches()),
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
-        "gdm": f"{gdm.__version__}, {gdm.isa()}",
+        "gdm": gdm.__version__,
+        "isa": gdm.isa(),
+        "compiler": native.build_info()["compiler"] if native is not None else "none",
         "versions": {name: _version(name) for name in ("numpy", "numba", "torch", "jax", "optax")},
     }
 
@@ -56,7 +60,10 @@ def heading() -> str:
     facts = machine()
     caches = ", ".join(f"{name} {_bytes(size)}" for name, size in facts["caches"].items())
     versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items() if version)
-    return f"{facts['cpu']}, {facts['cpus']} CPUs, {caches}\ngdm {facts['gdm']}; Python {facts['python']}, {versions}"
+    return (
+        f"{facts['cpu']}, {facts['cpus']} CPUs, {caches}\n"
+        f"gdm {facts['gdm']}, {facts['isa']}; Python {facts['python']}, {versions}"
+    )
 
 
 def table(results: Sequence[Result]) -> str:
@@ -74,12 +81,12 @@ def table(results: Sequence[Result]) -> str:
             lines.append(group)
         for name, timing in result.timings.items():
             if name.startswith("gdm") and timing is not result.ours:
-                lines.append(f"  {name:<38}{_seconds(timing.median):>9}")
-        row = f"  {_row_name(result):<38}{_seconds(result.ours.median):>9} {result.gigabytes_per_second:>6.1f}"
+                lines.append(f"  {name:<38}{seconds(timing.median):>9}")
+        row = f"  {_row_name(result):<38}{seconds(result.ours.median):>9} {result.gigabytes_per_second:>6.1f}"
         row += f" {_limit(result):>6}"
         lines.append(row + "".join(f"{_ratio(result, name):>{max(16, len(name) + 2)}}" for name in peers).rstrip())
         if result.case.busy:
-            p95 = ", ".join(f"{name} {_seconds(timing.quantile(0.95))}" for name, timing in result.timings.items())
+            p95 = ", ".join(f"{name} {seconds(timing.quantile(0.95))}" for name, timing in result.timings.items())
             lines.append(f"    p95: {p95}")
     return "\n".join(lines)
 
@@ -102,7 +109,12 @@ def _ratio(result: Result, name: str) -> str:
 
 def save(path: Path, results: Sequence[Result]) -> None:
     """Writes the machine and the results as JSON."""
-    path.write_text(json.dumps({"machine": machine(), "results": [r.as_json() for r in results]}, indent=1) + "\n")
+    path.write_text(json.dumps(as_json(results), indent=1) + "\n")
+
+
+def as_json(results: Sequence[Result]) -> dict[str, Any]:
+    """The content of the JSON file."""
+    return {"format": FORMAT, "machine": machine(), "results": [r.as_json() for r in results]}
 
 
 def draw(folder: Path, results: Sequence[Result]) -> list[Path]:
@@ -233,8 +245,9 @@ def _bytes(size: int) -> str:
     return f"{size >> 20} MiB" if size >= 1 << 20 else f"{size >> 10} KiB"
 
 
-def _seconds(seconds: float) -> str:
+def seconds(time: float) -> str:
+    """A time in a unit that suits it."""
     for unit, scale in (("s", 1.0), ("ms", 1e3), ("us", 1e6)):
-        if seconds * scale >= 1:
-            return f"{seconds * scale:.3g} {unit}"
-    return f"{seconds * 1e9:.3g} ns"
+        if time * scale >= 1:
+            return f"{time * scale:.3g} {unit}"
+    return f"{time * 1e9:.3g} ns"

@@ -45,7 +45,7 @@ def to_dict(schedule: RateFunction) -> dict[str, Any]:
 
 
 def from_dict(d: Mapping[str, Any]) -> Schedule:
-    """The schedule that :func:`to_dict` gave as this dictionary.
+    """The schedule that :func:`gdm.schedules.to_dict` gave as this dictionary.
 
     Parameters
     ----------

@@ -61,8 +61,8 @@ COMMON = """
     hess, hessp, constraints
         For ``minimize``. Hessians are not used, and one that is given brings a warning. Constraints are refused.
 
-    Options
-    -------
+    Other Parameters
+    ----------------
     lr : float, callable or "auto", default "auto"
         The learning rate η, as :class:`{optimizer}` takes it: a number, or a schedule. The steps are then those of the
         plain method, and nothing keeps it from diverging; that is reported. "auto" finds a rate in each step, so that
