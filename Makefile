@@ -8,7 +8,7 @@ SOURCES := pyproject.toml CMakeLists.txt README.md $(shell find src csrc include
 PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal
 C_FILES := $(shell find csrc include src tests bench -name '*.[ch]' -o -name '*.inc' -o -name '*.def')
 
-.PHONY: help generate demo test faults test-embed test-torch test-thinc test-pythons mutants lint format docs check-docs fuzz bench bench-torch bench-thinc bench-scipy bench-precision bench-deepspeed clean check-dist
+.PHONY: help generate demo test cross faults test-embed test-torch test-thinc test-pythons mutants lint format docs check-docs fuzz bench bench-torch bench-thinc bench-scipy bench-precision bench-deepspeed clean check-dist
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,6 +26,10 @@ test: $(VENV)/test.installed  ## run the tests
 FAULTS := $(addprefix tests/test_,checkpoint_faults.py c_stress.py)
 faults: $(VENV)/test-torch.installed  ## let memory, disks and threads fail at every call; print how often
 	GDM_FAULTS=1 $(PYTEST) $(FAULTS)
+
+# Building the C libraries of all systems takes minutes, the first time. ONLY="wasm or musl" chooses platforms.
+cross: $(VENV)/cross.installed  ## build the C core for other systems; run it under Wine, QEMU and in WebAssembly
+	GDM_CROSS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup tests/test_cross.py -k "$(ONLY)"
 
 # Runs twice: with gdm installed as users install it, and in editable mode, as developers install it.
 test-embed: $(VENV)/embed.installed .venvs/editable.installed  ## build and run the examples in other languages

@@ -7,9 +7,21 @@
 
 #include <stdint.h>
 
+#if defined _MSC_VER && !defined __clang__
+#error "cl.exe compiles neither gdm's atomics nor its kernels: use clang-cl, which comes with Visual Studio"
+#endif
+
 /* 16: only _Float16, which is not used, may be computed in a wider type. GCC says so on CPUs with AVX512-FP16. */
 #if __FLT_EVAL_METHOD__ != 0 && __FLT_EVAL_METHOD__ != 16
 #error "float arithmetic is not rounded to float on this target (x87?): the results would not be the reference's"
+#endif
+
+/* GCC for Windows keeps wide vectors at addresses on the stack that are not aligned for them, and the program crashes
+ * (https://gcc.gnu.org/bugzilla/show_bug.cgi?id=54412). So it has the baseline only. */
+#if defined __x86_64__ && (defined __clang__ || !defined _WIN32)
+#define HAS_AVX 1
+#else
+#define HAS_AVX 0
 #endif
 
 /* The dtypes in which buffers are stored. Kernels compute in the first two. */

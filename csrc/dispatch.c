@@ -5,8 +5,11 @@
 #include <stdlib.h>
 #include <string.h>
 
-#if defined __x86_64__
+#if HAS_AVX
 #include <cpuid.h>
+#if defined __APPLE__
+#include <sys/sysctl.h>
+#endif
 
 /* This calls cpuid itself: __builtin_cpu_supports would leave an undefined symbol of libgcc in the static library. */
 static unsigned enabled_by_os(void) {
@@ -26,10 +29,24 @@ static int has_avx2(void) {
     return (enabled_by_os() & ymm) == ymm && (features() & bit_AVX2);
 }
 
+#if defined __APPLE__
+/* macOS gives a thread the registers of AVX-512 only when it uses them first. Until then their bits of XCR0 are 0. */
+static int has_avx512(void) {
+    static const char *const needed[] = {"hw.optional.avx512f", "hw.optional.avx512bw", "hw.optional.avx512dq",
+                                         "hw.optional.avx512vl"};
+    for (size_t i = 0; i < sizeof needed / sizeof *needed; i++) {
+        int found = 0;
+        size_t size = sizeof found;
+        if (sysctlbyname(needed[i], &found, &size, NULL, 0) || !found) return 0;
+    }
+    return 1;
+}
+#else
 static int has_avx512(void) {
     const unsigned zmm = 0xe6, needed = bit_AVX512F | bit_AVX512BW | bit_AVX512DQ | bit_AVX512VL;
     return (enabled_by_os() & zmm) == zmm && (features() & needed) == needed;
 }
+#endif
 #endif
 
 static int always(void) {
@@ -41,7 +58,7 @@ static const struct {
     const struct isa *isa;
     int (*supported)(void);
 } ladder[] = {
-#if defined __x86_64__
+#if HAS_AVX
     {&gdm_isa_avx512, has_avx512},
     {&gdm_isa_avx2, has_avx2},
 #elif defined __aarch64__

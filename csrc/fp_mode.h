@@ -13,6 +13,8 @@
 #ifndef GDM_FP_MODE_H
 #define GDM_FP_MODE_H
 
+#include <stdint.h>
+
 #if defined __x86_64__
 
 /* MXCSR: bits 0 to 5 only record which exceptions have occurred; if only they differ, they are not changed. */
@@ -36,12 +38,12 @@ static inline void restore_fp_mode(fp_mode found) {
 
 #elif defined __aarch64__
 
-typedef unsigned long fp_mode; /* FPCR, 0 by default */
+typedef uint64_t fp_mode; /* FPCR, 0 by default */
 
 static inline fp_mode set_default_fp_mode(void) {
     fp_mode found;
     __asm__ volatile("mrs %0, fpcr" : "=r"(found));
-    if (__builtin_expect(found != 0, 0)) __asm__ volatile("msr fpcr, %0" : : "r"(0ul) : "memory");
+    if (__builtin_expect(found != 0, 0)) __asm__ volatile("msr fpcr, %0" : : "r"((fp_mode)0) : "memory");
     return found;
 }
 

@@ -3,17 +3,9 @@
 #include "pool.h"
 
 #include "fp_mode.h"
+#include "os.h"
 
-#include <pthread.h>
-#include <sched.h>
-#include <signal.h>
 #include <stdatomic.h>
-#include <stdint.h>
-#include <time.h>
-#if defined __linux__
-#include <sys/syscall.h>
-#include <unistd.h>
-#endif
 
 /* How long a worker without work looks for new work before it sleeps: long enough for the gap between the steps of a
  * tight loop, too short to take a core from other programs. */
@@ -67,26 +59,11 @@ static struct {
     struct share shares[GDM_MAX_THREADS];
 
     unsigned workers; /* how many have been started; only the caller of a run starts more */
-    pthread_t handles[GDM_MAX_THREADS];
-    pthread_mutex_t lock; /* for sleeping and waking */
-    pthread_cond_t wake;
-} pool = {.lock = PTHREAD_MUTEX_INITIALIZER, .wake = PTHREAD_COND_INITIALIZER};
+    thread handles[GDM_MAX_THREADS];
+    struct monitor sleepers; /* workers sleep in it */
+} pool = {.sleepers = MONITOR};
 
 static const uint64_t OPEN = (uint64_t)1 << 32;
-
-static void pause_briefly(void) {
-#if defined __x86_64__
-    __builtin_ia32_pause();
-#elif defined __aarch64__
-    __asm__ volatile("yield");
-#endif
-}
-
-static int64_t now_ns(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
-}
 
 /* ---- a run ---------------------------------------------------------------------------------------------------- */
 
@@ -142,18 +119,19 @@ static void wait_for_run(unsigned seen) {
     } while (now_ns() < end);
     atomic_fetch_sub(&pool.awake, 1);
 
-    pthread_mutex_lock(&pool.lock);
+    enter(&pool.sleepers);
     for (;;) {
         atomic_store(&pool.asleep, 1); /* before the last look at epoch: see run_together */
         if (atomic_load(&pool.epoch) != seen || atomic_load(&pool.stop)) break;
-        pthread_cond_wait(&pool.wake, &pool.lock);
+        sleep_in(&pool.sleepers);
     }
-    pthread_mutex_unlock(&pool.lock);
+    leave(&pool.sleepers);
 }
 
-static void *worker(void *index) {
+static THREAD_RESULT worker(void *index) {
     const unsigned self = (unsigned)(uintptr_t)index;
     unsigned seen = 0;
+    name_this_thread();
     set_default_fp_mode(); /* a new thread has the mode of the thread that started it */
     while (!atomic_load(&pool.stop)) {
         wait_for_run(seen);
@@ -163,7 +141,7 @@ static void *worker(void *index) {
             go_out();
         }
     }
-    return NULL;
+    return 0;
 }
 
 /* Decides, from how long the caller of the run worked and then waited, whether the next steps use the pool. */
@@ -196,7 +174,7 @@ static void wait_for_those_inside(int64_t run_began) {
             pause_briefly();
         } else {
             if (!begin) begin = now_ns();
-            sched_yield(); /* a worker inside may need this core */
+            give_way(); /* a worker inside may need this core */
         }
     }
     const int64_t now = begin ? now_ns() : 0;
@@ -208,9 +186,15 @@ static void share_out(unsigned threads, size_t count, gdm_task *run, void *conte
     pool.context = context;
     pool.threads = threads;
     for (unsigned t = 0; t < threads; t++) {
-        const uint64_t front = count * t / threads, back = count * (t + 1) / threads;
+        const uint64_t front = (uint64_t)count * t / threads, back = (uint64_t)count * (t + 1) / threads;
         atomic_store_explicit(&pool.shares[t].left, front << 32 | back, memory_order_relaxed);
     }
+}
+
+static void wake_workers(void) {
+    enter(&pool.sleepers);
+    wake_all_in(&pool.sleepers);
+    leave(&pool.sleepers);
 }
 
 static void run_together(unsigned threads, size_t count, gdm_task *run, void *context) {
@@ -219,11 +203,7 @@ static void run_together(unsigned threads, size_t count, gdm_task *run, void *co
     atomic_store_explicit(&pool.gate, OPEN, memory_order_release);
     /* Sequentially consistent, as in wait_for_run: either the worker sees the new epoch, or we see that it sleeps. */
     atomic_fetch_add(&pool.epoch, 1);
-    if (atomic_exchange(&pool.asleep, 0)) {
-        pthread_mutex_lock(&pool.lock);
-        pthread_cond_broadcast(&pool.wake);
-        pthread_mutex_unlock(&pool.lock);
-    }
+    if (atomic_exchange(&pool.asleep, 0)) wake_workers();
     do_tasks(0);
     atomic_fetch_and_explicit(&pool.gate, ~OPEN, memory_order_relaxed);
     wait_for_those_inside(began);
@@ -233,6 +213,11 @@ static void run_together(unsigned threads, size_t count, gdm_task *run, void *co
 
 static atomic_uint generation;
 
+unsigned gdm_generation(void) {
+    return atomic_load_explicit(&generation, memory_order_relaxed);
+}
+
+#if HAS_FORK
 /* The child of a fork has no workers, so the pool must start again from its first state. */
 static void start_anew(void) {
     atomic_store(&pool.running, 0);
@@ -242,13 +227,8 @@ static void start_anew(void) {
     atomic_store(&pool.asleep, 0);
     atomic_store(&pool.alone_until, 0);
     pool.workers = 0;
-    pthread_mutex_init(&pool.lock, NULL);
-    pthread_cond_init(&pool.wake, NULL);
+    pool.sleepers = (struct monitor)MONITOR;
     atomic_fetch_add(&generation, 1);
-}
-
-unsigned gdm_generation(void) {
-    return atomic_load_explicit(&generation, memory_order_relaxed);
 }
 
 __attribute__((constructor)) static void at_load(void) {
@@ -259,31 +239,19 @@ __attribute__((constructor)) static void at_load(void) {
 __attribute__((destructor)) static void at_exit(void) {
     atomic_store(&pool.stop, 1);
     atomic_fetch_add(&pool.epoch, 1);
-    pthread_mutex_lock(&pool.lock);
-    pthread_cond_broadcast(&pool.wake);
-    pthread_mutex_unlock(&pool.lock);
-    for (unsigned i = 0; i < pool.workers; i++) pthread_join(pool.handles[i], NULL);
+    wake_workers();
+    for (unsigned i = 0; i < pool.workers; i++) join_thread(pool.handles[i]);
     pool.workers = 0;
 }
+#endif
 
 /* Starts workers until there are this many. Fewer are not an error. */
 static void start_workers(unsigned wanted) {
-    sigset_t all, before;
-    pthread_attr_t attributes;
-    sigfillset(&all); /* workers inherit this mask: signals go to the program's own threads */
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    pthread_attr_init(&attributes);
-    pthread_attr_setstacksize(&attributes, 256 * 1024);
     while (pool.workers < wanted) {
-        pthread_t *handle = &pool.handles[pool.workers];
-        if (pthread_create(handle, &attributes, worker, (void *)(uintptr_t)(pool.workers + 1))) break;
-#if defined __linux__
-        pthread_setname_np(*handle, "gdm");
-#endif
-        pool.workers++;
+        const unsigned next = pool.workers + 1;
+        if (!start_thread(&pool.handles[pool.workers], worker, (void *)(uintptr_t)next)) break;
+        pool.workers = next;
     }
-    pthread_attr_destroy(&attributes);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
 }
 
 static gdm_parallel_for *hosts_way;
@@ -333,9 +301,7 @@ static atomic_int other_thread;
 static void join(void *context, size_t self) {
     (void)context;
     const fp_mode found = set_default_fp_mode();
-#if defined __linux__
-    if (self == 1) atomic_store_explicit(&other_thread, (int)syscall(SYS_gettid), memory_order_relaxed);
-#endif
+    if (self == 1) atomic_store_explicit(&other_thread, this_thread(), memory_order_relaxed);
     do_tasks((unsigned)self);
     restore_fp_mode(found);
 }
@@ -358,22 +324,17 @@ void gdm_pool_run_on(gdm_parallel_for *spread, void *elsewhere, unsigned threads
  * keep the cores busy meanwhile. Then a run must use them, since threads of our own would have to compete with them. If
  * they sleep, a run must not use them: it would wait for each of them to wake up, which took up to 4 ms. */
 static int others_are_awake(void) {
-#if defined __linux__
-    const int thread = atomic_load_explicit(&other_thread, memory_order_relaxed);
-    const clockid_t clock = (clockid_t)(~(unsigned)thread << 3 | 6); /* the CPU time of this thread */
-    struct timespec before, after;
-    if (!thread || clock_gettime(clock, &before)) return 1; /* not known: the next run finds out */
+    const int one = atomic_load_explicit(&other_thread, memory_order_relaxed);
+    const int64_t before = one ? cpu_time_of(one) : -1;
+    if (before < 0) return 1; /* not known: the next run finds out */
     const int64_t begin = now_ns();
     int64_t now;
     do {
         pause_briefly();
         now = now_ns();
     } while (now - begin < LOOK_NS);
-    if (clock_gettime(clock, &after)) return 1;
-    return 2 * ((after.tv_sec - before.tv_sec) * 1000000000 + after.tv_nsec - before.tv_nsec) > now - begin;
-#else
-    return 1;
-#endif
+    const int64_t after = cpu_time_of(one);
+    return after < 0 || 2 * (after - before) > now - begin;
 }
 
 unsigned gdm_pool_threads_on(size_t bytes, unsigned threads) {

@@ -1,7 +1,7 @@
 /* AVX2: vectors of 256 bits. Empty on other architectures. */
 #include "../core.h" /* before the target: the code of these headers must run on every machine */
 
-#if defined __x86_64__
+#if HAS_AVX
 #if defined __clang__
 #pragma clang attribute push(__attribute__((target("arch=x86-64,tune=x86-64,avx2"))), apply_to = function)
 #else

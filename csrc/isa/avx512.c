@@ -5,7 +5,7 @@
  */
 #include "../core.h" /* before the target: the code of these headers must run on every machine */
 
-#if defined __x86_64__
+#if HAS_AVX
 #if defined __clang__
 #pragma clang attribute push(__attribute__((target("arch=x86-64,tune=x86-64,avx512f,avx512bw,avx512dq,avx512vl"))),    \
                              apply_to = function)

@@ -90,10 +90,12 @@ def save(path: StrPath, tree: Any) -> None:
             try:
                 save_file(arrays, new, metadata={"gdm": metadata})
             except SafetensorError as error:
-                # safetensors has no errno of its own. Its message ends with the system's: "... (os error 28)".
+                # safetensors has no errno of its own. Its message ends with the system's number: "... (os error 28)".
+                # On Windows that is no errno, and OSError translates it if it is the fourth argument.
                 found = re.search(r"\(os error (\d+)\)", str(error))
                 number = int(found[1]) if found else errno.EIO
-                raise OSError(number, os.strerror(number) if found else str(error)) from error
+                text = os.strerror(number) if found and os.name == "posix" else str(error)
+                raise OSError(number, text, None, number if found else None) from error
             with open(new, "r+b") as file:
                 _read_header(file)  # a new file that cannot be read must not replace an old file that can
                 os.chmod(new, mode)

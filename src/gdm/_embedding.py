@@ -35,4 +35,7 @@ def get_cmake_dir() -> str:
 
 def get_libraries() -> str:
     """The compiler's options for linking with the static library."""
-    return f"-L{root() / 'lib'} -lgdm -lm -pthread"
+    lib = root() / "lib"
+    if (lib / "gdm.lib").exists():  # by clang-cl, whose linker takes the file
+        return str(lib / "gdm.lib")
+    return f"-L{lib} -lgdm -lm -pthread"

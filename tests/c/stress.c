@@ -1,16 +1,18 @@
 /* The pool and the plan under stress, for the sanitizers: many callers at once, nested runs, all sizes and thread
  * counts. Prints the number of runs; exits with 1 at the first task that did not run exactly once, or wrong result. */
-#define _POSIX_C_SOURCE 200809L /* rand_r, nanosleep */
+#define _GNU_SOURCE /* os.h */
 
+#include "../../csrc/os.h"
 #include "../../csrc/pool.h"
 
-#include <dirent.h>
-#include <pthread.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#if defined __linux__
+#include <dirent.h>
+#endif
 
 enum { CALLERS = 3, MOST = 700, ELEMENTS = 100000 };
 
@@ -19,6 +21,19 @@ static atomic_long runs;
 static void fail(const char *what) {
     fprintf(stderr, "FAILED: %s\n", what);
     exit(1);
+}
+
+/* xorshift32, by G. Marsaglia. */
+static unsigned next_random(uint32_t *random) {
+    *random ^= *random << 13;
+    *random ^= *random >> 17;
+    *random ^= *random << 5;
+    return *random;
+}
+
+/* For about this long. Sleeping takes at least 15 ms on some systems. */
+static void let_others_work(int64_t ns) {
+    for (const int64_t end = now_ns() + ns; HAS_THREADS && now_ns() < end;) give_way();
 }
 
 struct counts {
@@ -45,29 +60,32 @@ struct started {
     size_t i;
 };
 
-static void *run_started(void *started) {
+static THREAD_RESULT run_started(void *started) {
     const struct started *own = started;
     own->task(own->context, own->i);
-    return NULL;
+    return 0;
 }
 
 static void spread(void *host, size_t count, gdm_task *task, void *context) {
-    pthread_t threads[16];
+    thread threads[16];
     struct started started[16];
+    int has_thread[16] = {0};
     if (host != &runs || count > 16) fail("the arguments of another pool");
     for (size_t i = 1; i < count; i++) {
         started[i] = (struct started){task, context, i};
-        pthread_create(&threads[i], NULL, run_started, &started[i]);
+        has_thread[i] = start_thread(&threads[i], run_started, &started[i]);
     }
-    task(context, 0);
-    for (size_t i = 1; i < count; i++) pthread_join(threads[i], NULL);
+    for (size_t i = 0; i < count; i++)
+        if (!has_thread[i]) task(context, i);
+    for (size_t i = 1; i < count; i++)
+        if (has_thread[i]) join_thread(threads[i]);
 }
 
-static void one_run(unsigned *random) {
+static void one_run(uint32_t *random) {
     struct counts counts = {{0}, 0};
-    const size_t count = rand_r(random) % MOST;
-    const int nested = rand_r(random) % 8 == 0, elsewhere = rand_r(random) % 8 == 0;
-    const unsigned threads = 1 + rand_r(random) % 9;
+    const size_t count = next_random(random) % MOST;
+    const int nested = next_random(random) % 8 == 0, elsewhere = next_random(random) % 8 == 0;
+    const unsigned threads = 1 + next_random(random) % 9;
     gdm_task *task = nested ? count_and_nest : count_one;
     if (elsewhere)
         gdm_pool_run_on(spread, &runs, threads, count, task, &counts);
@@ -83,18 +101,19 @@ static void one_run(unsigned *random) {
 static atomic_uint threads_seen;
 
 static void note_thread(void *context, size_t i) {
-    static _Thread_local unsigned long noted;
+    static _Thread_local unsigned noted;
     (void)i;
-    if (noted != *(const unsigned long *)context) {
-        noted = *(const unsigned long *)context;
+    if (noted != *(const unsigned *)context) {
+        noted = *(const unsigned *)context;
         atomic_fetch_add(&threads_seen, 1);
     }
-    nanosleep(&(struct timespec){0, 100000}, NULL);
+    let_others_work(100000);
 }
 
-/* The threads of this process that bear the pool's name; 0 where there is no /proc. */
+/* The threads of this process that bear the pool's name; 0 where that is not known. */
 static unsigned workers(void) {
     unsigned found = 0;
+#if defined __linux__
     DIR *tasks = opendir("/proc/self/task");
     for (struct dirent *task; tasks && (task = readdir(tasks));) {
         char path[300], name[16] = "";
@@ -104,6 +123,7 @@ static unsigned workers(void) {
         if (file) fclose(file);
     }
     if (tasks) closedir(tasks);
+#endif
     return found;
 }
 
@@ -118,7 +138,7 @@ static void no_more_workers_than_needed(void) {
 }
 
 static void no_more_threads_than_asked_for(void) {
-    for (unsigned long run = 1; run <= 40; run++) {
+    for (unsigned run = 1; run <= 40; run++) {
         const unsigned threads = run % 2 ? 8 : 2;
         atomic_store(&threads_seen, 0);
         gdm_pool_run(threads, 64, note_thread, (void *)&run);
@@ -127,7 +147,7 @@ static void no_more_threads_than_asked_for(void) {
 }
 
 /* A plan of four entries, one large, one empty, stepped with changing numbers of threads: what one thread gives. */
-static void one_plan(unsigned *random) {
+static void one_plan(uint32_t *random) {
     static const size_t sizes[] = {ELEMENTS, 0, 7, 40000};
     const gdm_buffer none = {NULL, GDM_FLOAT32};
     gdm_buffer last_grad[2];
@@ -159,7 +179,7 @@ static void one_plan(unsigned *random) {
     gdm_plan_set_num_threads(plans[0], 1);
     for (int step = 0; step < 3; step++)
         for (int k = 0; k < 2; k++) {
-            if (k) gdm_plan_set_num_threads(plans[k], 1 + rand_r(random) % 8);
+            if (k) gdm_plan_set_num_threads(plans[k], 1 + next_random(random) % 8);
             if (gdm_plan_step(plans[k])) fail("gdm_plan_step");
             if (gdm_plan_reduce(plans[k], GDM_SUM_OF_SQUARES, &sums[k])) fail("gdm_plan_reduce");
             if (sums[k] != sums[0]) fail("the sum depends on the number of threads");
@@ -204,7 +224,7 @@ static void add_narrow(gdm_plan *plan, struct narrow *its, size_t group, size_t 
     if (gdm_plan_add(plan, &added, &entry)) fail("gdm_plan_add with narrow buffers");
 }
 
-static void one_narrow_plan(unsigned *random) {
+static void one_narrow_plan(uint32_t *random) {
     const gdm_adam_args args = {.size = sizeof args, .lr = 0.1, .betas = {0.9, 0.99}, .eps = 1e-8};
     gdm_step_args around = GDM_STEP_DEFAULTS;
     gdm_plan *plans[2];
@@ -213,7 +233,7 @@ static void one_narrow_plan(unsigned *random) {
     around.average_decay = 0.9;
     around.clear_grads = 1;
     around.rounding = GDM_STOCHASTIC;
-    around.seed = rand_r(random);
+    around.seed = next_random(random);
     for (int k = 0; k < 2; k++) {
         size_t group;
         memory[k] = calloc(1, sizeof *memory[k]);
@@ -229,7 +249,7 @@ static void one_narrow_plan(unsigned *random) {
         for (int k = 0; k < 2; k++) {
             const gdm_buffer total = {memory[k]->total, GDM_BFLOAT16}, grad = {memory[k]->grad, GDM_BFLOAT16};
             const size_t n = TOGETHER;
-            if (k) gdm_plan_set_num_threads(plans[k], 1 + rand_r(random) % 8);
+            if (k) gdm_plan_set_num_threads(plans[k], 1 + next_random(random) % 8);
             for (size_t i = 0; i < TOGETHER; i++) memory[k]->grad[i] = (uint16_t)(0x3c00 + (i + (size_t)step) % 1000);
             if (gdm_accumulate(&total, &grad, &n, 1, 0.5)) fail("gdm_accumulate");
             if (gdm_plan_step(plans[k])) fail("gdm_plan_step with narrow buffers");
@@ -242,27 +262,30 @@ static void one_narrow_plan(unsigned *random) {
     atomic_fetch_add(&runs, 1);
 }
 
-static void *caller(void *seed) {
-    unsigned random = (unsigned)(size_t)seed;
+static THREAD_RESULT caller(void *seed) {
+    uint32_t random = (uint32_t)(size_t)seed;
     const time_t end = time(NULL) + 4;
     while (time(NULL) < end) {
         for (int i = 0; i < 50; i++) one_run(&random);
-        if (rand_r(&random) % 2)
+        if (next_random(&random) % 2)
             one_plan(&random);
         else
             one_narrow_plan(&random);
         /* Now and then long enough for the workers to fall asleep. */
-        if (rand_r(&random) % 4 == 0) nanosleep(&(struct timespec){0, 200000}, NULL);
+        if (next_random(&random) % 4 == 0) let_others_work(200000);
     }
-    return NULL;
+    return 0;
 }
 
 int main(void) {
-    pthread_t threads[CALLERS];
+    thread threads[CALLERS];
+    size_t started = 0;
     no_more_workers_than_needed();
     no_more_threads_than_asked_for();
-    for (size_t i = 0; i < CALLERS; i++) pthread_create(&threads[i], NULL, caller, (void *)(i + 1));
-    for (size_t i = 0; i < CALLERS; i++) pthread_join(threads[i], NULL);
+    while (started < CALLERS - 1 && start_thread(&threads[started], caller, (void *)(started + 1))) started++;
+    if (HAS_THREADS && started < CALLERS - 1) fail("a thread that does not start");
+    caller((void *)(started + 1)); /* this thread is one of them; without threads, the only one */
+    for (size_t i = 0; i < started; i++) join_thread(threads[i]);
     printf("%ld runs\n", atomic_load(&runs));
     return 0;
 }

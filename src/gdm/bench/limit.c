@@ -5,6 +5,14 @@
 
 enum { LINE = 64 };
 
+/* Not on Windows: GCC does not align the stack for wide vectors there, and clang-cl links nothing that answers
+ * __builtin_cpu_supports. */
+#if defined __x86_64__ && !defined _WIN32
+#define HAS_AVX 1
+#else
+#define HAS_AVX 0
+#endif
+
 typedef char line __attribute__((vector_size(LINE), aligned(1), may_alias));
 
 /* A cache line of each buffer after the other, from where the first one's begin, in the widest registers there are:
@@ -33,7 +41,7 @@ static void lines(char *const *buffers, size_t count, size_t bytes) {
     move_lines(buffers, count, bytes);
 }
 
-#if defined __x86_64__
+#if HAS_AVX
 __attribute__((target("avx2"))) static void lines_avx2(char *const *buffers, size_t count, size_t bytes) {
     move_lines(buffers, count, bytes);
 }
@@ -44,7 +52,7 @@ __attribute__((target("avx512f"))) static void lines_avx512(char *const *buffers
 #endif
 
 static void widest_lines(char *const *buffers, size_t count, size_t bytes) {
-#if defined __x86_64__
+#if HAS_AVX
     if (__builtin_cpu_supports("avx512f")) {
         lines_avx512(buffers, count, bytes);
         return;
