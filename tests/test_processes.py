@@ -54,6 +54,28 @@ def test_threads_start_when_needed():
 
 
 @only_linux
+def test_threads_that_sleep_are_woken():
+    """A while after a step they sleep. In a later step they do a part of the work again."""
+    code = """
+    def worked():
+        clocks = [~int(t.name) << 3 | 6 for t in pathlib.Path("/proc/self/task").iterdir()
+                  if (t / "comm").read_text() == "gdm\\n"]  # the CPU times of threads: see clock_getcpuclockid(3)
+        return sum(map(time.clock_gettime, clocks))
+    optimizer = make(1 << 23)
+    optimizer.step()
+    end = time.monotonic() + 100  # where threads kept a step waiting, gdm does without them for a while
+    share = 0
+    while share < 0.001 and time.monotonic() < end:
+        time.sleep(0.05)
+        before = worked()
+        optimizer.step()
+        share = worked() - before
+    print(share >= 0.001)
+    """
+    assert python(textwrap.dedent(WORKERS) + textwrap.dedent(code)) == "True"
+
+
+@only_linux
 def test_workers_take_no_signals():
     code = """
     steps(make())

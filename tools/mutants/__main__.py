@@ -3,9 +3,10 @@
 
     tools/mutants                 a sample of all files; continues where an interrupted run stopped
     tools/mutants --file '*.inc'  the sample's mutants of these files
+    tools/mutants --each 2        the first two mutants of each file in the sample
     tools/mutants --all           all mutants, not only the sample's; with --file, since there are thousands
     tools/mutants --id 1a2b3c4d   these mutants
-    tools/mutants --few           one mutant of each group, to see that all this works
+    tools/mutants --few           one mutant of each of some files, to see that all this works
     tools/mutants --list          only shows the mutants
     tools/mutants --check         only checks that survivors.toml still matches the code
 
@@ -36,7 +37,7 @@ import c_code
 import pytest
 import python_code
 from mutant import Mutant, mutants
-from subjects import ROOT, Subject, subjects
+from subjects import FEW, ROOT, Subject, subjects
 
 OUT = ROOT / "out"
 SEED = 1
@@ -166,7 +167,8 @@ def main() -> int:
     parser.add_argument("--file", default="*", help="a pattern of files, such as '*.inc'")
     parser.add_argument("--id", nargs="+", help="mutants by their names")
     parser.add_argument("--all", action="store_true", help="not only a sample")
-    parser.add_argument("--few", action="store_true", help="one mutant of each group")
+    parser.add_argument("--each", type=int, default=MOST, help="at most so many mutants of each file")
+    parser.add_argument("--few", action="store_true", help="one mutant of each of some files")
     parser.add_argument("--list", action="store_true", help="only show the mutants")
     parser.add_argument("--check", action="store_true", help="only check survivors.toml")
     options = parser.parse_args()
@@ -180,10 +182,9 @@ def main() -> int:
     if options.id:
         chosen = {file: [m for m in found if m.id in options.id] for file, found in chosen.items()}
     if options.few:
-        firsts = {table[file].group: file for file in reversed(chosen)}
-        chosen = {file: chosen[file] for file in reversed(firsts.values())}
+        chosen = {file: chosen[file] for file in FEW}
     everyone = options.all or options.id
-    quotas = {file: len(found) if everyone else wanted(len(found)) for file, found in chosen.items()}
+    quotas = {file: len(found) if everyone else min(wanted(len(found)), options.each) for file, found in chosen.items()}
     if options.few:
         quotas = dict.fromkeys(quotas, 1)
     if options.list:

@@ -66,7 +66,7 @@ def children(node: ast.AST) -> Iterator[ast.AST]:
     """The nodes below this one in which something may be changed."""
     if isinstance(node, ast.Assert | ast.Raise | ast.JoinedStr | ast.Import | ast.ImportFrom):
         return
-    if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+    if is_for_type_checkers(node):
         return
     skipped = {"annotation", "returns", "decorator_list", "type_params", "bases"}
     for field, value in ast.iter_fields(node):
@@ -75,6 +75,10 @@ def children(node: ast.AST) -> Iterator[ast.AST]:
         for child in value if isinstance(value, list) else [value]:
             if isinstance(child, ast.AST):
                 yield child
+
+
+def is_for_type_checkers(node: ast.AST) -> bool:
+    return isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
 
 
 def walk(node: ast.AST) -> Iterator[ast.AST]:
@@ -118,7 +122,7 @@ def changes_of(node: ast.AST, code: Code) -> Iterator[Change]:
             yield replaced(code, node, f"bool({code.of(node.operand)})", "condition")
         case ast.Constant():
             yield from constant_changes(node, code)
-        case ast.If() | ast.IfExp():
+        case ast.If() | ast.IfExp() if not is_for_type_checkers(node):
             yield replaced(code, node.test, f"not ({code.of(node.test)})", "condition")
             yield replaced(code, node.test, "False", "condition")
         case ast.While():

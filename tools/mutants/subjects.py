@@ -23,6 +23,7 @@ def files(*names: str) -> tuple[str, ...]:
 # Only the baseline's kernels are changed. The word is the rule's name as classes write it.
 ONE_RULE = "-k ({rule} or {word}) and not avx"
 NO_AVX = "-k not avx"
+CONTRACT = ("-k (momentum or ademamix or rprop or alpha or options) and not avx and not reference", *files("contract"))
 PLAN = files("c_plan", "c_step_args", "c_prepare", "c_swap")
 CLASSES = (NO_AVX, *files("overlap", "groups", "absent", "gradients", "lr_scale", "states", "state_dict", "options"))
 SUBJECTS = (
@@ -50,8 +51,8 @@ SUBJECTS = (
     Subject(
         "plan",
         "csrc/{plan,arrange,step,decide,swap}.c",
-        (PLAN, CLASSES, (NO_AVX, *files("c_fp_mode", "c_stages", "threads"))),
-        r"wanted > 2 \* \*room",
+        (PLAN, CLASSES, (NO_AVX, *files("narrow"))),
+        r"wanted > 2 \* \*room|plan->bytes",
     ),
     Subject("plan", "csrc/tree.h", (files("c_reduce"),)),
     Subject("plan", "csrc/trust.c", (("-k LAMB or LARS", *files("class_rules", "kernels", "narrow", "c_stages")),)),
@@ -64,13 +65,14 @@ SUBJECTS = (
         (
             files("c_plan", "real_power"),
             ("-k (asgd or nadam or rprop or schedule_free or ademamix) and not avx", *files("kernels")),
-            (NO_AVX, *files("contract", "schedule_free")),
+            CONTRACT,
+            files("schedule_free"),
         ),
     ),
     Subject(
         "plan",
         "csrc/update.c",
-        ((NO_AVX, *files("contract")), ("-k momentum and not avx", *files("kernels")), files("c_fp_mode", "c")),
+        (CONTRACT, ("-k momentum and not avx", *files("kernels")), files("c_fp_mode", "c")),
     ),
     Subject(
         "pool",
@@ -78,10 +80,8 @@ SUBJECTS = (
         (files("threads"), files("concurrency", "processes", "c_fp_mode"), files("torch_engine")),
         r"#define (SPIN|SHARE|STEPS|LOOK|STALL|LONG|TIMES|GOOD|MOST)_|spins|pause_briefly|setstacksize|i < 64",
     ),
-    Subject("pool", "csrc/threads.c", (files("threads"), files("processes"))),
-    Subject(
-        "checks", "src/gdm/_checks.py", ((NO_AVX, *files("contract")), CLASSES, files("any_array", "array_update"))
-    ),
+    Subject("pool", "csrc/threads.c", (files("cgroups", "threads"), files("processes"))),
+    Subject("checks", "src/gdm/_checks.py", (CONTRACT, CLASSES, files("any_array", "array_update"))),
     Subject(
         "checks",
         "src/gdm/optimizer/{options,around}.py",
@@ -104,6 +104,17 @@ SUBJECTS = (
         "src/gdm/torch/{arrange,by_reference}.py",
         (files("torch_bits", "torch_tensors"), files("torch_narrow", "torch_states", "torch_behaviour")),
     ),
+)
+
+
+# Files of all groups whose tests are quick.
+FEW = (
+    "csrc/rules/sgd.inc",
+    "csrc/swap.c",
+    "csrc/threads.c",
+    "src/gdm/_arrays.py",
+    "src/gdm/_checkpoint.py",
+    "src/gdm/optimizer/array_update.py",
 )
 
 

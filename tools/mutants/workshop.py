@@ -46,15 +46,18 @@ class Workshop:
         self._copy_tree()
         package = Path(importlib.util.find_spec("gdm").origin).parent
         shutil.copytree(package, self.site / "gdm", ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(self.tree / "src/gdm", self.site / "gdm", dirs_exist_ok=True)
         self.module = self.site / "gdm" / f"_core{sysconfig.get_config_var('EXT_SUFFIX')}"
         self.compiler = [*(["ccache"] if shutil.which("ccache") else []), "cc"]
-        self.binding = self._find_binding()
-        # The other instruction sets are compiled, too, but are never changed.
+        self.sources: list[Path] = []  # once they have been compiled
+
+    def _compile_all(self) -> None:
+        """All of the core as it is. The other instruction sets are never changed."""
+        self.binding = Path(shutil.copy2(self._find_binding(), self.objects))
         self.sources = sorted([*(self.tree / "csrc").glob("*.c"), *(self.tree / "csrc/isa").glob("*.c")])
         for source in self.sources:
             if not self._compile(source, self._object(source)):
                 raise SystemExit(f"{source} does not compile")
-        self._link()
 
     def _copy_tree(self) -> None:
         command = ["git", "ls-files", "-co", "--exclude-standard"]
@@ -89,19 +92,15 @@ class Workshop:
         command = ["cc", "-shared", "-pthread", str(self.binding), *map(str, objects), "-lm", "-o", str(self.module)]
         subprocess.run(command, check=True)
 
-    def _dependents(self, file: str, in_host_part: bool | None) -> list[Path]:
-        """The C files that are compiled again if this file changes."""
+    def _users(self, file: str, place: int) -> list[Path]:
+        """The C files that are compiled again after a change at this place of a file."""
         if file.endswith(".c"):
             return [self.tree / file]
-        text = {source: source.read_text() for source in self.sources}
-        kernels, host = self.tree / "csrc/isa/baseline.c", [s for s in self.sources if '"host.h"' in text[s]]
-        name = Path(file).name
-        if in_host_part is None:
-            named = [source for source in self.sources if f'"{name}"' in text[source]]
-            if file in ("csrc/real_power.h", "csrc/host.h"):
-                return host
-            return named or [kernels]
-        return host if in_host_part else [kernels]
+        text, name = (self.tree / file).read_text(), Path(file).name
+        in_host_part = "#ifdef GDM_HOST" in text and place < text.index("#else")
+        header = "host.h" if in_host_part or name == "real_power.h" else name
+        found = [source for source in self.sources if f'"{header}"' in source.read_text()]
+        return found or [self.tree / "csrc/isa/baseline.c"]
 
     def change(self, file: str, text: str, place: int) -> str:
         """Changes a file, and builds what it is part of. Returns "" or why this is no mutant."""
@@ -112,12 +111,12 @@ class Workshop:
                 path.unlink()
             (self.tree / file).write_text(text)
             return ""
-        original = (self.tree / file).read_text()
+        if not self.sources:
+            self._compile_all()
+        users = self._users(file, place)
         (self.tree / file).write_text(text)
-        is_rule = "#ifdef GDM_HOST" in original
-        in_host_part = is_rule and place < original.index("#else") if is_rule else None
         instead = {}
-        for source in self._dependents(file, in_host_part):
+        for source in users:
             out = self.objects / f"mutant-{source.stem}.o"
             if not self._compile(source, out):
                 return "does not compile"

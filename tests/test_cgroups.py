@@ -1,0 +1,107 @@
+"""The default number of threads where a cgroup limits the CPUs: containers mostly have fewer than the machine shows."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from gdm._backend import native
+from support import python
+
+pytestmark = [
+    pytest.mark.skipif(native is None, reason="NOT TESTED: the limits of cgroups, which the compiled module reads"),
+    pytest.mark.skipif(not sys.platform.startswith("linux"), reason="NOT TESTED: cgroups, which only Linux has"),
+    pytest.mark.skipif(not shutil.which("cc"), reason="NOT TESTED: the limits of cgroups, which needs a C compiler"),
+]
+
+# Before libc: a machine with 16 CPUs, whose files of cgroups are in a folder.
+MACHINE = r"""
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <sched.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+int sched_getaffinity(pid_t pid, size_t size, cpu_set_t *set) {
+    (void)pid;
+    memset(set, 0, size);
+    for (int cpu = 0; cpu < 16; cpu++) CPU_SET(cpu, set);
+    return 0;
+}
+
+FILE *fopen(const char *path, const char *mode) {
+    FILE *(*libc)(const char *, const char *) = (FILE * (*)(const char *, const char *)) dlsym(RTLD_NEXT, "fopen");
+    char own[4096];
+    if (strncmp(path, "/sys/fs/cgroup", 14) && strcmp(path, "/proc/self/cgroup")) return libc(path, mode);
+    snprintf(own, sizeof own, "%s%s", getenv("MACHINE"), path);
+    return libc(own, mode);
+}
+"""
+
+
+@pytest.fixture(scope="module")
+def machine(tmp_path_factory):
+    """A shared library to be loaded before libc."""
+    folder = tmp_path_factory.mktemp("machine")
+    (folder / "machine.c").write_text(MACHINE)
+    library = folder / "machine.so"
+    subprocess.run(["cc", "-shared", "-fPIC", folder / "machine.c", "-ldl", "-o", library], check=True)
+    return library
+
+
+V1 = "sys/fs/cgroup/cpu/cpu.cfs_{}_us"
+OWN = "0::/pod/container\n"
+
+
+@pytest.mark.parametrize(
+    ("files", "threads"),
+    [
+        ({}, 16),
+        ({"sys/fs/cgroup/cpu.max": "max 100000"}, 16),
+        ({"sys/fs/cgroup/cpu.max": "300000 100000"}, 3),
+        ({"sys/fs/cgroup/cpu.max": "250000 100000"}, 3),
+        ({"sys/fs/cgroup/cpu.max": "1000 100000"}, 1),
+        ({"sys/fs/cgroup/cpu.max": "9900000 100000"}, 16),
+        ({"sys/fs/cgroup/cpu.max": "nonsense"}, 16),
+        ({V1.format("quota"): "-1", V1.format("period"): "100000"}, 16),
+        ({V1.format("quota"): "450000", V1.format("period"): "100000"}, 5),
+        ({V1.format("quota"): "450000"}, 16),
+        ({"proc/self/cgroup": OWN, "sys/fs/cgroup/pod/container/cpu.max": "400000 100000"}, 4),
+        ({"proc/self/cgroup": "3:cpu:/\n" + OWN, "sys/fs/cgroup/pod/container/cpu.max": "400000 100000"}, 4),
+        ({"proc/self/cgroup": "3:cpu:/pod/container\n", "sys/fs/cgroup/pod/container/cpu.max": "400000 100000"}, 16),
+        (
+            {
+                "proc/self/cgroup": OWN,
+                "sys/fs/cgroup/cpu.max": "200000 100000",
+                "sys/fs/cgroup/pod/container/cpu.max": "400000 100000",
+            },
+            2,
+        ),
+        (
+            {
+                "proc/self/cgroup": OWN,
+                "sys/fs/cgroup/cpu.max": "400000 100000",
+                "sys/fs/cgroup/pod/container/cpu.max": "200000 100000",
+            },
+            2,
+        ),
+    ],
+)
+def test_the_default_number_of_threads_is_at_most_what_the_cgroup_allows(machine, tmp_path, files, threads):
+    """Rounded up, and the least of all limits that hold for this process."""
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    show = "import gdm; print(gdm.get_num_threads())"
+    assert python(show, LD_PRELOAD=str(machine), MACHINE=str(tmp_path)) == str(threads)
+
+
+def test_a_number_that_is_asked_for_is_not_limited(machine, tmp_path):
+    (tmp_path / "sys/fs/cgroup").mkdir(parents=True)
+    (tmp_path / "sys/fs/cgroup/cpu.max").write_text("200000 100000")
+    show = "import gdm; print(gdm.get_num_threads())"
+    assert python(show, LD_PRELOAD=str(machine), MACHINE=str(tmp_path), GDM_NUM_THREADS="12") == "12"
