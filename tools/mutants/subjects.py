@@ -77,7 +77,11 @@ SUBJECTS = (
     Subject(
         "pool",
         "csrc/pool.c",
-        (files("threads"), files("concurrency", "processes", "c_fp_mode"), files("torch_engine")),
+        (
+            ("-k (momentum or few or uneven) and not avx", *files("threads")),
+            files("processes", "concurrency"),
+            files("c_stress", "torch_engine"),
+        ),
         r"#define (SPIN|SHARE|STEPS|LOOK|STALL|LONG|TIMES|GOOD|MOST)_|spins|pause_briefly|setstacksize|i < 64",
     ),
     Subject("pool", "csrc/threads.c", (files("cgroups", "threads"), files("processes"))),
