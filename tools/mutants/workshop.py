@@ -58,6 +58,7 @@ class Workshop:
         for source in self.sources:
             if not self._compile(source, self._object(source)):
                 raise SystemExit(f"{source} does not compile")
+        self.users = self._find_users()
 
     def _copy_tree(self) -> None:
         command = ["git", "ls-files", "-co", "--exclude-standard"]
@@ -92,15 +93,25 @@ class Workshop:
         command = ["cc", "-shared", "-pthread", str(self.binding), *map(str, objects), "-lm", "-o", str(self.module)]
         subprocess.run(command, check=True)
 
-    def _users(self, file: str, place: int) -> list[Path]:
+    def _find_users(self) -> dict[str, list[Path]]:
+        """The C files that include a file, by its name; of the instruction sets the baseline only."""
+        command = ["cc", "-MM", "-I", "include", "-I", "csrc", *(str(s.relative_to(self.tree)) for s in self.sources)]
+        output = subprocess.run(command, cwd=self.tree, check=True, capture_output=True, text=True).stdout
+        found: dict[str, list[Path]] = {}
+        for rule in output.replace("\\\n", " ").splitlines():
+            source, *included = (os.path.normpath(name) for name in rule.partition(":")[2].split())
+            if not source.startswith("csrc/isa/") or source.endswith("baseline.c"):
+                for name in (source, *included):
+                    found.setdefault(name, []).append(self.tree / source)
+        return found
+
+    def _users_of(self, file: str, place: int) -> list[Path]:
         """The C files that are compiled again after a change at this place of a file."""
-        if file.endswith(".c"):
-            return [self.tree / file]
-        text, name = (self.tree / file).read_text(), Path(file).name
-        in_host_part = "#ifdef GDM_HOST" in text and place < text.index("#else")
-        header = "host.h" if in_host_part or name == "real_power.h" else name
-        found = [source for source in self.sources if f'"{header}"' in source.read_text()]
-        return found or [self.tree / "csrc/isa/baseline.c"]
+        users, text = self.users[file], (self.tree / file).read_text()
+        if "#ifdef GDM_HOST" not in text:
+            return users
+        in_host_part = place < text.index("#else")
+        return [source for source in users if in_host_part == (source.parent.name != "isa")]
 
     def change(self, file: str, text: str, place: int) -> str:
         """Changes a file, and builds what it is part of. Returns "" or why this is no mutant."""
@@ -113,7 +124,7 @@ class Workshop:
             return ""
         if not self.sources:
             self._compile_all()
-        users = self._users(file, place)
+        users = self._users_of(file, place)
         (self.tree / file).write_text(text)
         instead = {}
         for source in users:
