@@ -8,13 +8,16 @@ SOURCES := pyproject.toml CMakeLists.txt README.md $(shell find src csrc include
 PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal
 C_FILES := $(shell find csrc include src tests bench -name '*.[ch]' -o -name '*.inc' -o -name '*.def')
 
-.PHONY: help generate demo test cross faults test-embed test-torch test-thinc test-pythons mutants lint format docs check-docs fuzz bench bench-torch bench-thinc bench-scipy bench-precision bench-deepspeed clean check-dist
+.PHONY: help generate amalgamation test-amalgamation demo test cross faults test-embed test-torch test-thinc test-pythons mutants lint format docs check-docs fuzz bench bench-torch bench-thinc bench-scipy bench-precision bench-deepspeed clean check-dist
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 generate:  ## write what follows from the table of rules: csrc/rules.def
 	$(PYTHON) tools/generate.py
+
+amalgamation:  ## write the C core as two files and a zip archive of them: out/amalgamation
+	$(PYTHON) tools/amalgamate.py
 
 demo: $(VENV)/demo.installed  ## train on real data, compare with NumPy, draw out/*.png
 	$(BIN)/python -m gdm demo --out out
@@ -52,6 +55,9 @@ check-dist: $(VENV)/dist.installed  ## build source distribution and wheels, and
 
 test-pythons:  ## run the tests on CPython 3.11, 3.12 and 3.13, if they are installed
 	.ci/test-pythons
+
+test-amalgamation: $(VENV)/test.installed  ## test the two files with more compilers, machines and sanitizers, for some minutes
+	GDM_EVERY_BUILD=1 $(PYTEST) tests/test_amalgamation.py
 
 RUNS ?= 200000
 fuzz: $(VENV)/fuzz.installed  ## feed the C core and the readers of states what a fuzzer makes; RUNS=... inputs

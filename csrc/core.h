@@ -234,8 +234,8 @@ static inline void move_on(void **buffers, const uint8_t *dtypes, size_t element
 }
 
 /* Runs a kernel over the elements from first to last - 1. `dtypes` are those in which the buffers are stored. */
-static inline void run_range(kernel *run, void *const *buffers, const uint8_t *dtypes, size_t first, size_t last,
-                             const void *constants) {
+static inline __attribute__((always_inline)) void run_range(kernel *run, void *const *buffers, const uint8_t *dtypes,
+                                                            size_t first, size_t last, const void *constants) {
     if (!first && last < WORTH_ALIGNING) {
         run(buffers, last, constants);
         return;

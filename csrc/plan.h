@@ -3,6 +3,7 @@
 #define GDM_PLAN_H
 
 #include "core.h"
+#include "pool.h"
 
 /* What a step reads of an entry, in one cache line. A step leaves an entry out if data[GRAD] is NULL. The caller may
  * set data[GRAD] before each step without telling the plan. */
@@ -130,7 +131,14 @@ GDM_INTERNAL gdm_status gdm_plan_check_read(gdm_plan *plan, size_t entry, const 
 GDM_INTERNAL gdm_status gdm_plan_check_memory(gdm_plan *plan);
 
 /* How many threads a pass over the plan uses; and whether they are those of the other pool that the plan may use. */
-GDM_INTERNAL unsigned gdm_plan_threads(const gdm_plan *plan, int *elsewhere);
+static inline __attribute__((always_inline)) unsigned gdm_plan_threads(const gdm_plan *plan, int *elsewhere) {
+    *elsewhere = 0;
+    if (plan->piece_count < 2) return 1;
+    const unsigned most = plan->threads ? plan->threads : (unsigned)gdm_get_num_threads();
+    const unsigned others = plan->spread ? gdm_pool_threads_on(plan->bytes, most) : 0;
+    *elsewhere = others > 0;
+    return others ? others : gdm_pool_threads_for(plan->bytes, most);
+}
 
 /* gdm_plan_swap without its checks of the buffers. GDM_ERR_ISA is the only possible error. */
 GDM_INTERNAL gdm_status gdm_plan_run_swap(gdm_plan *plan, gdm_mode mode);

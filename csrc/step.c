@@ -152,15 +152,6 @@ static int update_all(const gdm_plan *plan, const struct isa *isa) {
     return left_out;
 }
 
-unsigned gdm_plan_threads(const gdm_plan *plan, int *elsewhere) {
-    *elsewhere = 0;
-    if (plan->piece_count < 2) return 1;
-    const unsigned most = plan->threads ? plan->threads : (unsigned)gdm_get_num_threads();
-    const unsigned others = plan->spread ? gdm_pool_threads_on(plan->bytes, most) : 0;
-    *elsewhere = others > 0;
-    return others ? others : gdm_pool_threads_for(plan->bytes, most);
-}
-
 void gdm_plan_spread(const gdm_plan *plan, unsigned threads, int elsewhere, size_t tasks,
                      void (*task)(void *context, size_t i), void *context) {
     if (elsewhere)

@@ -17,10 +17,10 @@ STAGES = set(re.findall(r"^    stage_\w+ \*(\w+)", (ROOT / "csrc/core.h").read_t
 STAGES = {f"{name}{kind}" for name in STAGES for kind in (("_plain", "_square") if "int8" in name else ("",))}
 
 
-def bits_program(compiler, library, folder):
+def bits_program(compiler, library, folder, *options):
     """tests/c/bits.c with this static library."""
     flags = ["-std=c11", "-O2", *EXACT, *STRICT, "-I", ROOT / "include", "-pthread"]
-    subprocess.run([compiler, *flags, BITS, library, "-lm", "-o", folder / "bits"], check=True)
+    subprocess.run([compiler, *options, *flags, BITS, library, "-lm", "-o", folder / "bits"], check=True)
     return folder / "bits"
 
 
