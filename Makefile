@@ -74,6 +74,7 @@ lint: $(VENV)/lint.installed  ## check formatting, lint, types, stubs; change no
 	$(BIN)/check-jsonschema --builtin-schema vendor.dependabot .github/dependabot.yml
 	$(BIN)/check-jsonschema --builtin-schema vendor.citation-file-format CITATION.cff
 	$(BIN)/zizmor --quiet --offline .github
+	$(BIN)/repo-review .
 	@if command -v actionlint >/dev/null; then actionlint; else echo "NOT CHECKED: workflows by actionlint, which is not here"; fi
 
 format: $(VENV)/lint.installed  ## format everything
