@@ -124,9 +124,11 @@ class Check:
     def not_found(self) -> None:
         self.where = "404"
         self.page.goto(f"{self.address}/nowhere/at/all")
-        assert self.page.inner_text("h1").startswith("No such page")
-        self.page.click("article a")
-        assert urlsplit(self.page.url).path == "/index.html"
+        if not self.page.inner_text("h1").startswith("No such page"):
+            self.fault("is not what a wrong address brings")
+        self.page.click("article p a")
+        if urlsplit(self.page.url).path != "/index.html":
+            self.fault(f"its link leads to {self.page.url}")
 
 
 def screenshots(page: Page, address: str, folder: Path) -> None:

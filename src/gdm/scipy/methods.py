@@ -61,6 +61,15 @@ COMMON = """
     hess, hessp, constraints
         For ``minimize``. Hessians are not used, and one that is given brings a warning. Constraints are refused.
 
+    Returns
+    -------
+    scipy.optimize.OptimizeResult
+        ``x``, ``fun`` and ``jac`` belong to the best point at which an iteration began or ended: never worse than x0.
+        ``lr`` is the last learning rate. ``status`` is 0 for success; 1: ``maxiter`` was reached; 2: with
+        ``lr="auto"`` no step lowers the value any more; 3: a value or gradient was NaN or infinite; 99: the callback
+        stopped the run. ``nit`` counts the steps that were kept. ``nfev`` includes the evaluations for finite
+        differences, and with ``lr="auto"`` those of steps that were taken back.
+
     Other Parameters
     ----------------
     lr : float, callable or "auto", default "auto"
@@ -81,15 +90,6 @@ COMMON = """
         The relative step of finite differences; by default SciPy chooses it.
     tol : float, optional
         What ``minimize(tol=...)`` sets: the default of ``gtol``.
-
-    Returns
-    -------
-    scipy.optimize.OptimizeResult
-        ``x``, ``fun`` and ``jac`` belong to the best point at which an iteration began or ended: never worse than x0.
-        ``lr`` is the last learning rate. ``status`` is 0 for success; 1: ``maxiter`` was reached; 2: with
-        ``lr="auto"`` no step lowers the value any more; 3: a value or gradient was NaN or infinite; 99: the callback
-        stopped the run. ``nit`` counts the steps that were kept. ``nfev`` includes the evaluations for finite
-        differences, and with ``lr="auto"`` those of steps that were taken back.
 
     Raises
     ------
