@@ -8,7 +8,7 @@ SOURCES := pyproject.toml CMakeLists.txt README.md $(shell find src csrc include
 PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal
 C_FILES := $(shell find csrc include src tests bench -name '*.[ch]' -o -name '*.inc' -o -name '*.def')
 
-.PHONY: help generate amalgamation test-amalgamation demo test cross faults test-embed test-torch test-thinc test-pythons mutants lint format docs check-docs fuzz bench bench-torch bench-thinc bench-scipy bench-precision bench-deepspeed clean check-dist
+.PHONY: help generate amalgamation test-amalgamation demo test cross faults test-embed test-torch test-thinc test-pythons test-nogil mutants lint format docs check-docs fuzz bench bench-torch bench-thinc bench-scipy bench-precision bench-deepspeed clean check-dist
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -53,11 +53,23 @@ mutants: $(VENV)/mutants.installed  ## change the code at some 300 places, one a
 check-dist: $(VENV)/dist.installed  ## build source distribution and wheels, and check them; write out/dist
 	.ci/check-dist
 
-test-pythons:  ## run the tests on CPython 3.11, 3.12 and 3.13, if they are installed
+test-pythons:  ## run the tests on CPython 3.11 to 3.14, and on 3.14 without the GIL, if they are installed
 	.ci/test-pythons
 
 test-amalgamation: $(VENV)/test.installed  ## test the two files with more compilers, machines and sanitizers, for some minutes
 	GDM_EVERY_BUILD=1 $(PYTEST) tests/test_amalgamation.py
+
+# Each test runs in four threads at once; those that cannot are in tests/thread_unsafe.py, and run in one.
+PYTHON_NOGIL ?= python3.14t
+NOGIL := .venvs/nogil
+test-nogil:  ## run each test in four threads at once on a Python without the GIL, if there is one: PYTHON_NOGIL
+	@if ! $(PYTHON_NOGIL) -c 'import sys; sys.exit(sys._is_gil_enabled())' 2>/dev/null; then \
+		echo "NOT TESTED: Python without the GIL; there is no $(PYTHON_NOGIL). Set PYTHON_NOGIL"; \
+	else \
+		$(MAKE) $(NOGIL)/test-nogil.installed PYTHON=$(PYTHON_NOGIL) VENV=$(NOGIL) && \
+		$(NOGIL)/bin/python -m pytest -q tests/test_free_threading.py && \
+		$(NOGIL)/bin/python -m pytest -q --parallel-threads=4; \
+	fi
 
 RUNS ?= 200000
 fuzz: $(VENV)/fuzz.installed  ## feed the C core and the readers of states what a fuzzer makes; RUNS=... inputs

@@ -27,6 +27,19 @@ from clibrary import compiled  # noqa: E402
 from faults_table import counted, pytest_terminal_summary  # noqa: E402, F401
 from gdm._checkpoint import save  # noqa: E402
 from support import ISAS  # noqa: E402
+from thread_unsafe import why  # noqa: E402
+
+
+def pytest_configure(config):
+    if not config.pluginmanager.has_plugin("run-parallel"):
+        config.addinivalue_line("markers", "thread_unsafe(reason): must run in one thread (pytest-run-parallel)")
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        reason = why(item)
+        if reason:
+            item.add_marker(pytest.mark.thread_unsafe(reason=reason))
 
 
 @pytest.fixture(autouse=True)

@@ -45,7 +45,7 @@ except ImportError as reason:
 
 def backend() -> str:
     """The backend in use: ``"native"`` (the compiled kernels) or ``"reference"`` (NumPy)."""
-    return _backend
+    return "reference" if native is None or native.uses_reference() else "native"
 
 
 def set_backend(name: str) -> None:
@@ -64,14 +64,12 @@ def set_backend(name: str) -> None:
     RuntimeError
         If the name is ``"native"`` and the compiled module does not load.
     """
-    global _backend
     if name not in _BACKENDS:
         raise ValueError(f"name must be 'native' or 'reference', got {name!r}")
     if native is not None:
         native.set_reference(name == "reference")
     elif name == "native":
         raise RuntimeError("gdm's compiled module does not load: only the backend 'reference' is available")
-    _backend = name
 
 
 def available_isas() -> list[str]:
@@ -215,7 +213,6 @@ def _start() -> None:
         sys.exit(2)
 
 
-_backend: str
 _start()
 
 if native is not None and not TYPE_CHECKING:

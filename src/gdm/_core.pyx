@@ -1,4 +1,4 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, binding=True, autotestdict=False, auto_pickle=False
+# cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, binding=True, autotestdict=False, auto_pickle=False, freethreading_compatible=True
 """The compiled module: calls the C core on pointers that have been checked. Each part below has one subject.
 
 The parts only find out whether everything is in order. If anything is not, :mod:`gdm._checks` looks again, and raises
@@ -9,6 +9,7 @@ No list comprehensions here: Cython 3.3 releases an item twice if there is no me
 """
 
 include "_native/declarations.pxi"
+include "_native/locks.pxi"
 include "_native/arrays.pxi"
 include "_native/options.pxi"
 include "_native/functions.pxi"

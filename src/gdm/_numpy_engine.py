@@ -69,8 +69,8 @@ class OptimizerCore:
 
     def __new__(cls, *args: Any, **keywords: Any) -> Self:
         self = super().__new__(cls)
-        object.__setattr__(self, "_mutex", (os.getpid(), _new_mutex()))
-        object.__setattr__(self, "_holder", None)
+        object.__setattr__(self, "_mutexes", {os.getpid(): _new_mutex()})
+        object.__setattr__(self, "_holder", (0, _nobody))
         return self
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -86,14 +86,13 @@ class OptimizerCore:
 
         No frame but the one that locks may keep the holder: the traceback of an interrupt keeps the frames.
         """
-        pid, mutex = self._mutex
-        if pid != os.getpid():  # a forked child is not in the step that its parent was in
-            pid, mutex = os.getpid(), _new_mutex()
-            self._mutex, self._holder = (pid, mutex), None
+        pid = os.getpid()  # a forked child is not in the step that its parent was in
+        mutex = self._mutexes.get(pid) or self._mutexes.setdefault(pid, _new_mutex())
         with mutex:
-            if self._holder is not None and self._holder() is not None:
+            its_pid, present = self._holder
+            if its_pid == pid and present() is not None:
                 raise RuntimeError("this optimizer is already in the middle of a step")
-            self._holder = holder
+            self._holder = pid, holder
 
     def _exclusively(self, function: Callable[..., Any], *args: Any) -> Any:
         """Calls the function while no step and no other change runs."""
@@ -261,8 +260,8 @@ class OptimizerCore:
                 )
 
     if TYPE_CHECKING:  # what a subclass provides
-        _mutex: tuple[int, LockType]
-        _holder: weakref.ref[_Holder] | None
+        _mutexes: dict[int, LockType]  # of each process, by its number
+        _holder: tuple[int, Callable[[], _Holder | None]]
 
         def _set_for_all_groups(self, name: str, value: Any) -> None: ...
         def _flatten(self, grads: Any) -> list[Any]: ...
@@ -275,6 +274,10 @@ class OptimizerCore:
             self, grads: list[Array | None], lrs: list[float], progress: Progress, scale: float
         ) -> tuple[list[tuple[Array, Array]], Progress]: ...
         def _numpy_swap(self, evaluate: bool, progress: Progress) -> list[tuple[Array, Array]]: ...
+
+
+def _nobody() -> None:
+    """Who holds a lock at first."""
 
 
 def _new_mutex() -> LockType:

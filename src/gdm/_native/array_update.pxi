@@ -8,7 +8,7 @@ cdef class ArrayUpdateCore:
     cdef readonly list arrays  # param, grad, the states, and the average if there is one
     cdef readonly bint has_average, clears
     cdef seen[MAX_BUFFERS] places
-    cdef unsigned busy  # as that of an optimizer
+    cdef unsigned busy  # a lock, as that of an optimizer
 
     def __cinit__(self, str rule, list arrays, bint has_average, bint clears):
         cdef any_args args
@@ -78,23 +78,25 @@ cdef class ArrayUpdateCore:
         """Makes the update, and returns True; or False if something must be checked, and nothing has changed."""
         cdef any_args args
         cdef int status
-        if use_reference or step < 1 or not read_options(&args, rule_numbers[self.rule], options):
+        if uses_reference() or step < 1 or not read_options(&args, rule_numbers[self.rule], options):
             return False
-        if not self.is_unchanged():
-            return False
-        if self.busy == 1 + gdm_generation():
+        if not try_lock(&self.busy):
             raise RuntimeError("this update is being made by another thread")
-        self.busy = 1 + gdm_generation()
-        status = self.prepare(&args, step - 1, scale, average_decay)
+        status = REFUSED
+        if self.is_unchanged():
+            status = self.prepare(&args, step - 1, scale, average_decay)
         if status == OK:
             if self.plan.elements < GIL_THRESHOLD:
                 status = gdm_plan_run(self.plan)
             else:
                 with nogil:
                     status = gdm_plan_run(self.plan)
-        self.busy = 0
+        unlock(&self.busy)
         return status == OK
 
     def step(self, dict options, uint64_t step, double scale, double average_decay):
         if not self._run(options, step, scale, average_decay):
             self._step_checked(options, step, scale, average_decay)
+
+
+share(ArrayUpdateCore.__dict__["step"])

@@ -1,12 +1,15 @@
 # Arrays: whether they are in order, and operations on many of them.
 
-cdef int bfloat16_type = -1  # NumPy's number for the bfloat16 of ml_dtypes; -1: not known yet
+cdef int bfloat16_number = -1  # NumPy's number for the bfloat16 of ml_dtypes; -1: not known yet. A flag of locks.pxi
 
 
 def set_bfloat16(dtype):
     """Tells which dtype is bfloat16."""
-    global bfloat16_type
-    bfloat16_type = dtype.num
+    set_flag(&bfloat16_number, dtype.num)
+
+
+cdef inline int bfloat16_type() noexcept nogil:
+    return get_flag(&bfloat16_number)
 
 
 cdef inline int dtype_of(PyObject *x) noexcept nogil:
@@ -21,7 +24,7 @@ cdef inline int dtype_of_kind(int kind) noexcept nogil:
         return F64
     if kind == NPY_HALF:
         return F16
-    if kind == cnp.NPY_USHORT or kind == bfloat16_type:
+    if kind == cnp.NPY_USHORT or kind == bfloat16_type():
         return BF16
     return INT8 if kind == cnp.NPY_BYTE or kind == cnp.NPY_UBYTE else -1
 
@@ -42,7 +45,7 @@ cdef inline bint is_floating(PyObject *x, int flags, bint uint16) noexcept nogil
     """The same, of any float that the optimizers take; or uint16, if it means bfloat16."""
     cdef int kind = PyArray_TYPE(<PyArrayObject *>x) if PyArray_CheckExact(x) else -1
     if kind != cnp.NPY_FLOAT and kind != cnp.NPY_DOUBLE:
-        if kind != NPY_HALF and (kind < 0 or kind != bfloat16_type) and not (uint16 and kind == cnp.NPY_USHORT):
+        if kind != NPY_HALF and (kind < 0 or kind != bfloat16_type()) and not (uint16 and kind == cnp.NPY_USHORT):
             return False
     return is_native(x, flags)
 
@@ -140,7 +143,7 @@ def views(list arrays):
     cdef list result = []
     cdef bint rename
     for x in arrays:
-        rename = PyArray_TYPE(<PyArrayObject *><PyObject *>x) == bfloat16_type
+        rename = PyArray_TYPE(<PyArrayObject *><PyObject *>x) == bfloat16_type()
         result.append(PyArray_View(<PyArrayObject *><PyObject *>x,
                                    PyArray_DescrFromType(cnp.NPY_USHORT) if rename else NULL, &PyArray_Type))
     return result

@@ -1,5 +1,6 @@
 # What the compiled module uses from C: the core's headers (csrc/), NumPy's and Python's.
 
+cimport cython
 cimport numpy as cnp
 from cpython.float cimport PyFloat_AS_DOUBLE, PyFloat_CheckExact
 from cpython.mem cimport PyMem_Calloc, PyMem_Free, PyMem_Malloc
@@ -250,7 +251,6 @@ cdef enum:
     CONTIGUOUS = cnp.NPY_ARRAY_C_CONTIGUOUS | cnp.NPY_ARRAY_F_CONTIGUOUS
     REFUSED = -1  # the checks in Cython, which run before those in C, found an error
 
-cdef bint use_reference = False
 cdef double FLOAT32_OVERFLOW = _checks.FLOAT32_OVERFLOW
 
 # What a program imports to call without linking: gdm/import.h.

@@ -23,14 +23,29 @@ cdef inline bint is_unchanged(PyObject *x, int flags, const seen *before, const 
             and is_inside_base(x, e.n * size_of(dtype_of_kind(before.kind))))
 
 
+cdef struct counts:
+    # How far a plan is: for each parameter, and for each group.
+    uint64_t *steps
+    uint64_t *group_steps
+    double *scalars  # MAX_SCALARS for each parameter
+    uint64_t updates, skipped
+    double grad_norm
+    bint has_norm, evaluating
+
+
 cdef enum:
     DTYPE_SHIFT = 4  # entry.order: the memory order of a parameter, and from this bit on the dtype of its gradient
 
 
 cdef class Engine:
-    """Steps the arrays of one specification, which stay the same as long as it exists."""
+    """Steps the arrays of one specification, which stay the same as long as it exists.
+
+    Whoever calls it holds the optimizer's lock, but for ``progress`` and ``group_steps``: any thread may call these, at
+    any time.
+    """
 
     cdef plan *plan
+    cdef unsigned counting  # a lock: whoever holds it may change, or may read, what ``progress`` returns
     cdef list user_arrays  # as the user gave them, or views of that; they may change
     cdef list sources  # what the user gave, for arrays that are not NumPy's; None if there are none
     cdef list params  # our views of them, which do not
@@ -153,7 +168,9 @@ cdef class Engine:
         args.seed = around.seed
         if not memcmp(&args, &self.plan.around, sizeof(args)):
             return 0
+        wait_for_lock(&self.counting)
         status = gdm_plan_set_step_args(self.plan, &args)
+        unlock(&self.counting)
         if status != OK:
             refuse(status)
         return 0
@@ -171,54 +188,84 @@ cdef class Engine:
 
     cdef uint64_t group_steps(self, size_t index) noexcept:
         cdef uint64_t n = 0
+        wait_for_lock(&self.counting)
         gdm_plan_get_group_steps(self.plan, index, &n)
+        unlock(&self.counting)
         return n
 
     cdef object progress(self):
+        """The counts and scalars of this moment: a Progress. If another thread is in a pass, waits for its end."""
+        cdef size_t count = self.plan.count, groups = self.plan.group_count
+        cdef counts found
+        cdef uint64_t *steps = <uint64_t *>PyMem_Malloc((count + groups + 1) * sizeof(uint64_t))
+        cdef double *scalars = <double *>PyMem_Malloc((count * MAX_SCALARS + 1) * sizeof(double))
+        try:
+            if steps == NULL or scalars == NULL:
+                raise MemoryError
+            found.steps, found.group_steps, found.scalars = steps, steps + count, scalars
+            wait_for_lock(&self.counting)
+            self.copy_counts(&found)  # to objects later: a finalizer that runs then may call this
+            before = self.started_from
+            unlock(&self.counting)
+            return self.progress_since(before, &found)
+        finally:
+            PyMem_Free(steps)
+            PyMem_Free(scalars)
+
+    cdef void copy_counts(self, counts *out) noexcept:
+        cdef size_t i
+        for i in range(self.plan.count):
+            gdm_plan_get_progress(self.plan, i, &out.steps[i], &out.scalars[i * MAX_SCALARS])
+        for i in range(self.plan.group_count):
+            gdm_plan_get_group_steps(self.plan, i, &out.group_steps[i])
+        out.updates, out.skipped, out.evaluating = self.plan.updates, self.plan.skipped, self.plan.mode == EVAL
+        out.grad_norm = self.plan.grad_norm
+        out.has_norm = out.grad_norm == out.grad_norm or self.has_norm and self.plan.around.max_grad_norm > 0
+
+    cdef object progress_since(self, before, const counts *found):
+        """The Progress of these counts of a plan that went on from another Progress."""
         cdef size_t i, k
-        cdef uint64_t n, before
-        cdef double scalars[MAX_SCALARS]
+        cdef uint64_t old
         cdef const rule_info *rule
         cdef list group_steps = [], steps = [], all_scalars = [], begun = []
         cdef tuple its_scalars
-        cdef list old_steps = self.started_from.steps, old_begun = self.started_from.begun
+        cdef list old_steps = before.steps, old_begun = before.begun
         cdef bint was_begun
         for i in range(self.plan.count):
-            gdm_plan_get_progress(self.plan, i, &n, scalars)
-            before, was_begun = old_steps[i], old_begun[i]
+            old, was_begun = old_steps[i], old_begun[i]
             rule = &gdm_rules[self.plan.groups[self.plan.entries[i].group].rule]
-            steps.append(before + (n - self.plan_steps(self.plan.entries[i].group, before, was_begun)))
+            steps.append(old + (found.steps[i] - self.plan_steps(self.plan.entries[i].group, old, was_begun)))
             its_scalars = ()
             for k in range(rule.scalars):
-                its_scalars += (scalars[k],)
+                its_scalars += (found.scalars[i * MAX_SCALARS + k],)
             all_scalars.append(its_scalars)
-            begun.append(bool(n) if rule.states else was_begun)
+            begun.append(bool(found.steps[i]) if rule.states else was_begun)
         for i in range(self.plan.group_count):
-            group_steps.append(self.group_steps(i))
-        return Progress(group_steps, steps, all_scalars, begun, self.plan.updates, self.plan.skipped, self.grad_norm(),
-                        self.plan.mode == EVAL)
-
-    cdef object grad_norm(self):
-        """The norm of the last step's gradients; None if it was not needed."""
-        cdef double norm = self.plan.grad_norm
-        return None if norm != norm and not (self.has_norm and self.plan.around.max_grad_norm > 0) else norm
+            group_steps.append(found.group_steps[i])
+        return Progress(group_steps, steps, all_scalars, begun, found.updates, found.skipped,
+                        found.grad_norm if found.has_norm else None, found.evaluating)
 
     cdef int set_progress(self, progress) except -1:
-        """Sets the progress after a step with the rules in NumPy."""
+        """Sets the progress after a step with the rules in NumPy. Only numbers are read here, and no objects made."""
         cdef size_t i, k
         cdef double scalars[MAX_SCALARS]
         cdef tuple its_scalars
-        for i in range(self.plan.count):
-            its_scalars = progress.scalars[i]
-            for k in range(<size_t>len(its_scalars)):
-                scalars[k] = its_scalars[k]
-            gdm_plan_set_progress(
-                self.plan, i, self.plan_steps(self.plan.entries[i].group, progress.steps[i], progress.begun[i]), scalars)
-        self.started_from = progress
-        for i in range(self.plan.group_count):
-            gdm_plan_set_group_steps(self.plan, i, progress.group_steps[i])
-        gdm_plan_set_updates(self.plan, progress.updates, progress.skipped)
-        self.set_grad_norm(progress.grad_norm)
+        wait_for_lock(&self.counting)
+        try:
+            for i in range(self.plan.count):
+                its_scalars = progress.scalars[i]
+                for k in range(<size_t>len(its_scalars)):
+                    scalars[k] = its_scalars[k]
+                gdm_plan_set_progress(
+                    self.plan, i, self.plan_steps(self.plan.entries[i].group, progress.steps[i], progress.begun[i]),
+                    scalars)
+            self.started_from = progress
+            for i in range(self.plan.group_count):
+                gdm_plan_set_group_steps(self.plan, i, progress.group_steps[i])
+            gdm_plan_set_updates(self.plan, progress.updates, progress.skipped)
+            self.set_grad_norm(progress.grad_norm)
+        finally:
+            unlock(&self.counting)
         return 0
 
     cdef int set_grad_norm(self, norm) except -1:
@@ -229,6 +276,49 @@ cdef class Engine:
     cdef double lr(self, size_t index) noexcept:
         """The learning rate of a group."""
         return self.plan.groups[index].args.any.lr
+
+    # ---- passes over memory: all that change counts ----
+
+    cdef inline int run(self, bint alone) noexcept:
+        """Makes a step; ``alone``: without releasing the GIL."""
+        cdef int status
+        if alone and not FREE_THREADED:
+            status = gdm_plan_run(self.plan)
+            self.has_norm = self.has_norm or status == OK
+            return status
+        wait_for_lock(&self.counting)
+        if alone:
+            status = gdm_plan_run(self.plan)
+        else:
+            with nogil:
+                status = gdm_plan_run(self.plan)
+        self.has_norm = self.has_norm or status == OK
+        unlock(&self.counting)
+        return status
+
+    cdef int run_preparation(self) noexcept:
+        cdef int status
+        wait_for_lock(&self.counting)
+        with nogil:
+            status = gdm_plan_run_preparation(self.plan)
+        unlock(&self.counting)
+        return status
+
+    cdef int run_swap(self, mode_t to) noexcept:
+        cdef int status
+        wait_for_lock(&self.counting)
+        with nogil:
+            status = gdm_plan_run_swap(self.plan, to)
+        unlock(&self.counting)
+        return status
+
+    cdef void set_mode(self, mode_t to) noexcept:
+        """Counts a swap that NumPy has made."""
+        wait_for_lock(&self.counting)
+        gdm_plan_set_mode(self.plan, to)
+        unlock(&self.counting)
+
+    # ---- has anything changed? ----
 
     cdef bint are_params_unchanged(self, size_t *changed) noexcept:
         """Whether no parameter has changed; else sets ``changed`` to the index of one that has."""

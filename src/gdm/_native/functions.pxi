@@ -61,7 +61,9 @@ cdef class _Rule:
         self.method.ml_doc = self.doc
 
     def function(self):
-        return PyCFunction_NewEx(&self.method, self, __name__)
+        made = PyCFunction_NewEx(&self.method, self, __name__)
+        share(made)
+        return made
 
     cdef int attempt(self, PyObject **values) noexcept:
         """One update with these arguments. Returns GDM_OK, or a status that says why nothing was written."""
@@ -170,7 +172,7 @@ cdef object call_rule(_Rule self, PyObject *const *args, Py_ssize_t given, PyObj
     """A call of a rule's function, by the protocol METH_FASTCALL | METH_KEYWORDS."""
     cdef PyObject *values[MAX_ARGUMENTS]
     cdef int i, place, status
-    cdef bint is_simple = given <= self.positional and not use_reference
+    cdef bint is_simple = given <= self.positional and not uses_reference()
     cdef Py_ssize_t named = 0 if keywords == NULL else PyTuple_GET_SIZE(keywords)
     if is_simple:
         for i in range(self.count):

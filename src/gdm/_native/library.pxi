@@ -2,8 +2,7 @@
 
 def set_reference(bint whether):
     """Sets whether everything uses the rules in NumPy."""
-    global use_reference
-    use_reference = whether
+    set_flag(&use_reference, whether)
 
 
 def isa():

@@ -27,23 +27,40 @@ cdef class OptimizerCore:
     ``_set_for_all_groups(name, value)``.
     """
 
+    # Only the thread that holds the lock replaces these two, and in a critical section; so any other thread reads them
+    # in one.
     cdef Engine engine
-    cdef readonly object _snapshot
+    cdef object snapshot
     cdef list schedules  # of the groups whose learning rate is not a number
-    cdef unsigned thread_count  # that a step may use; 0: the result of gdm_get_num_threads
-    cdef unsigned busy  # 0, or 1 + the process's generation: a forked child is not inside its parent's step
+    cdef int thread_count  # that a step may use; 0: the result of gdm_get_num_threads. A flag of locks.pxi
+    cdef unsigned busy  # the lock
 
     cdef int require(self) except -1:
         if self.engine is None:
             raise RuntimeError("this optimizer has not been initialised")
         return 0
 
-    # ---- the lock: a flag that is set and cleared here, where no interrupt stops the code in between ----
+    cdef Engine present_engine(self):
+        """The engine, for a thread that does not hold the lock."""
+        cdef Engine engine
+        with cython.critical_section(self):
+            engine = self.engine
+        if engine is None:
+            raise RuntimeError("this optimizer has not been initialised")
+        return engine
+
+    @property
+    def _snapshot(self):
+        """What the optimizer consists of; None before it is initialised."""
+        with cython.critical_section(self):
+            snapshot = self.snapshot
+        return snapshot
+
+    # ---- the lock, which is taken and released here, where no interrupt stops the code in between ----
 
     cdef int lock(self) except -1:
-        if self.busy == 1 + gdm_generation():
+        if not try_lock(&self.busy):
             raise RuntimeError("this optimizer is already in the middle of a step")
-        self.busy = 1 + gdm_generation()
         return 0
 
     def _exclusively(self, function, *args):
@@ -52,15 +69,15 @@ cdef class OptimizerCore:
         try:
             return function(*args)
         finally:
-            self.busy = 0
+            unlock(&self.busy)
 
     def _hold(self):
         """Locks the optimizer until ``_release()``."""
-        self.require()
+        self.present_engine()
         self.lock()
 
     def _release(self):
-        self.busy = 0
+        unlock(&self.busy)
 
     # ---- changes: everything that can fail comes first; then there is only C code, which no interrupt stops ----
 
@@ -75,11 +92,11 @@ cdef class OptimizerCore:
         cdef list schedules = [], replaced = []
         cdef PyObject *target
         cdef PyObject *source
-        cdef bint rebind = before is not None and before.bound is not None and self._snapshot.layout is snapshot.layout
+        cdef bint rebind = before is not None and before.bound is not None and self.snapshot.layout is snapshot.layout
         for i, (record, of_group) in enumerate(options):
             add_schedule(schedules, i, of_group)
         # The last references to these: finalizers of the user's run when all is in place.
-        replaced.append((self._snapshot, self.schedules))
+        replaced.append((self.snapshot, self.schedules))
         for record, _ in options:
             replaced.append(record.options)
         for array, value in writes:
@@ -94,10 +111,10 @@ cdef class OptimizerCore:
             memcpy(data(<PyObject *>array), data(<PyObject *>value), bytes_of(<PyObject *>array))
         for record, of_group in options:
             record.options = of_group
-        engine.plan.threads = self.thread_count
-        self.engine = engine
+        with cython.critical_section(self):
+            self.engine = engine
+            self.snapshot = snapshot
         self.schedules = schedules
-        self._snapshot = snapshot
 
     def _configure(self, list changes):
         """Sets hyperparameters that need no other states: index, record, hyperparameters and ``lr`` of each group."""
@@ -146,13 +163,15 @@ cdef class OptimizerCore:
     def _try_set_lr(self, record, value):
         """Sets the learning rate of one group, or with None of all groups, in simple cases: a valid float, and no
         schedule. Returns whether it did."""
-        if self.engine is None or self.schedules or not PyFloat_CheckExact(value):
+        if not PyFloat_CheckExact(value):
             return False
         self.lock()  # finalizers of the user's may run in here
         try:
+            if self.engine is None or self.schedules:
+                return False
             return self.set_lr(record, value)
         finally:
-            self.busy = 0
+            unlock(&self.busy)
 
     cdef bint set_lr(self, record, value) except -1:
         cdef list records, options = []
@@ -160,9 +179,9 @@ cdef class OptimizerCore:
         cdef double lr = value
         cdef plan *plan = self.engine.plan
         if record is None:
-            records, first = self._snapshot.records, 0
+            records, first = self.snapshot.records, 0
         else:
-            index = self._snapshot.index_of.get(record)
+            index = self.snapshot.index_of.get(record)
             if index is None:
                 return False
             records, first = [record], index
@@ -192,27 +211,25 @@ cdef class OptimizerCore:
 
     def _progress(self):
         """The counts of steps and the scalars of the groups and parameters: a Progress."""
-        self.require()
-        return self.engine.progress()
+        return self.present_engine().progress()
 
     def _group_steps(self, size_t index):
         """How many steps have been made since this group was added."""
-        self.require()
-        if index >= self.engine.plan.group_count:
+        cdef Engine engine = self.present_engine()
+        if index >= engine.plan.group_count:
             raise RuntimeError("there is no such group")
-        return self.engine.group_steps(index)
+        return engine.group_steps(index)
 
     @property
     def _threads(self):
         """How many threads a step may use; None for the result of gdm.get_num_threads."""
-        self.require()
-        return self.thread_count or None
+        self.present_engine()
+        return get_flag(&self.thread_count) or None
 
     @_threads.setter
     def _threads(self, n):
-        self.require()
-        self.thread_count = 0 if n is None else n
-        self.engine.plan.threads = self.thread_count
+        self.present_engine()
+        set_flag(&self.thread_count, 0 if n is None else n)
 
     def _any_overlap(self, list arrays):
         """Whether two of these contiguous arrays share memory."""
@@ -299,7 +316,7 @@ cdef class OptimizerCore:
                     engine.bound_places[i] = seen_at(grad)
             engine.bound, engine.bound_sources = items, some(sources)
         finally:
-            self.busy = 0
+            unlock(&self.busy)
 
     # ---- the step ----
 
@@ -356,16 +373,16 @@ cdef class OptimizerCore:
             if engine.plan.mode == to:
                 return
             self.check_params()
-            if use_reference:
+            if uses_reference():
                 write_all(self._numpy_swap(evaluate, engine.progress()))
-                gdm_plan_set_mode(engine.plan, to)
+                engine.set_mode(to)
                 return
-            with nogil:
-                status = gdm_plan_run_swap(engine.plan, to)
+            engine.plan.threads = get_flag(&self.thread_count)
+            status = engine.run_swap(to)
             if status != OK:
                 refuse(status)
         finally:
-            self.busy = 0
+            unlock(&self.busy)
 
     # ---- the gradients of a step, its preparation, and the step ----
 
@@ -389,9 +406,7 @@ cdef class OptimizerCore:
     cdef int prepare(self, Engine engine, list items, bint are_bound) except -1:
         """Prepares a step for the rules that need it. Code of the user's may run then, so all arrays are checked again.
         Nothing has been written but what only the step reads."""
-        cdef int status
-        with nogil:
-            status = gdm_plan_run_preparation(engine.plan)
+        cdef int status = engine.run_preparation()
         if status == ERR_NONFINITE:
             self._refuse_nonfinite(items)
         if status != OK:
@@ -434,7 +449,7 @@ cdef class OptimizerCore:
 
         After an exception nothing has changed.
         """
-        cdef bint alone
+        cdef bint alone, by_reference
         cdef list items
         cdef Engine engine
         cdef int status
@@ -450,35 +465,36 @@ cdef class OptimizerCore:
                 raise ValueError(f"scale must be finite in float32, got {scale!r}")
             if self.schedules:
                 self.set_scheduled_rates()  # runs user code: before anything is checked
-            # While other threads or the reference run, the caller's list may change and release its arrays.
-            alone = engine.plan.elements < GIL_THRESHOLD and not use_reference and not engine.prepares
+            # While other threads or the reference run, the caller's list may change and release its arrays: then the
+            # step takes a list of its own.
+            by_reference = uses_reference()
+            alone = engine.plan.elements < GIL_THRESHOLD and not by_reference and not engine.prepares
             if grads is not None:
-                items = self.checked_grads(grads, not alone, None)
+                items = self.checked_grads(grads, FREE_THREADED or not alone, None)
             else:
                 items = engine.bound
                 if engine.bound_sources is not None:
                     _foreign.look_again(items, engine.bound_sources)
             self.check_params()
             self.take_grads(engine, items, grads is None)
-            if use_reference:
+            if by_reference:
                 self.reference_step(items, scale)
                 return
             if scale != engine.plan.around.scale:
                 gdm_plan_set_scale(engine.plan, scale)
+            engine.plan.threads = get_flag(&self.thread_count)
             if engine.prepares:
                 self.prepare(engine, items, grads is None)
-            if alone:
-                status = gdm_plan_run(engine.plan)
-            else:
-                with nogil:
-                    status = gdm_plan_run(engine.plan)
+            status = engine.run(alone)
             if status == ERR_NONFINITE:
                 self._refuse_nonfinite(items)
             if status != OK:
                 refuse(status)
-            engine.has_norm = True
         finally:
-            self.busy = 0
+            unlock(&self.busy)
+
+
+share(OptimizerCore.__dict__["step"])
 
 
 cdef int write_all(writes) except -1:

@@ -515,7 +515,7 @@ cdef class TensorEngine:
     cdef list foreign  # slots that PyTorch always updates
     cdef size_t left  # how many more it updates in this step
     cdef size_t misfit  # the slot at which the plan was last found not to fit
-    cdef bint hold  # steps must hold references to the gradients: other code may run during a step
+    cdef bint hold  # steps must hold references to the gradients: other code, or a thread, may run during a step
     cdef bint prepares  # some rule's steps need a preparation, after which other code runs
     cdef bint must_arrange  # buffers of the plan have moved
     cdef double scale  # what the plan multiplies the gradients by
@@ -576,7 +576,8 @@ cdef class TensorEngine:
         status = gdm_plan_arrange(self.plan)
         if status != OK:
             refuse(status)
-        self.hold = self.hold or self.prepares or bool(self.foreign) or self.plan.elements >= GIL_THRESHOLD_OF_TENSORS
+        self.hold = (self.hold or FREE_THREADED or self.prepares or bool(self.foreign)
+                     or self.plan.elements >= GIL_THRESHOLD_OF_TENSORS)
 
     def __dealloc__(self):
         gdm_plan_destroy(self.plan)
@@ -707,46 +708,49 @@ cdef class TensorEngine:
 
     cdef bint same_groups(self, optimizer) except -1:
         """Whether the groups have the same parameters as before; takes over changed options."""
-        cdef PyObject *dict_
-        cdef PyObject *params
-        cdef PyObject *value
-        cdef PyObject **items
-        cdef PyObject **before
-        cdef Py_ssize_t g, k, n
-        cdef size_t i = 0
+        cdef Py_ssize_t g
+        cdef size_t slots = 0
         cdef PyObject *groups = <PyObject *>self.groups
-        cdef int changed  # how many options, and whether the first one
-        cdef bint first_changed
-        if optimizer.param_groups is not self.groups or PyList_GET_SIZE(groups) != len(self.group_dicts):
+        if optimizer.param_groups is not self.groups:
             return False
         for g in range(len(self.group_dicts)):
-            if g >= PyList_GET_SIZE(groups):  # _describe may have run other code
+            if not self.same_group(optimizer, g, &slots):
                 return False
-            dict_ = items_of(groups)[g]
-            if dict_ != items_of(<PyObject *>self.group_dicts)[g]:
+        with cython.critical_section(self.groups):  # the last, since the options may have run other code
+            if PyList_GET_SIZE(groups) != len(self.group_dicts):
                 return False
-            params = PyDict_GetItemWithError(dict_, <PyObject *>PARAMS)
-            if params != items_of(<PyObject *>self.param_lists)[g]:
+            for g in range(len(self.group_dicts)):
+                if items_of(groups)[g] != items_of(<PyObject *>self.group_dicts)[g]:
+                    return False
+        return slots == self.slot_count
+
+    cdef bint same_group(self, optimizer, Py_ssize_t g, size_t *slots) except -1:
+        """The same for one group, whose slots come after ``slots`` others."""
+        cdef PyObject *value
+        cdef PyObject **items
+        cdef PyObject **before = items_of(items_of(<PyObject *>self.group_values)[g])
+        cdef Py_ssize_t k, n
+        cdef int changed = 0  # how many options, and whether the first one
+        cdef bint first_changed = False
+        group, params = self.group_dicts[g], self.param_lists[g]
+        with cython.critical_section(group, params):
+            if PyDict_GetItemWithError(<PyObject *>group, <PyObject *>PARAMS) != <PyObject *>params:
                 return False  # also if there are none
-            n, items = PyList_GET_SIZE(params), items_of(params)
-            if i + <size_t>n > self.slot_count:
+            n, items = PyList_GET_SIZE(<PyObject *>params), items_of(<PyObject *>params)
+            if slots[0] + <size_t>n > self.slot_count:
                 return False
             for k in range(n):
-                if items[k] != self.slots[i].param or self.slots[i].group != g:
+                if items[k] != self.slots[slots[0]].param or self.slots[slots[0]].group != g:
                     return False
-                i += 1
-            before = items_of(items_of(<PyObject *>self.group_values)[g])
-            changed, first_changed = 0, False
+                slots[0] += 1
             for k in range(len(self.keys)):
-                value = PyDict_GetItemWithError(dict_, PyTuple_GET_ITEM(<PyObject *>self.keys, k))
+                value = PyDict_GetItemWithError(<PyObject *>group, PyTuple_GET_ITEM(<PyObject *>self.keys, k))
                 if (value if value != NULL else <PyObject *>required) != before[k]:
                     changed += 1
                     first_changed = first_changed or k == 0
-            if changed == 1 and first_changed and self.take_lr(g, <object>dict_):
-                continue
-            if (changed or self.live[g]) and not self.take_options(optimizer, g, <object>dict_):
-                return False
-        return i == self.slot_count
+        if changed == 1 and first_changed and self.take_lr(g, group):
+            return True
+        return not (changed or self.live[g]) or self.take_options(optimizer, g, group)
 
     cdef bint take_lr(self, Py_ssize_t g, group) except -1:
         """Takes over a learning rate that is a plain float; False if there is more to it."""
@@ -782,26 +786,34 @@ cdef class TensorEngine:
     cdef bint same_state(self, optimizer) except -1:
         """Whether the optimizer's states are the same objects as before, with the same names."""
         cdef PyObject *key
-        cdef PyObject *names
         cdef PyObject *value
-        cdef PyObject *inner
-        cdef PyObject *content
-        cdef Py_ssize_t i = 0, k, position = 0, inside
+        cdef Py_ssize_t i = 0, position = 0
         state = optimizer.state
-        if state is not self.state or PyDict_Size(<PyObject *>state) != len(self.state_keys):
+        if state is not self.state:
             return False
-        while PyDict_Next(<PyObject *>state, &position, &key, &value):
-            if key != items_of(<PyObject *>self.state_keys)[i] or value != items_of(<PyObject *>self.state_values)[i]:
+        with cython.critical_section(state):  # which other threads may interrupt at the inner ones
+            while PyDict_Next(<PyObject *>state, &position, &key, &value):
+                if i == len(self.state_keys) or key != items_of(<PyObject *>self.state_keys)[i]:
+                    return False
+                if value != items_of(<PyObject *>self.state_values)[i]:
+                    return False
+                if self.inner_keys[i] is not None and not self.same_inner(i):
+                    return False
+                i += 1
+        return i == len(self.state_keys)
+
+    cdef bint same_inner(self, Py_ssize_t i) except -1:
+        """The same for the state of one parameter."""
+        cdef PyObject *name
+        cdef PyObject *content
+        cdef Py_ssize_t k = 0, position = 0
+        cdef list names = self.inner_keys[i], contents = self.inner_values[i]
+        state = self.state_values[i]
+        with cython.critical_section(state):
+            if PyDict_Size(<PyObject *>state) != len(contents):
                 return False
-            names, inner = items_of(<PyObject *>self.inner_keys)[i], items_of(<PyObject *>self.inner_values)[i]
-            i += 1
-            if inner == <PyObject *>None:
-                continue
-            if PyDict_Size(value) != PyList_GET_SIZE(inner):
-                return False
-            k = inside = 0
-            while PyDict_Next(value, &inside, &key, &content):
-                if content != items_of(inner)[k] or key != items_of(names)[k]:
+            while PyDict_Next(<PyObject *>state, &position, &name, &content):
+                if content != items_of(<PyObject *>contents)[k] or name != items_of(<PyObject *>names)[k]:
                     return False
                 k += 1
         return True
@@ -1073,7 +1085,7 @@ cdef class TensorEngine:
         Returns False, and has changed nothing, if the plan no longer fits the optimizer, or the rules in NumPy are to be
         used. ``locked``: the caller has locked the optimizer."""
         cdef int status
-        if use_reference:
+        if uses_reference():
             return False
         if not locked:
             self.lock.lock()
@@ -1109,7 +1121,7 @@ cdef class TensorEngine:
         finally:
             self.release_grads()
             if not locked:
-                self.lock.busy = 0
+                unlock(&self.lock.busy)
 
 
 # ---- one update, without an optimizer ----

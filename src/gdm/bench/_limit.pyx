@@ -1,4 +1,4 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, binding=True, autotestdict=False
+# cython: language_level=3, boundscheck=False, wraparound=False, binding=True, autotestdict=False, freethreading_compatible=True
 """The memory's limit, which gdm is measured against: limit.h says what moves."""
 
 cimport numpy as cnp

@@ -1,4 +1,4 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, binding=True, autotestdict=False, auto_pickle=False
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, binding=True, autotestdict=False, auto_pickle=False, freethreading_compatible=True
 """The formulas of ``formulas.py``, compiled: the same operations in the same order, for many steps in a row.
 
 Python's ``math.sin``, ``math.sqrt`` and ``**`` call the C library's functions, as is done here. So both give the same
