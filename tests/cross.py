@@ -42,19 +42,25 @@ class Platform:
     isas: tuple[str, ...] = ("baseline",)  # which it must find, best first; empty: those of this CPU
     suffix: str = ""  # of programs
     library: str = ""  # the name of a shared library that is loaded and unloaded
-    strict: tuple[str, ...] = tuple(STRICT)
+    linked_with: tuple[str, ...] = ("-lm",)
+    is_zig: bool = False
 
     def build(self, folder: Path) -> None:
         """The core and the programs of tests/c in this folder; skips if there is no compiler."""
-        flags = ["-std=c11", "-O2", *EXACT, *self.strict, "-I", ROOT / "include"]
-        self._compile(folder, *flags, "-c", *SOURCES)
-        objects = sorted([*folder.glob("*.o"), *folder.glob("*.obj")])
-        assert len(objects) == len(SOURCES)
+        flags = ["-std=c11", "-O2", *EXACT, *STRICT, "-I", ROOT / "include"]
+        if self.is_zig:
+            core = SOURCES  # zig keeps what it compiles, and compiles nothing twice
+        else:
+            self._compile(folder, *flags, "-c", *SOURCES)
+            core = sorted(folder.glob("*.o"))
+            assert len(core) == len(SOURCES)
         for program in ("bits", "plan", "stress"):
-            self._compile(folder, *flags, ROOT / f"tests/c/{program}.c", *objects, "-lm", "-o", program + self.suffix)
+            self._compile(
+                folder, *flags, ROOT / f"tests/c/{program}.c", *core, *self.linked_with, "-o", program + self.suffix
+            )
         if self.library:
-            self._compile(folder, "-shared", *objects, "-lm", "-o", self.library)
-            self._compile(folder, *flags, ROOT / "tests/c/unload.c", "-o", "unload" + self.suffix)
+            self._compile(folder, *flags, "-shared", *core, *self.linked_with, "-o", self.library)
+            self._compile(folder, *flags, ROOT / "tests/c/unload.c", *self.linked_with, "-o", "unload" + self.suffix)
 
     def command(self, folder: Path, program: str) -> list[str]:
         """What runs this program; skips if nothing here does."""
@@ -77,7 +83,7 @@ class Platform:
 
 def zig(target: str, *more: str, **others: object) -> Platform:
     compiler = (sys.executable, "-m", "ziglang", "cc", "-target", target, *more)
-    return Platform(target, compiler, "the package ziglang", **others)
+    return Platform(target, compiler, "the package ziglang", is_zig=True, **others)
 
 
 PLATFORMS = [
@@ -85,7 +91,7 @@ PLATFORMS = [
     zig("aarch64-windows-gnu", suffix=".exe", library="gdm.dll"),
     zig("x86_64-macos", library="libgdm.dylib"),
     zig("aarch64-macos", library="libgdm.dylib"),
-    zig("x86_64-linux-gnu.2.17", "-fPIC", runner="native", isas=(), library="libgdm.so"),
+    zig("x86_64-linux-gnu.2.17", "-fPIC", runner="native", isas=(), library="libgdm.so", linked_with=("-lm", "-ldl")),
     zig("x86_64-linux-musl", runner="native", isas=()),
     zig("aarch64-linux-musl", runner="qemu", isas=("neon", "baseline")),
     zig("wasm32-wasi", runner="wasmtime", suffix=".wasm"),
@@ -104,12 +110,13 @@ PLATFORMS = [
         "gcc-12-multilib",
         runner="native",
     ),
-    Platform("no threads", ("gcc", "-DGDM_NO_THREADS"), "gcc", runner="native", isas=()),
+    Platform("GDM_NO_THREADS", ("gcc", "-DGDM_NO_THREADS"), "gcc", runner="native", isas=()),
     Platform(
         "emscripten",
-        ("emcc", "-sINITIAL_MEMORY=128MB", "-sEXIT_RUNTIME=1"),
+        ("emcc",),
         "emscripten",
         runner="node",
         suffix=".js",
+        linked_with=("-sINITIAL_MEMORY=128MB", "-sEXIT_RUNTIME=1"),
     ),
 ]
