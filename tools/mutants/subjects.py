@@ -23,9 +23,10 @@ def files(*names: str) -> tuple[str, ...]:
 # Only the baseline's kernels are changed. The word is the rule's name as classes write it.
 ONE_RULE = "-k ({rule} or {word}) and not avx"
 NO_AVX = "-k not avx"
+QUICK = "-k not avx and not both_backends and not goes_on"  # without the tests that take longest
 CONTRACT = ("-k (momentum or ademamix or rprop or alpha or options) and not avx and not reference", *files("contract"))
 PLAN = files("c_plan", "c_step_args", "c_prepare", "c_swap")
-CLASSES = (NO_AVX, *files("overlap", "groups", "absent", "gradients", "lr_scale", "states", "state_dict", "options"))
+CLASSES = (QUICK, *files("overlap", "groups", "absent", "gradients", "lr_scale", "states", "state_dict", "options"))
 SUBJECTS = (
     Subject(
         "kernels",
@@ -35,29 +36,44 @@ SUBJECTS = (
     Subject(
         "stages",
         "csrc/stages/{convert.inc,split.inc,numbers.h}",
-        ((NO_AVX, *files("c_narrow")), (NO_AVX, *files("c_stages", "narrow"))),
+        ((NO_AVX, *files("c_narrow")), (QUICK, *files("c_stages", "narrow"))),
     ),
     Subject(
         "stages",
         "csrc/stages/{arithmetic,int8}.inc",
-        ((NO_AVX, *files("c_stages")), (NO_AVX, *files("c_narrow", "narrow"))),
+        (
+            ("-k (around or combination or special) and not avx", *files("c_stages")),
+            (QUICK, *files("c_narrow", "narrow")),
+        ),
     ),
     Subject(
         "stages",
         "csrc/tiles.c",
-        ((NO_AVX, *files("c_swap", "c_prepare", "c_stages")), (NO_AVX, *files("narrow", "c_fp_mode"))),
+        (
+            ("-k not every_rule and not avx", *files("c_swap", "c_prepare", "c_stages")),
+            (QUICK, *files("narrow", "c_fp_mode")),
+        ),
         r"enum \{ TILE",
     ),
     Subject(
         "plan",
         "csrc/{plan,arrange,step,decide,swap}.c",
-        (PLAN, CLASSES, (NO_AVX, *files("narrow"))),
+        (PLAN, CLASSES, (QUICK, *files("narrow"))),
         r"wanted > 2 \* \*room|plan->bytes",
     ),
     Subject("plan", "csrc/tree.h", (files("c_reduce"),)),
-    Subject("plan", "csrc/trust.c", (("-k LAMB or LARS", *files("class_rules", "kernels", "narrow", "c_stages")),)),
+    Subject(
+        "plan",
+        "csrc/trust.c",
+        (
+            (
+                "-k (lamb or lars) and not avx and not both_backends",
+                *files("class_rules", "kernels", "narrow", "c_stages"),
+            ),
+        ),
+    ),
     Subject("plan", "csrc/{reduce.c,reductions.inc}", ((NO_AVX, *files("reductions", "c_reduce", "c_step_args")),)),
-    Subject("plan", "csrc/accumulate.c", (files("c_accumulate"), (NO_AVX, *files("narrow", "c_fp_mode")))),
+    Subject("plan", "csrc/accumulate.c", (files("c_accumulate"), (QUICK, *files("narrow", "c_fp_mode")))),
     Subject("plan", "csrc/real_power.h", (files("real_power"), files("schedule_free"))),
     Subject(
         "plan",
@@ -89,7 +105,7 @@ SUBJECTS = (
     Subject(
         "checks",
         "src/gdm/optimizer/{options,around}.py",
-        (files("options", "groups", "lr_scale"), (NO_AVX, *files("narrow", "state_dict", "schedules_in_steps"))),
+        (files("options", "groups", "lr_scale"), (QUICK, *files("narrow", "state_dict", "schedules_in_steps"))),
     ),
     Subject(
         "checks",

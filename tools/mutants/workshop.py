@@ -23,6 +23,8 @@ from subjects import ROOT
 EXACT = ["-std=c11", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"]
 # In seconds. A mutant may hang. The machine may be busy, so these are far above what tests need.
 LONGEST_TEST, LONGEST_RUN = 120, 1200
+# What takes seconds to import, and the word in the names of the tests that need it.
+HEAVY = {"torch": "torch", "scipy": "scipy.optimize", "thinc": "spacy"}
 OPTIONS = ["-x", "-q", "--tb=no", "-p", "no:cacheprovider", "-p", "no:xdist"]
 OPTIONS += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]  # of modules that this process has imported
 OPTIONS += ["-o", f"faulthandler_timeout={LONGEST_TEST}", "-o", "faulthandler_exit_on_timeout=true"]
@@ -149,6 +151,9 @@ class Workshop:
         """Runs pytest in a fork of this process, which has imported what all tests need: that takes half of the time
         of most runs. This process itself never imports gdm."""
         shutil.rmtree(self.tree / ".hypothesis", ignore_errors=True)
+        for word, module in HEAVY.items():
+            if word in " ".join(arguments):
+                importlib.import_module(module)
         begin, output = time.monotonic(), self.objects / "output.txt"
         child = os.fork()
         if not child:
