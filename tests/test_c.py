@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 import gdm
-from cheader import ARGS, HEADER, STATUS, args
+from cheader import ARGS, HEADER, RULE, STATUS, args
 from clibrary import ROOT, STRICT
+from cplan import EVAL, buffer, entry_args
 from support import RULES
 
 MomentumArgs = ARGS["momentum"]
@@ -207,6 +208,35 @@ def test_version_messages_and_instruction_sets_are_found(library):
     for isa in available:
         assert library.gdm_set_isa(isa.encode()) == 0
         assert library.gdm_isa().decode() == isa
+
+
+def test_a_wrong_gdm_isa_is_told_by_every_call_that_computes(library, tmp_path, monkeypatch):
+    """The environment is read when something is computed first. Nothing is written, and no step is counted."""
+    monkeypatch.setenv("GDM_ISA", "sse9")
+    own = ctypes.CDLL(shutil.copy(library._name, tmp_path / "own.so"))  # which has computed nothing yet
+    assert own.gdm_isa() == 0
+    p, z, g = arrays()
+    w, one, hundred = np.zeros_like(p), ctypes.c_size_t(1), ctypes.byref(ctypes.c_size_t(100))
+    total, grad = ctypes.byref(buffer(p)), ctypes.byref(buffer(g))
+    assert momentum(own, p, z, g, 100, good_args()) == "ERR_ISA"
+    assert STATUS[own.gdm_reduce(0, grad, hundred, one, ctypes.byref(ctypes.c_double()))] == "ERR_ISA"
+    assert STATUS[own.gdm_accumulate(total, grad, hundred, one, ctypes.c_double(1.0))] == "ERR_ISA"
+    for rule, states, call in (
+        ("schedule_free_sgd", [z], lambda plan: own.gdm_plan_step(plan)),
+        ("schedule_free_sgd", [z], lambda plan: own.gdm_plan_swap(plan, EVAL)),
+        ("muon", [z, w], lambda plan: own.gdm_plan_prepare(plan)),
+    ):
+        plan, index, steps = ctypes.c_void_p(), ctypes.byref(ctypes.c_size_t()), ctypes.c_uint64(9)
+        assert own.gdm_plan_create(ctypes.byref(plan)) == 0
+        assert own.gdm_plan_add_group(plan, RULE[rule], ctypes.byref(args(rule, momentum=0.9)), index) == 0
+        assert own.gdm_plan_add(plan, ctypes.byref(entry_args(0, p, states, g)), index) == 0
+        assert STATUS[call(plan)] == "ERR_ISA"
+        assert own.gdm_plan_get_group_steps(plan, ctypes.c_size_t(0), ctypes.byref(steps)) == 0
+        assert steps.value == 0
+        own.gdm_plan_destroy(plan)
+    for x, wanted in zip((p, z, g), arrays(), strict=True):
+        np.testing.assert_array_equal(x, wanted)
+    assert not w.any()
 
 
 @pytest.mark.parametrize(

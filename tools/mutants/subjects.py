@@ -58,7 +58,7 @@ SUBJECTS = (
     Subject(
         "plan",
         "csrc/{plan,arrange,step,decide,swap}.c",
-        (PLAN, CLASSES, (QUICK, *files("narrow"))),
+        (PLAN, CLASSES, (QUICK, *files("narrow")), ("-k wrong_gdm_isa", *files("c"))),
         r"wanted > 2 \* \*room|plan->bytes",
     ),
     Subject("plan", "csrc/tree.h", (files("c_reduce"),)),
@@ -72,7 +72,11 @@ SUBJECTS = (
             ),
         ),
     ),
-    Subject("plan", "csrc/{reduce.c,reductions.inc}", ((NO_AVX, *files("reductions", "c_reduce", "c_step_args")),)),
+    Subject(
+        "plan",
+        "csrc/{reduce.c,reductions.inc}",
+        ((NO_AVX, *files("reductions", "c_reduce", "c_step_args")), ("-k wrong_gdm_isa", *files("c"))),
+    ),
     Subject("plan", "csrc/accumulate.c", (files("c_accumulate"), (QUICK, *files("narrow", "c_fp_mode")))),
     Subject("plan", "csrc/real_power.h", (files("real_power"), files("schedule_free"))),
     Subject(
@@ -109,9 +113,10 @@ SUBJECTS = (
     ),
     Subject(
         "checks",
-        "src/gdm/{_foreign,_arrays}.py",
+        "src/gdm/_foreign.py",
         (files("any_array"), files("torch_arrays"), files("gradients", "copies", "state_dict", "array_update")),
     ),
+    Subject("checks", "src/gdm/_arrays.py", (files("copies", "groups", "gradients"), (QUICK, *files("narrow")))),
     Subject("checkpoint", "src/gdm/_checkpoint.py", (files("checkpoint", "checkpoint_damage", "checkpoint_saving"),)),
     Subject("adapters", "src/gdm/scipy/{walk,averaged,run}.py", (files("scipy"),)),
     Subject("adapters", "src/gdm/thinc/*.py", (files("thinc"),)),
