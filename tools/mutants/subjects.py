@@ -116,7 +116,7 @@ SUBJECTS = (
         "src/gdm/_foreign.py",
         (files("any_array"), files("torch_arrays"), files("gradients", "copies", "state_dict", "array_update")),
     ),
-    Subject("checks", "src/gdm/_arrays.py", (files("copies", "groups", "gradients"), (QUICK, *files("narrow")))),
+    Subject("checks", "src/gdm/_arrays.py", (files("arrays", "backend"),)),
     Subject("checkpoint", "src/gdm/_checkpoint.py", (files("checkpoint", "checkpoint_damage", "checkpoint_saving"),)),
     Subject("adapters", "src/gdm/scipy/{walk,averaged,run}.py", (files("scipy"),)),
     Subject("adapters", "src/gdm/thinc/*.py", (files("thinc"),)),
