@@ -13,13 +13,11 @@ import pytest
 
 import gdm
 from support import assert_same_bits
+from torch_cases import FUSED, TORCHS
 
 torch = pytest.importorskip("torch", reason="NOT TESTED: agreement with torch.optim; there is no torch here")
 
-torch.set_num_threads(1)  # its threads would only wait for each other, on arrays of this size
-CLASSES = ["SGD", "Adagrad", "RMSprop", "Adam", "AdamW", "NAdam", "RAdam", "Adamax", "Adadelta", "Rprop", "ASGD"]
 SHAPES = [(7,), (3, 5), ()]
-FUSED = ("SGD", "Adagrad", "Adam", "AdamW")
 
 
 @pytest.fixture(autouse=True)
@@ -122,7 +120,7 @@ def implementation(name: str, seed: int) -> dict:
 
 
 @pytest.mark.parametrize("seed", range(40))
-@pytest.mark.parametrize("name", CLASSES)
+@pytest.mark.parametrize("name", TORCHS)
 def test_gdm_walks_torchs_path(backend, name, seed):
     """200 steps of float64 with random options, a learning rate that changes twice, three parameters."""
     options = random_options(name, np.random.default_rng(seed))
@@ -161,7 +159,7 @@ def test_what_is_not_finite_becomes_what_it_becomes_in_torch(backend, name):
                 np.testing.assert_allclose(getattr(ours, key), x.numpy(), rtol=1e-12)
 
 
-@pytest.mark.parametrize("name", CLASSES)
+@pytest.mark.parametrize("name", TORCHS)
 def test_defaults_are_torchs(name):
     """They are torch's, but for SGD's learning rate, which torch has changed over the years."""
     theirs = getattr(torch.optim, name)([torch.zeros(1)]).defaults
@@ -172,7 +170,7 @@ def test_defaults_are_torchs(name):
     assert ours == theirs
 
 
-@pytest.mark.parametrize("name", CLASSES)
+@pytest.mark.parametrize("name", TORCHS)
 def test_gdm_walks_roughly_torchs_path_in_float32(backend, name):
     """Roughly: each of 20 steps rounds a few times in both, in different orders."""
     for seed in range(10):
@@ -258,7 +256,7 @@ OPTIONS = {
     "ASGD": [{}, {"t0": 2.0, "lambd": 0.5, "alpha": 1.5, "weight_decay": 0.1}],
 }
 every_case = pytest.mark.parametrize(
-    ("name", "options"), [pytest.param(n, o, id=f"{n}-{k}") for n in CLASSES for k, o in enumerate(OPTIONS[n])]
+    ("name", "options"), [pytest.param(n, o, id=f"{n}-{k}") for n in TORCHS for k, o in enumerate(OPTIONS[n])]
 )
 
 
@@ -385,7 +383,7 @@ def test_a_state_before_the_first_step_is_converted():
         assert gdm.torch.to_state_dict(getattr(gdm, name)(np.ones(2)))["state"] == {}
 
 
-@pytest.mark.parametrize("name", CLASSES)
+@pytest.mark.parametrize("name", TORCHS)
 def test_a_state_of_torchs_before_the_first_step_is_converted(name):
     """Its state is empty but for Adagrad's, and gdm's is then what it was when the optimizer was made."""
     options = {"initial_accumulator_value": 0.5} if name == "Adagrad" else {}
@@ -690,9 +688,9 @@ def test_what_is_no_state_of_torchs_is_refused(found):
         gdm.torch.load_state_dict(gdm.SGD(np.ones(2)), found)
 
 
-@pytest.mark.parametrize("name", CLASSES)
+@pytest.mark.parametrize("name", TORCHS)
 def test_a_state_of_another_class_is_refused(name):
-    for other in CLASSES:
+    for other in TORCHS:
         state = gdm.torch.to_state_dict(getattr(gdm, other)(np.ones(2)))
         if name in (other, "Adam") and other in (name, "AdamW"):  # AdamW is an Adam with an option
             gdm.torch.load_state_dict(getattr(gdm, name)(np.ones(2)), state)

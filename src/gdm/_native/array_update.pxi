@@ -5,6 +5,7 @@ cdef class ArrayUpdateCore:
 
     cdef plan *plan  # of one entry
     cdef readonly str rule
+    cdef int number  # of the rule
     cdef readonly list arrays  # param, grad, the states, and the average if there is one
     cdef readonly bint has_average, clears
     cdef seen[MAX_BUFFERS] places
@@ -17,8 +18,9 @@ cdef class ArrayUpdateCore:
         cdef PyObject *x
         cdef PyObject **items = items_of(<PyObject *>arrays)
         cdef size_t i, index, count = <size_t>len(arrays)
-        cdef int status, number = rule_numbers[rule]
+        cdef int status
         self.rule, self.arrays, self.has_average, self.clears = rule, arrays, has_average, clears
+        self.number = rule_numbers[rule]
         if not 2 + has_average <= count <= MAX_BUFFERS:
             raise RuntimeError("these are not the arrays of an update")
         for i in range(count):
@@ -29,7 +31,7 @@ cdef class ArrayUpdateCore:
             if i >= 2:
                 states[i - 2] = buffer_of(x)
         memset(&args, 0, sizeof(args))
-        args.size = gdm_rules[number].args_size
+        args.size = gdm_rules[self.number].args_size
         memset(&e, 0, sizeof(e))
         e.size, e.lr_factor, e.n = sizeof(e), 1.0, length(items[0])
         e.param, e.grad = buffer_of(items[0]), buffer_of(items[1])
@@ -38,7 +40,7 @@ cdef class ArrayUpdateCore:
             e.average = states[count - 3]
         status = gdm_plan_create(&self.plan)
         if status == OK:
-            status = gdm_plan_add_group(self.plan, <rule_t>number, &args, &index)
+            status = gdm_plan_add_group(self.plan, <rule_t>self.number, &args, &index)
         if status == OK:
             status = gdm_plan_add(self.plan, &e, &index)
         if status == OK:
@@ -78,7 +80,7 @@ cdef class ArrayUpdateCore:
         """Makes the update, and returns True; or False if something must be checked, and nothing has changed."""
         cdef any_args args
         cdef int status
-        if uses_reference() or step < 1 or not read_options(&args, rule_numbers[self.rule], options):
+        if uses_reference() or step < 1 or not read_options(&args, self.number, options):
             return False
         if not try_lock(&self.busy):
             raise RuntimeError("this update is being made by another thread")

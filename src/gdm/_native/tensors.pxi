@@ -493,11 +493,15 @@ cdef inline bint is_apart(const plan *plan, slot *slot, const void *start, size_
 cdef class TensorEngine:
     """A plan for the tensors of one optimizer of ``gdm.torch``, as long as its groups and states stay the same.
 
-    The optimizer provides ``_lock``, an OptimizerCore that only one step at a time locks; ``_describe(group)``, which
-    returns what ``groups`` below has for a group; ``_usable_grad(param, local, grad)``, which returns the gradient as a tensor like ``local``, or None if PyTorch must
-    make the step; ``_step_by_torch(indices)``, which lets PyTorch update the parameters with these indices; and, for
-    stochastic rounding, ``updates``, how many steps have been made, and ``_count_update()``; and, for rules whose steps
-    need a preparation, ``_finish_preparation(group, param, states)``, which turns what it wrote into what the step reads.
+    The optimizer provides:
+
+    ``_lock``                      an OptimizerCore that only one step at a time locks
+    ``_describe(group)``           what ``groups`` below has for a group
+    ``_usable_grad(param, local, grad)``  the gradient as a tensor like ``local``; None if PyTorch must make the step
+    ``_step_by_torch(indices)``    lets PyTorch update the parameters with these indices
+    ``updates``, ``_count_update()``  for stochastic rounding: how many steps have been made, and one more
+    ``_finish_preparation(group, param, states)``  for rules whose steps need a preparation: turns what it wrote into
+                                   what the step reads
     """
 
     cdef plan *plan

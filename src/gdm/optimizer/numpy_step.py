@@ -110,12 +110,18 @@ def numpy_swap(snapshot: Snapshot, shares: list[float], progress: Progress, eval
     ):
         if not progress.steps[i]:
             continue
-        new = _stages.swapped(load(param, arrays, "param"), load(param, arrays, "z"), shares[group], evaluate)
-        writes += store(param, arrays, "param", new, partial(np.zeros, new.size, np.uint32), False)
+        new, stored = swap_writes(param, arrays, shares[group], evaluate)
+        writes += stored
         copy = snapshot.copies[i]
         if copy is not None:
             writes.append((copy, in_shape_of(copy, _stages.narrow(new, _checks.dtype_name(copy)))))
     return writes
+
+
+def swap_writes(param: Array, arrays: dict[str, Array], share: float, evaluate: bool) -> tuple[Array, Writes]:
+    """One of these parameters in the compute dtype, and what writes it."""
+    new = _stages.swapped(load(param, arrays, "param"), load(param, arrays, "z"), share, evaluate)
+    return new, store(param, arrays, "param", new, partial(np.zeros, new.size, np.uint32), False)
 
 
 # ---- what an array holds, in the compute dtype: flat arrays in the order of memory -----------------------------------

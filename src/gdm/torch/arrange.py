@@ -195,8 +195,7 @@ class Arrangement:
             for key in (*keys, *(x for x in draft.numbers if x not in draft.tensors)):
                 value = self._optimizer._initial(key, group)
                 if key in draft.numbers:
-                    wide = torch.get_default_dtype() == torch.float64 and not group.get("fused")
-                    dtype = torch.float64 if wide or key in WIDE else torch.float32
+                    dtype = dtype_of_number(key, group)
                     draft.new[key] = torch.tensor(value, dtype=dtype, device="cpu")  # whatever the default device is
                 elif value:
                     part_like(draft.param, draft.local, draft.new[key]).fill_(value)
@@ -274,6 +273,12 @@ class Arrangement:
                 state[param].clear()
                 state[param].update(before)
         return bool(undone)
+
+
+def dtype_of_number(key: str, group: Options) -> Any:
+    """The dtype in which a count of steps or a scalar is kept, as PyTorch keeps it."""
+    wide = torch.get_default_dtype() == torch.float64 and not group.get("fused")
+    return torch.float64 if wide or key in WIDE else torch.float32
 
 
 def label(group: Options, g: int, k: int) -> str:

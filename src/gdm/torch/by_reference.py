@@ -10,7 +10,7 @@ import numpy as np
 
 from .. import _stages, reference
 from .._checks import Options
-from ..optimizer.numpy_step import Writes, load, numbers, roles_of, store
+from ..optimizer.numpy_step import Writes, load, numbers, roles_of, store, swap_writes
 from ..optimizer.state import WORK, state_names
 from .tensors import FLOATS, flat
 
@@ -82,9 +82,7 @@ def updated(
 
 def swapped(param: Any, z: Any, share: float, evaluate: bool, copy: Any) -> Updated:
     """Computes the average of a Schedule-Free method from its parameter, or the reverse, and writes nothing."""
-    memory, arrays = flat(param), {"z": flat(z)}
-    new = _stages.swapped(load(memory, arrays, "param"), load(memory, arrays, "z"), share, evaluate)
-    writes = store(memory, arrays, "param", new, partial(np.zeros, new.size, np.uint32), False)
+    new, writes = swap_writes(flat(param), {"z": flat(z)}, share, evaluate)
     if copy is not None:
         writes.append((flat(copy), _stages.narrow(new, FLOATS[copy.dtype])))
     return Updated(writes, [])

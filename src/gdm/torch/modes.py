@@ -9,7 +9,7 @@ import torch
 
 from .. import _backend, _checks, _stages
 from ..errors import OverlapError
-from .arrange import WIDE, label
+from .arrange import dtype_of_number, label
 from .by_reference import swapped
 from .copies import require
 from .tensors import first_shared, is_count, is_in_memory, is_native, local_of, part_like, same_layout
@@ -175,18 +175,16 @@ def _from_schedulefree(state_dict: Any) -> Any:
         return state_dict
     state, converted = dict(state_dict["state"]), []
     for group in groups:
-        numbers = {key: torch.tensor(max(float(group[old]), 0.0), dtype=_dtype(key)) for old, key in IN_GROUP.items()}
+        numbers = {
+            key: torch.tensor(max(float(group[old]), 0.0), dtype=dtype_of_number(key, group))
+            for old, key in IN_GROUP.items()
+        }
         for number in group["params"]:
             if number in state:
                 state[number] = {**{key: x.clone() for key, x in numbers.items()}, **state[number]}
         kept = {key: x for key, x in group.items() if key not in (*IN_GROUP, "scheduled_lr")}
         converted.append({**OWN, **kept})
     return {**state_dict, "state": state, "param_groups": converted}
-
-
-def _dtype(key: str) -> Any:
-    wide = key in WIDE or torch.get_default_dtype() == torch.float64
-    return torch.float64 if wide else torch.float32
 
 
 def _require_apart(swaps: list[Swap]) -> None:
