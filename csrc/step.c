@@ -322,7 +322,6 @@ gdm_status gdm_plan_run_preparation(gdm_plan *plan) {
     const fp_mode found = set_default_fp_mode();
     const double norm = plan->grad_norm; /* that of the last step, which this is not */
     gdm_status status = GDM_OK;
-    plan->was_skipped = 0;
     if (plan->asks) status = gdm_plan_decide(plan);
     plan->grad_norm = norm;
     if (!status && !plan->was_skipped) {

@@ -23,7 +23,7 @@ struct memory {
 
 static _Alignas(4096) unsigned char room[RUNS][ROOM + MOST_SHIFT + CACHE_LINE];
 static _Alignas(64) unsigned char before[RUNS][ROOM];
-static struct memory memory = {.used = ROOM - 32};
+static struct memory memory = {.used = ROOM - 32}; /* so the first input wipes all of it */
 
 static inline unsigned char *start_of(unsigned run) {
     return room[run] + memory.shift[run];

@@ -44,6 +44,9 @@ static struct {
     int threads;
     int skips_failures; /* the second plan does not make the calls that failed on the first */
     int is_resumed;     /* the second plan is a new one, and has made no step yet */
+    int is_strange;     /* some buffer has been given the memory of another one */
+    int is_over;        /* one plan found that at once, and the other, to which entries have been added, would in its
+                         * next step: they are no longer alike */
 } all;
 
 /* ---- allocations ------------------------------------------------------------------------------------------------- */
@@ -115,6 +118,31 @@ static void accept_writes(unsigned run, enum writes writes) {
     }
 }
 
+/* Whether a step writes to a buffer. */
+static int is_written(size_t k) {
+    return k != SCALE && (k != GRAD || all.around.clear_grads);
+}
+
+/* Whether two buffers share memory, of which a step writes at least one. */
+static int are_in_conflict(const struct item *a, size_t k, const struct item *b, size_t j) {
+    const struct slot *x = &a->slots[k], *y = &b->slots[j];
+    return x->is_there && y->is_there && a->n && b->n && (is_written(k) || is_written(j)) &&
+           x->at < y->at + bytes_of(b, j) && y->at < x->at + bytes_of(a, k);
+}
+
+static int has_conflict(void) {
+    for (size_t i = 0; i < all.entry_count * SLOTS; i++)
+        for (size_t j = 0; j < i; j++)
+            if (are_in_conflict(&all.entries[i / SLOTS], i % SLOTS, &all.entries[j / SLOTS], j % SLOTS)) return 1;
+    return 0;
+}
+
+/* A step is refused if buffers are in conflict, and only then. */
+static void check_overlap(gdm_status status) {
+    if (!status && all.is_strange && has_conflict()) fail("a step on buffers that share memory");
+    if (status == GDM_ERR_OVERLAP && !all.is_strange) fail("buffers that share no memory are refused");
+}
+
 /* ---- one call on both plans -------------------------------------------------------------------------------------- */
 
 struct totals {
@@ -128,7 +156,7 @@ struct call {
     gdm_status (*make)(unsigned run, const struct call *call);
     enum writes writes;
     enum rule rule;
-    size_t index, other;
+    size_t index;
     double value;
     uint64_t counts[2];
     const double *scalars;
@@ -218,10 +246,16 @@ static gdm_status make(struct call *call) {
     if (!status || !all.skips_failures) {
         take_way(&all.ways[1]);
         second = make_once(1, call);
+        if (status != second && !call->writes && (status == GDM_ERR_OVERLAP || second == GDM_ERR_OVERLAP) &&
+            all.is_strange) {
+            all.is_over = 1;
+            return status;
+        }
         if (status != second) fail("the status depends on the way");
         if (status && !call->totals) observe_errors();
     }
     if (!status && !same_number(results[0], results[1])) fail("a result depends on the way");
+    if (call->writes == STEP) check_overlap(status);
     if (!status && call->writes == STEP) all.is_resumed = 0;
     observe();
     for (size_t k = 0; !status && call->writes && k < memory.count; k++)
@@ -409,6 +443,7 @@ static int place_slot(struct input *in, struct slot *slot, size_t n) {
     slot->at = added->at;
     slot->is_there = 1;
     if (how < 250) return 1;
+    all.is_strange = 1;
     const struct buffer *other = &memory.buffers[how * 37u % memory.count];
     if (how < 253)
         slot->at = other->at + word(in, 1) % (other->n + 1) * size_of(other->dtype);
@@ -457,6 +492,13 @@ static void decode_entry(struct input *in) {
     if (!make(&call)) all.entries[all.entry_count++] = entry;
 }
 
+/* An entry that there is; the first one if the index is that of none. */
+static const struct item *some_entry(struct input *in) {
+    return &all.entries[index_of(in, all.entry_count) % all.entry_count];
+}
+
+/* Sets a gradient or factors of the learning rate: none, new ones, those that were given first, or those of another
+ * entry; rarely its parameters. */
 static void decode_read_buffer(struct input *in, size_t k) {
     struct call call = {.make = k == GRAD ? set_grad : set_lr_scale};
     struct item entry = {.n = 1};
@@ -471,10 +513,11 @@ static void decode_read_buffer(struct input *in, size_t k) {
         const enum dtype computed_in = entry.slots[PARAM].dtype == F64 ? F64 : F32;
         slot->dtype = dtype_for(in, k, computed_in, how & 4);
         if (!place_slot(in, slot, entry.n)) return;
-    } else if (how % 4 == 2 && how > 240 && call.index < all.entry_count) {
-        slot->at = all.entries[index_of(in, all.entry_count) % all.entry_count].slots[PARAM].at;
-        if (slot->at + entry.n * 8 + 32 > ROOM) return;
-        expose(slot->at, entry.n * 8);
+    } else if (how % 4 == 2 && all.entry_count) {
+        const struct item *other = some_entry(in);
+        if (other->n < entry.n) return;
+        all.is_strange = 1;
+        *slot = other->slots[how > 240 ? PARAM : k];
     }
     if (!make(&call)) all.entries[call.index].slots[k] = *slot;
 }
@@ -519,8 +562,7 @@ static void decode_totals(struct input *in) {
     const unsigned how = byte(in);
     if (!all.entry_count) return;
     for (size_t i = 0; i < its.count; i++) {
-        const struct item *a = &all.entries[index_of(in, all.entry_count) % all.entry_count];
-        const struct item *b = &all.entries[index_of(in, all.entry_count) % all.entry_count];
+        const struct item *a = some_entry(in), *b = some_entry(in);
         const struct slot *total = &a->slots[below(in, LOW_BITS)], *grad = &b->slots[below(in, LOW_BITS)];
         its.lengths[i] = a->n < b->n ? a->n : b->n;
         if (!total->is_there || !grad->is_there || !its.lengths[i]) its.lengths[i] = how & 2 ? 0 : its.lengths[i];
@@ -642,9 +684,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         fails_in = flags == 255;
         if (gdm_plan_create(&all.plans[run]) != (flags == 255 ? GDM_ERR_MEMORY : GDM_OK)) fail("gdm_plan_create");
     }
-    /* Every plan begins with a group and an entry, so that few inputs are idle. */
-    if (flags != 255) decode_group(&in, &options), decode_entry(&in);
-    for (unsigned calls = 0; calls < MOST_CALLS && in.left && flags != 255; calls++) decode_call(&in, &options);
+    /* Every plan begins with a group, an entry and what steps do, so that few inputs are idle. */
+    if (flags != 255) decode_group(&in, &options), decode_entry(&in), decode_step_args(&in);
+    for (unsigned calls = 0; calls < MOST_CALLS && in.left && flags != 255 && !all.is_over; calls++)
+        decode_call(&in, &options);
     for (unsigned run = 0; run < RUNS; run++) gdm_plan_destroy(all.plans[run]);
     return 0;
 }

@@ -26,8 +26,8 @@ ROOT = HERE.parent.parent
 OUT = ROOT / "out/fuzz"
 CORPUS = HERE / "corpus"
 IN_C = ["functions", "plan"]
-IN_PYTHON = ["checkpoint", "schedules", "states"]
-LONGEST = {"functions": 512, "plan": 1024, "checkpoint": 1024, "schedules": 512, "states": 512}  # bytes of an input
+IN_PYTHON = ["arrays", "checkpoint", "schedules", "states"]
+LONGEST = {"functions": 512, "plan": 1024, "arrays": 256, "checkpoint": 1024, "schedules": 512, "states": 512}  # bytes
 
 # The core with small blocks, tiles and windows, and with threads for small buffers. So inputs of some hundred elements
 # take all ways through it. What is promised does not depend on these numbers.
@@ -50,7 +50,9 @@ UNDEFINED = ["-fsanitize=address,undefined,float-cast-overflow", "-fno-sanitize-
 WRAPPED = {"functions": ["gdm_active_isa"], "plan": ["gdm_active_isa", "calloc", "realloc"]}
 PROFILED = ["-fprofile-instr-generate", "-fcoverage-mapping"]
 # A leak is looked for after each input that allocates more than it frees.
-OPTIONS = ["-timeout=20", "-rss_limit_mb=4096", "-use_value_profile=0", "-print_final_stats=1", "-verbosity=0"]
+OPTIONS = ["-timeout=20", "-rss_limit_mb=4096", "-print_final_stats=1", "-verbosity=0"]
+# Twice as fast, and as good on a corpus that has grown: all inputs of it are tried equally often; it is read once.
+OPTIONS += ["-entropic=0", "-reload=0"]
 
 
 def sanitizers(source: Path) -> list[str]:
@@ -105,6 +107,16 @@ def build(targets: list[str], *, profiled: bool = False) -> dict[str, Path]:
         wrapped = [f"-Wl,--wrap={name}" for name in WRAPPED[target]]
         subprocess.run([*COMMAND, *kind, own[target], *core, "-lm", *wrapped, "-o", folder / target], check=True)
     return {target: folder / target for target in targets}
+
+
+def has_libfuzzer() -> bool:
+    """Whether there is a Clang that can link with libFuzzer and the sanitizers."""
+    program = "int LLVMFuzzerTestOneInput(const char *data, long size) { return !data && size; }"
+    command = ["clang", *UNDEFINED, "-fsanitize=fuzzer", "-x", "c", "-", "-o", os.devnull]
+    return (
+        bool(shutil.which("clang"))
+        and not subprocess.run(command, input=program.encode(), capture_output=True).returncode
+    )
 
 
 def unpack(target: str) -> Path:
@@ -188,8 +200,8 @@ def main() -> int:
     parser.add_argument("--coverage", action="store_true")
     args = parser.parse_args()
     targets = args.targets or [*IN_C, *IN_PYTHON]
-    if not shutil.which("clang"):
-        print("NOT TESTED: the C core with inputs that a fuzzer makes; needs clang with libFuzzer")
+    if not has_libfuzzer():
+        print("NOT TESTED: the C core with inputs that a fuzzer makes; needs clang and its libclang-rt")
         targets = [target for target in targets if target not in IN_C]
     if not importlib.util.find_spec("atheris"):
         print("NOT TESTED: the readers of states with inputs that a fuzzer makes; needs atheris, for x86-64")
