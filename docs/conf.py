@@ -53,6 +53,7 @@ nitpick_ignore_regex = [("py:.*", r"(torch|thinc|sklearn|scipy|numpy)\..*")]
 html_theme = "furo"
 html_static_path = ["_static"]
 html_css_files = ["gdm.css"]
+html_favicon = "_static/favicon.svg"
 html_show_sourcelink = html_copy_source = False
 html_show_sphinx = False
 pygments_style, pygments_dark_style = "tango", "monokai"
