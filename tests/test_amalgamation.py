@@ -77,10 +77,16 @@ def test_each_source_is_in_it_once(files):
 
 
 @pytest.mark.parametrize("standard", ["c11", "gnu17"])
-@pytest.mark.parametrize("compiler", [*COMPILERS, CROSS, "musl-gcc"])
+@pytest.mark.parametrize("compiler", [*COMPILERS, CROSS, "musl-gcc", "x86_64-w64-mingw32-gcc"])
 def test_no_compiler_warns(files, compiler, standard):
     need(compiler)
     run(compiler, "-fsyntax-only", f"-std={standard}", "-D_GNU_SOURCE=1", *WARNINGS, files / "gdm.c")
+
+
+def test_clang_for_windows_does_not_warn(files):
+    """With the headers of MinGW."""
+    need("clang", "x86_64-w64-mingw32-gcc")
+    run("clang", "--target=x86_64-w64-windows-gnu", "-fsyntax-only", *WARNINGS, files / "gdm.c")
 
 
 @pytest.mark.parametrize(
