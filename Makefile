@@ -26,7 +26,7 @@ test: $(VENV)/test.installed  ## run the tests
 	$(PYTEST)
 
 # Some of it needs strace, root, or much memory; without them it says what it has not tested.
-FAULTS := $(addprefix tests/test_,checkpoint_faults.py c_stress.py)
+FAULTS := $(addprefix tests/test_,memory_limits.py checkpoint_faults.py c_stress.py endurance.py large.py)
 faults: $(VENV)/test-torch.installed  ## let memory, disks and threads fail at every call; print how often
 	GDM_FAULTS=1 $(PYTEST) $(FAULTS)
 
