@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from ctypes import byref, c_int
+from ctypes import CFUNCTYPE, byref, c_int, c_size_t, c_void_p
 
 import numpy as np
 import pytest
@@ -28,9 +28,10 @@ from cplan import (
     step,
     swap,
 )
-from cstages import FLOATS, NAME, Plan
+from cstages import FLOATS, NAME, Plan, use_parallel_for
 
 RULES = ["schedule_free_sgd", "schedule_free_adamw"]
+PARALLEL_FOR = CFUNCTYPE(None, c_void_p, c_size_t, CFUNCTYPE(None, c_void_p, c_size_t), c_void_p)
 every_rule = pytest.mark.parametrize("rule", RULES)
 
 
@@ -89,6 +90,32 @@ def test_split_masters_averages_and_other_rules(plan, rule):
     plan.leave_out(late, False)
     plan.steps(2)
     plan.swap(EVAL)
+
+
+@pytest.mark.parametrize("threads", [1, 4])
+def test_many_entries_on_several_threads(plan, threads):
+    """Pieces that hold several entries, and pieces that begin and end within one; a host's threads take them."""
+    ran = []
+
+    @PARALLEL_FOR
+    def backwards(_host, count, task, context):
+        for i in reversed(range(count)):
+            task(context, i)
+        ran.append(count)
+
+    group = plan.group("schedule_free_sgd")
+    for k in range(60):
+        plan.entry(group, (7000, 5, 9000, 129)[k % 4], copy=(None, F16)[k % 2])
+    plan.entry(group, 100_000)
+    plan.steps(1)
+    assert set_num_threads(plan.plan, threads) == "OK"
+    use_parallel_for(backwards)
+    try:
+        plan.swap(EVAL)
+        plan.swap(TRAIN)
+    finally:
+        use_parallel_for(None)
+    assert len(ran) == (0 if threads == 1 else 2)
 
 
 @pytest.mark.parametrize("threads", [1, 2, 5])
