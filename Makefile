@@ -122,7 +122,7 @@ bench-deepspeed: $(VENV)/bench-deepspeed.installed  ## measure gdm.torch against
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python bench/compare_torch.py --deepspeed --sweep --methods AdamW --threads 1
 
 clean:  ## remove everything that is generated
-	rm -rf $(VENV) .venvs build dist out
+	rm -rf $(VENV) .venvs build dist out docs/api/generated
 
 $(BIN)/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "gdm needs Python 3.11 or later: make PYTHON=...")'
