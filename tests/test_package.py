@@ -139,4 +139,4 @@ def test_requirements_name_the_distribution():
 def test_users_may_have_any_supported_torch_and_the_tests_have_one_version():
     assert EXTRAS["torch"] == ["torch>=2.10"]
     pinned = [name for name, extra in EXTRAS.items() if "torch==2.13.0" in extra]
-    assert sorted(pinned) == ["bench", "bench-deepspeed", "bench-torch", "test-torch"]
+    assert sorted(pinned) == ["bench", "bench-deepspeed", "bench-torch", "docs", "test-torch"]
