@@ -139,6 +139,7 @@ WITHOUT_THE_MODULE = [
     "test_copies.py",
     "test_forms.py",
     "test_absent.py",
+    "test_free_threading.py",
     "test_lock.py",
     "test_reductions.py",
     "test_bases.py",

@@ -63,9 +63,9 @@ def test_python_stays_without_the_gil():
     assert python(code, PYTHON_GIL="") == "False native"
 
 
-@pytest.mark.parametrize("n", [7, 60_000])
+@pytest.mark.parametrize(("n", "calls"), [(7, 20_000), (60_000, 300)])
 @pytest.mark.parametrize("bound", [False, True])
-def test_each_step_is_whole_or_refused(n, bound):
+def test_each_step_is_whole_or_refused(n, calls, bound):
     """No step is lost, and none is made twice: the parameter has moved once for each step that was not refused."""
     param, grad = np.zeros(n), np.full(n, -1.0)
     optimizer, done = gdm.SGD([param], lr=1.0, momentum=0.0), [0] * THREADS
@@ -73,7 +73,7 @@ def test_each_step_is_whole_or_refused(n, bound):
 
     def work(k):
         grads = None if bound else [grad]
-        for _ in range(300):
+        for _ in range(calls):
             try:
                 optimizer.step(grads)
                 done[k] += 1
@@ -83,6 +83,29 @@ def test_each_step_is_whole_or_refused(n, bound):
     in_threads(work)
     assert optimizer.steps == sum(done)
     np.testing.assert_array_equal(param, sum(done))
+
+
+def test_one_step_at_a_time_calls_the_schedule(backend):
+    """The user's code in a step never meets that of another step of the same optimizer."""
+    inside, together = [], []
+
+    def schedule(step):
+        inside.append(step)
+        together.append(len(inside))
+        inside.pop()
+        return 0.5
+
+    optimizer = gdm.SGD([np.zeros(3)], lr=schedule)
+
+    def work(k):
+        for _ in range(3000):
+            try:
+                optimizer.step([np.ones(3)])
+            except RuntimeError as error:
+                assert BUSY in str(error)  # noqa: PT017
+
+    in_threads(work)
+    assert max(together) == 1
 
 
 def test_a_reader_never_sees_half_a_step():
@@ -226,7 +249,7 @@ def test_each_update_of_an_array_is_whole_or_refused():
     options = {"lr": 1.0, "weight_decay": 0.0, "decoupled_weight_decay": False, "maximize": False}
 
     def work(k):
-        for _ in range(2000):
+        for _ in range(20_000):
             try:
                 update.step(options, 1, 1.0, 0.0)
                 done[k] += 1
