@@ -114,7 +114,7 @@ PLATFORMS = [
     Platform(
         "emscripten",
         ("emcc",),
-        "emscripten",
+        "emscripten and node-acorn",
         runner="node",
         suffix=".js",
         linked_with=("-sINITIAL_MEMORY=128MB", "-sEXIT_RUNTIME=1"),
