@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import textwrap
 from pathlib import Path
 
@@ -356,36 +357,42 @@ def test_a_link_to_another_file_system_stays_and_its_file_is_replaced(tmp_path, 
     assert_same(load(link), tree(2.0))
 
 
+@pytest.fixture
+def public():
+    """A folder that every user may enter, which those of pytest are not."""
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o755)
+        yield Path(folder)
+
+
 @needs_root
-def test_a_user_without_permission_changes_nothing(tmp_path):
+def test_a_user_without_permission_changes_nothing(public):
     """A folder that may not be written, a file that may not be, a folder that may not be entered."""
-    for parent in (tmp_path, *tmp_path.parents[:2]):
-        os.chmod(parent, 0o755)
-    (tmp_path / "open").mkdir()
-    os.chmod(tmp_path / "open", 0o777)
-    (tmp_path / "closed").mkdir(mode=0o700)
+    (public / "open").mkdir()
+    os.chmod(public / "open", 0o777)
+    (public / "closed").mkdir(mode=0o700)
     for name in ("state", "open/state"):
-        save(tmp_path / name, tree())
-        os.chmod(tmp_path / name, 0o644)
+        save(public / name, tree())
+        os.chmod(public / name, 0o644)
     done = python(
         f"""
         import os
         from gdm._checkpoint import load, save
 
         os.chdir("/")
-        save({str(tmp_path / "open/other")!r}, {{}})  # all that is imported on use has been imported
-        os.unlink({str(tmp_path / "open/other")!r})
+        save({str(public / "open/other")!r}, {{}})  # all that is imported on use has been imported
+        os.unlink({str(public / "open/other")!r})
         os.setgroups([])
         os.setgid(12345)
         os.setuid(12345)
         for place in ("new", "state", "open/state", "closed/state"):
-            path = os.path.join({str(tmp_path)!r}, place)
+            path = os.path.join({str(public)!r}, place)
             try:
                 save(path, {{"k": 1}})
             except PermissionError as error:
                 assert path in str(error), error
                 print(place, "is refused:", error.strerror)
-        load({str(tmp_path / "state")!r})
+        load({str(public / "state")!r})
         """
     )
     assert done.splitlines() == [
@@ -394,11 +401,11 @@ def test_a_user_without_permission_changes_nothing(tmp_path):
         "open/state is refused: the file is read-only",
         "closed/state is refused: Permission denied",
     ]
-    assert sorted(os.listdir(tmp_path)) == ["closed", "open", "state"]
-    assert os.listdir(tmp_path / "closed") == []
+    assert sorted(os.listdir(public)) == ["closed", "open", "state"]
+    assert os.listdir(public / "closed") == []
     for name in ("state", "open/state"):
-        assert_same(load(tmp_path / name), tree())
-    assert_alone(tmp_path / "open/state")
+        assert_same(load(public / name), tree())
+    assert_alone(public / "open/state")
 
 
 def test_a_name_that_is_too_long_is_refused(tmp_path):
