@@ -479,7 +479,7 @@ gdm_status gdm_plan_set_step_args(gdm_plan *plan, const gdm_step_args *args) {
 gdm_status gdm_plan_set_scale(gdm_plan *plan, double scale) {
     const gdm_status status = start_call(plan);
     if (status) return status;
-    if (!(fabs(scale) <= DBL_MAX)) return GDM_ERR_STEP_ARGS;
+    if (!isfinite(scale)) return GDM_ERR_STEP_ARGS; /* unlike <=, isfinite does not trap for NaN in the caller's mode */
     plan->around.scale = scale;
     plan->asks = 1;
     return GDM_OK;

@@ -36,6 +36,7 @@ from cplan import (
     set_lr,
     set_num_threads,
     set_progress,
+    set_scale,
     set_step_args,
     step,
     step_args,
@@ -188,6 +189,7 @@ def test_options_are_checked_in_the_default_mode(in_mode, plans):
     assert add_arrays(plans[0], 0, rows[0], [rows[2], rows[3]], rows[1]) == "OK"
     assert in_mode(set_args, plans[0], 0, byref(bad)) == "ERR_EPS"
     assert in_mode(set_progress, plans[0], 0, 1, byref(c_double(-5e-324))) == "ERR_MU_PRODUCT"
+    assert in_mode(set_scale, plans[0], c_double(float("nan"))) == "ERR_STEP_ARGS"  # and nothing traps
 
 
 def special(name: str, n: int) -> np.ndarray:

@@ -68,6 +68,28 @@ def test_steps(in_mode, name, threads):  # noqa: F811
         assert_same_bits(x, y)
 
 
+SCHEDULES = {
+    "cosine": gdm.schedules.cosine(1 / 3, steps=700, warmup=50),
+    "one_cycle": gdm.schedules.one_cycle(1 / 3, steps=700),
+    "exponential": gdm.schedules.exponential(1 / 3, factor=0.99),
+    "polynomial": gdm.schedules.polynomial(1 / 3, steps=700, power=1.7),
+    "inverse_sqrt": gdm.schedules.inverse_sqrt(1 / 3, warmup=9),
+}
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES)
+def test_schedules(in_mode, schedule):  # noqa: F811
+    steps = range(0, 700, 7)
+    assert in_mode(lambda: [schedule(step) for step in steps]) == [schedule(step) for step in steps]
+    rows = []
+    for run in (lambda f, *given: f(*given), in_mode):
+        rows.append(np.ones(3))
+        optimizer, grad = gdm.SGD(rows[-1], lr=schedule), np.full(3, 0.1)
+        for _ in range(100):
+            run(optimizer.step, grad)
+    assert_same_bits(*rows)
+
+
 @pytest.mark.parametrize("threads", [1, 4])
 def test_reductions(in_mode, threads):  # noqa: F811
     grads = [np.random.default_rng(n).standard_normal(n).astype(np.float32) * np.float32(1e-20) for n in (5, 2_000_000)]

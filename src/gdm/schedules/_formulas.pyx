@@ -11,6 +11,12 @@ from libc.stdint cimport int64_t
 
 from .formulas import HALF_PI as _HALF_PI
 
+cdef extern from "fp_mode.h":
+    ctypedef struct fp_mode:
+        pass
+    fp_mode set_default_fp_mode() nogil
+    void restore_fp_mode(fp_mode found) nogil
+
 cnp.import_array()
 
 cdef enum:
@@ -102,6 +108,7 @@ def block(tuple pieces, Py_ssize_t i, int64_t first_step, cnp.npy_intp count):
     cdef Formula formula
     cdef Py_ssize_t k
     cdef tuple piece, given
+    cdef fp_mode found
     while step < end:
         piece = pieces[i]
         i += 1
@@ -109,6 +116,17 @@ def block(tuple pieces, Py_ssize_t i, int64_t first_step, cnp.npy_intp count):
         for k in range(min(len(given), MAX_CONSTANTS)):
             constants[k] = given[k]
         piece_end = min(end, <int64_t>pieces[i][0]) if i < len(pieces) else end
+        found = set_default_fp_mode()
         formula(out + (step - first_step), step - start, piece_end - step, constants)
+        restore_fp_mode(found)
         step = piece_end
     return rates
+
+
+def at_step(formula, step, tuple constants):
+    """``formula(step, constants)`` in the default floating-point mode, for a formula of ``formulas.py``."""
+    cdef fp_mode found = set_default_fp_mode()
+    try:
+        return formula(step, constants)
+    finally:
+        restore_fp_mode(found)

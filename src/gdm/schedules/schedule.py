@@ -13,6 +13,14 @@ from .arguments import CHECKS, MAX_STEP, at_least_0
 from .formulas import own_function
 from .pieces import Pieces
 
+try:
+    from ._formulas import at_step
+except ImportError:
+
+    def at_step(formula: Callable[[int, Any], float], step: int, constants: tuple[Any, ...]) -> float:
+        return formula(step, constants)
+
+
 P = ParamSpec("P")
 
 # The functions that make schedules, by name: @makes_schedule adds them.
@@ -57,12 +65,10 @@ class Schedule:
         """The learning rate after ``step`` steps, a whole number from 0 to 2**53."""
         if type(step) is not int or not 0 <= step <= MAX_STEP:
             step = at_least_0("step", step)
-        starts = self._starts
-        if starts:
-            start, formula, constants = self._pieces[bisect_right(starts, step)]
+        start, formula, constants = self._pieces[bisect_right(self._starts, step)]
+        if formula is own_function:  # it runs in the mode of its thread
             return formula(step - start, constants)
-        _, formula, constants = self._pieces[0]
-        return formula(step, constants)
+        return at_step(formula, step - start, constants)
 
     def __repr__(self) -> str:
         parameters = inspect.signature(KINDS[self.kind]).parameters

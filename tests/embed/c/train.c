@@ -1,4 +1,5 @@
-/* The fit of fit.c as a training that can be interrupted: AdamW, a learning rate that rises and falls, and a checkpoint.
+/* The fit of fit.c as a training that can be interrupted: AdamW, a learning rate that rises and falls, and a
+ * checkpoint.
  *
  *     train              makes 100 steps and saves everything after 50 in train.state
  *     train --resume     goes on from there, to the same parameters, bit for bit
@@ -11,8 +12,8 @@
 enum { N = 64, HALF = N / 2, ENTRIES = 2, STEPS = 100, WARMUP = 10, SAVE_AFTER = 50 };
 static const char FILE_NAME[] = "train.state";
 
-/* All that a training needs to go on. A plan owns no buffers, so these are the program's, and the plan's counts are asked
- * for when the state is saved. Adam keeps no scalars; for rules that do, such as NAdam, save these as well. */
+/* All that a training needs to go on. A plan owns no buffers, so these are the program's, and the plan's counts are
+ * asked for when the state is saved. Adam keeps no scalars; for rules that do, such as NAdam, save these as well. */
 typedef struct training {
     float param[N], exp_avg[N], exp_avg_sq[N];
     uint64_t entry_steps[ENTRIES], group_steps, updates, skipped;
