@@ -9,7 +9,7 @@
  *     sleep_in()                          inside the monitor: releases the lock, sleeps, takes it again
  *     wake_all_in()                       wakes those who sleep in it
  *     thread, THREAD_RESULT               a thread, and the result type of its function, which returns 0
- *     start_thread(), join_thread()             start_thread() returns 0 if there can be no more threads
+ *     start_thread(), join_thread()       start_thread() returns 0 if there can be no more threads
  *     name_this_thread()                  for debuggers, called by the thread itself
  *     this_thread(), cpu_time_of()        a thread's number, or 0; and its CPU time in ns, or -1 if it is not known
  *     usable_cpus()                       how many CPUs this process should use

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import subprocess
@@ -46,3 +47,12 @@ def test_the_comparison_checks_and_reports(tmp_path):
     results = json.loads((tmp_path / "bench-torch.json").read_text())["results"]
     assert [x["method"] for x in results] == ["SGD", "AdamW"]
     assert all(x["seconds"]["gdm.torch"] > 0 for x in results)
+
+
+def test_clipping_and_averaging_by_pytorch_is_compared_for_parameters_of_any_shape():
+    from gdm.bench import cases
+
+    (case,) = (case for case in cases.suite(quick=True) if case.group == cases.AROUND)
+    assert any(len(shape) > 1 for shape in case.shapes)
+    result = cases.measure(dataclasses.replace(case, seconds=0.01))
+    assert set(result.timings) >= {"gdm, clip and average", "torch, clip and average"}
