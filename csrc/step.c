@@ -143,8 +143,8 @@ static int update_all(const gdm_plan *plan, const struct isa *isa) {
     struct own own;
     int left_out = 0;
     own.group = SIZE_MAX;
-    const struct entry *entry = plan->entries; /* NULL in an empty plan: then not even 0 may be added to it */
-    for (size_t left = plan->count; left; left--, entry++)
+    if (!plan->count) return 0; /* then plan->entries is NULL, and not even 0 may be added to it */
+    for (const struct entry *entry = plan->entries, *end = entry + plan->count; entry < end; entry++)
         if (entry->data[GRAD])
             update_range(plan, groups, isa, entry, 0, entry->n, &own);
         else
