@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import gdm
-from gdm._checkpoint import load
+from gdm._checkpoint import load, save
 
 NAN = np.array([0x7FC00001, 0xFF812345, 0x7F800001], np.uint32).view(np.float32)  # quiet, negative, signalling
 
@@ -68,6 +68,16 @@ def assert_same(a, b):
 def assert_alone(path):
     """Nothing has been left beside the file."""
     assert os.listdir(path.parent) == [path.name]
+
+
+def assert_saves_through(link, target):
+    """Saving to a symbolic link replaces the file that it leads to, and the link stays."""
+    for scale in (1.0, 2.0):  # leading nowhere, and to a file
+        save(link, tree(scale))
+        assert link.is_symlink()
+        assert not target.is_symlink()
+        assert_same(load(link), tree(scale))
+        assert_alone(target)
 
 
 def refused(path, data, match=None):
