@@ -454,10 +454,10 @@ def test_older_argument_struct(tmp_path):
         r"(?<=typedef struct gdm_momentum_args \{\n)(.*?)(?=\} gdm_momentum_args;)", header.read_text(), flags=re.S
     )
     fields = struct.splitlines(keepends=True)
-    older = "".join(fields[:6])  # up to nesterov
-    assert " nesterov;" in fields[5]
-    assert len(fields) > 6
-    end, count = re.subn(r"(#define GDM_MOMENTUM_DEFAULTS \{(?:[^,]*, ){5}[^,]*)[^}]*", r"\1", end)
+    older = "".join(fields[:7])  # up to maximize; up to nesterov, it would end with padding, whose bytes are undefined
+    assert " maximize;" in fields[6]
+    assert len(fields) > 7
+    end, count = re.subn(r"(#define GDM_MOMENTUM_DEFAULTS \{(?:[^,]*, ){6}[^,]*)[^}]*", r"\1", end)
     assert count == 1
     header.write_text(start + older + end)
     source = tmp_path / "fit.c"
@@ -466,6 +466,17 @@ def test_older_argument_struct(tmp_path):
     )
     run("cc", source, *STRICT, f"-I{tmp_path}/include", *config("--libs"), "-o", tmp_path / "fit")
     assert_fits(run(tmp_path / "fit"))
+
+
+def test_no_argument_struct_ends_with_padding(tmp_path):
+    """A field that is added later would lie in it. The bytes that an older program has there are undefined."""
+    need("gcc")
+    source = tmp_path / "padding.c"
+    source.write_text("#include <gdm/gdm.h>\ntypedef struct { double x; int i; } planted_args;\n")
+    command = ["gcc", "-fsyntax-only", "-Wpadded", source, *config("--cflags")]
+    warnings = subprocess.run(command, capture_output=True, text=True, check=True, env={**os.environ, "LC_ALL": "C"})
+    ends = re.findall(r"padding struct size to alignment boundary.*\n.*\} (\w+);", warnings.stderr)
+    assert [name for name in ends if name.endswith("_args")] == ["planted_args"]
 
 
 MODULE = """
