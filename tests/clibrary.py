@@ -26,11 +26,15 @@ def objects(command: list, folder: Path) -> list[Path]:
         return list(pool.map(compile_one, SOURCES))
 
 
-def compiled(compiler: str, out: Path) -> ctypes.CDLL:
-    """A shared library of the C files, compiled warning-free into this folder."""
-    files = objects([compiler, "-std=c11", "-O2", "-fPIC", *EXACT, *STRICT, "-pthread"], out)
-    subprocess.run([compiler, "-shared", "-pthread", *files, "-o", out / "libgdm.so"], check=True)
-    lib = ctypes.CDLL(str(out / "libgdm.so"))
+def compile_shared(compiler: str, folder: Path) -> None:
+    """Makes a shared library of the C files in this folder, without a warning."""
+    files = objects([compiler, "-std=c11", "-O2", "-fPIC", *EXACT, *STRICT, "-pthread"], folder)
+    subprocess.run([compiler, "-shared", "-pthread", *files, "-o", folder / "libgdm.so"], check=True)
+
+
+def loaded(folder: Path) -> ctypes.CDLL:
+    """The library that compile_shared() made there."""
+    lib = ctypes.CDLL(str(folder / "libgdm.so"))
     for name in ("gdm_strerror", "gdm_version", "gdm_isa", "gdm_available_isa"):
         getattr(lib, name).restype = ctypes.c_char_p
     lib.gdm_available_isa.argtypes = [ctypes.c_size_t]

@@ -1,11 +1,9 @@
 from __future__ import annotations
 
-import functools
 import os
 import shutil
 import sys
 import warnings
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -21,9 +19,10 @@ import gdm  # noqa: E402
 if WITHOUT_CORE:
     warnings.simplefilter("error")
 
-from byhand import BUILDS, COMPILERS, build  # noqa: E402
+from built_once import built_once  # noqa: E402
+from byhand import COMPILERS, build  # noqa: E402
 from checkpoint_files import tree  # noqa: E402
-from clibrary import compiled  # noqa: E402
+from clibrary import compile_shared, loaded  # noqa: E402
 from faults_table import counted, pytest_terminal_summary  # noqa: E402, F401
 from gdm._checkpoint import save  # noqa: E402
 from support import ISAS  # noqa: E402
@@ -78,29 +77,25 @@ def float64_by_default():
 
 
 @pytest.fixture(scope="session")
-def compile_once(tmp_path_factory):
-    """compiled() for a compiler, the first time it is asked for."""
-    return functools.cache(lambda compiler: compiled(compiler, tmp_path_factory.mktemp(compiler)))
-
-
-@pytest.fixture(scope="session")
 def by_hand(tmp_path_factory):
-    """build() for a compiler and flags, in the folder of the first time; as many builds at once as there are CPUs."""
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        builds = {
-            (compiler, flags): pool.submit(build, compiler, tmp_path_factory.mktemp("by_hand"), cflags=flags)
-            for compiler, flags in BUILDS
-        }
-        yield lambda compiler, flags="": builds[compiler, flags].result()
-        pool.shutdown(cancel_futures=True)
+    """The folder in which build() has been run, for a compiler and flags."""
+
+    def folder(compiler, flags=""):
+        name = f"by-hand-{compiler}{flags}"
+        return built_once(tmp_path_factory, name, lambda folder: build(compiler, folder, cflags=flags))
+
+    return folder
 
 
 @pytest.fixture(scope="module", params=COMPILERS)
-def library(request, compile_once):
+def library(request, tmp_path_factory):
     """The C core, compiled by hand."""
     if not shutil.which(request.param):
         pytest.skip(f"NOT TESTED: the core under {request.param}, which is not here")
-    return compile_once(request.param)
+    folder = built_once(
+        tmp_path_factory, f"shared-{request.param}", lambda folder: compile_shared(request.param, folder)
+    )
+    return loaded(folder)
 
 
 @pytest.fixture
