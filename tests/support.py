@@ -114,7 +114,7 @@ def option_cases(rule: str) -> list[dict]:
         scaled = chosen.pop("lr_scale")
         try:
             cases.append(
-                {**_checks.options({name: chosen[name] for name in names if name in chosen}), "lr_scale": scaled}
+                {**_checks.options(rule, {name: chosen[name] for name in names if name in chosen}), "lr_scale": scaled}
             )
         except ValueError:
             continue

@@ -10,6 +10,7 @@ import pytest
 
 import gdm
 from classes import every_class, four_arrays, gradients
+from gdm import _checks
 
 
 def test_hyperparameters_are_checked_when_set(backend):
@@ -92,6 +93,17 @@ def test_the_number_of_threads_stays_through_changes_and_in_copies(backend):
     assert optimizer.threads == 2
     assert copy.deepcopy(optimizer).threads == 2
     assert pickle.loads(pickle.dumps(optimizer)).threads == 2
+
+
+def test_what_an_option_means_depends_on_the_name_of_the_rule_alone():
+    """In ASGD and AdEMAMix alpha is a factor, in RMSprop a share of an average."""
+    for rule in ("asgd", "ademamix"):
+        assert _checks.options(rule, {"alpha": 2.0}) == {"alpha": 2.0}
+    with pytest.raises(ValueError, match=r"alpha must be in \[0, 1\), got 2.0"):
+        _checks.options("rmsprop", {"alpha": 2.0})
+    assert _checks.options("ademamix", {"betas": (0.5, 0.5, 0.5)}) == {"betas": (0.5, 0.5, 0.5)}
+    with pytest.raises(TypeError, match="betas must be a pair of real numbers"):
+        _checks.options("adam", {"betas": (0.5, 0.5, 0.5)})
 
 
 def test_repr_has_the_class_the_sizes_and_the_hyperparameters():

@@ -423,12 +423,12 @@ def test_options_are_those_of_the_table():
     domains = {"not_negative": _checks.NOT_NEGATIVE, "below_one": _checks.BELOW_ONE, "up_to_one": _checks.UP_TO_ONE}
     others = {"form": "form", "step": "count", "lr_scale": "factors", "etas": "etas", "step_sizes": "step_sizes"}
     others["prepare"] = "phase"
-    for rule in RULES.values():
+    for rule_name, rule in RULES.items():
         for name, kind in rule["options"].items():
             if kind in domains:
-                assert _checks.domain_of(name, rule["options"]) is domains[kind]
+                assert _checks.domain_of(rule_name, name) is domains[kind]
             else:
-                betas = "three_betas" if "t_beta3" in rule["options"] else "betas"
+                betas = "three_betas" if rule_name == "ademamix" else "betas"
                 assert {**dict.fromkeys(_checks.FLAGS, "flag"), **others, "betas": betas}[name] == kind
         for name, initial in rule["scalars"].items():
             assert _checks.SCALARS[name].initial == initial

@@ -88,6 +88,10 @@ REALS = {
     "weight_lr_power": NOT_NEGATIVE,
     "initial_accumulator_value": NOT_NEGATIVE,  # only the class has it
 }
+# The rules for which an option means something else than for the others.
+OWN_DOMAINS = {("asgd", "alpha"): NOT_NEGATIVE, ("ademamix", "alpha"): NOT_NEGATIVE}  # factors, not shares
+BETAS_OF_ADEMAMIX = 3  # all other rules have two
+AVERAGED = {"schedule_free_sgd": "momentum", "schedule_free_adamw": "betas"}  # the option that is the average's share
 ETAS = (Domain(1.0, False, "in (0, 1)", above=0.0), Domain(math.inf, False, "finite and above 1", above=1.0))
 FLAGS = ("nesterov", "maximize", "decoupled_weight_decay", "centered", "amsgrad", "adapt", "prepare")
 # Some states exist only if an option is not 0.
@@ -154,10 +158,9 @@ def several(name: str, value: object, domains: Sequence[Domain]) -> tuple[float,
     return tuple([real(f"{name}[{k}]", x, domains[k]) for k, x in enumerate(value)])
 
 
-def domain_of(name: str, among: Container[str]) -> Domain:
-    """The domain of an option that is a real number, in a rule that has these options."""
-    is_factor = name == "alpha" and ("lambd" in among or "t_alpha" in among)  # of ASGD and AdEMAMix, not a share
-    return NOT_NEGATIVE if is_factor else REALS[name]
+def domain_of(rule: str, name: str) -> Domain:
+    """The domain of a rule's option that is a real number."""
+    return OWN_DOMAINS.get((rule, name)) or REALS[name]
 
 
 def unbounded(checked: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
@@ -210,7 +213,7 @@ def thread_count(name: str, n: object) -> int:
     return whole(name, n, 1, MAX_THREADS)
 
 
-def options(given: Mapping[str, Any]) -> Options:
+def options(rule: str, given: Mapping[str, Any]) -> Options:
     """Returns the checked options of a rule: each must be valid, and they must fit together."""
     checked: Options = {}
     for name, value in given.items():
@@ -219,7 +222,7 @@ def options(given: Mapping[str, Any]) -> Options:
         elif name in FLAGS:
             checked[name] = flag(name, value)
         elif name == "betas":
-            checked[name] = several(name, value, [BELOW_ONE] * (3 if "t_beta3" in given else 2))
+            checked[name] = several(name, value, [BELOW_ONE] * (BETAS_OF_ADEMAMIX if rule == "ademamix" else 2))
         elif name == "etas":
             checked[name] = several(name, value, ETAS)
         elif name == "step_sizes":
@@ -233,19 +236,26 @@ def options(given: Mapping[str, Any]) -> Options:
         elif name == "ns_coefficients":
             checked[name] = coefficients(name, value)
         else:
-            checked[name] = real(name, value, domain_of(name, given))
-    if checked.get("nesterov") and "dampening" in checked:  # Muon's is another
-        if checked["momentum"] == 0:
-            raise ValueError("nesterov needs momentum > 0, got momentum=0.0")
-        if checked["dampening"] != 0:
-            raise ValueError(f"dampening must be 0 with nesterov, got {checked['dampening']!r}")
-    if checked.get("form") == "classic" and checked["dampening"] != 0:
-        raise ValueError(f"dampening must be 0 with form='classic', got {checked['dampening']!r}")
-    if "weight_lr_power" in checked:
-        name, kept = ("betas[0]", checked["betas"][0]) if "betas" in checked else ("momentum", checked["momentum"])
-        if kept == 0:
-            raise ValueError(f"{name} must be above 0, got {kept!r}: without it the average could not be computed")
+            checked[name] = real(name, value, domain_of(rule, name))
+    if rule == "momentum":
+        _require_momentum_fits(checked)
+    if rule in AVERAGED:
+        name, share = AVERAGED[rule], checked[AVERAGED[rule]]
+        name, share = (f"{name}[0]", share[0]) if isinstance(share, tuple) else (name, share)
+        if share == 0:
+            raise ValueError(f"{name} must be above 0, got {share!r}: without it the average could not be computed")
     return checked
+
+
+def _require_momentum_fits(checked: Options) -> None:
+    """Requires that the checked options of momentum fit together."""
+    dampening = checked["dampening"]
+    if checked["nesterov"] and checked["momentum"] == 0:
+        raise ValueError("nesterov needs momentum > 0, got momentum=0.0")
+    if checked["nesterov"] and dampening != 0:
+        raise ValueError(f"dampening must be 0 with nesterov, got {dampening!r}")
+    if checked["form"] == "classic" and dampening != 0:
+        raise ValueError(f"dampening must be 0 with form='classic', got {dampening!r}")
 
 
 def buffers(
@@ -400,14 +410,14 @@ def disjoint(buffers: Iterable[Named]) -> None:
             read_end, reader = end, b
 
 
-def arguments(given: Mapping[str, Any], positional: int) -> dict[str, Any]:
+def arguments(rule: str, given: Mapping[str, Any], positional: int) -> dict[str, Any]:
     """Returns all arguments of a rule's function as plain arrays and checked options.
 
     The first ``positional`` arguments are buffers.
     """
     names = list(given)
     optional = [name for name in names[positional:] if name in (*OPTIONAL_STATES, "lr_scale", *SCALARS)]
-    checked = options({name: given[name] for name in names[positional:] if name not in optional})
+    checked = options(rule, {name: given[name] for name in names[positional:] if name not in optional})
     needed = names[:positional]
     for name in optional:
         if name in OPTIONAL_STATES:

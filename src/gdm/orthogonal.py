@@ -76,7 +76,7 @@ def newton_schulz(
     if x.dtype.kind != "f":
         raise TypeError(f"matrix must be of real floats, got dtype {x.dtype}")
     given = {"ns_coefficients": ns_coefficients, "ns_steps": ns_steps, "eps": eps}
-    checked = _checks.options(given)
+    checked = _checks.options("muon", given)
     for k, coefficient in enumerate(checked["ns_coefficients"]):
         _checks.finite_in(f"ns_coefficients[{k}]", coefficient, np.dtype(np.float32))
     with np.errstate(all="ignore"):  # what is not finite propagates

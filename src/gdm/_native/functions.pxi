@@ -200,7 +200,7 @@ cdef object call_rule(_Rule self, PyObject *const *args, Py_ssize_t given, PyObj
     if not is_simple:
         return self.reference(*plain, **options)  # or the user wants the reference
     asked = {self.names[i]: <object>values[i] for i in range(self.count)}
-    checked = _checks.arguments(asked, self.positional)
+    checked = _checks.arguments(gdm_rules[self.number].name.decode(), asked, self.positional)
     for name in self.names:
         ordered.append(checked[name])
     for i in range(self.count):

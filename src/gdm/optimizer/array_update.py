@@ -55,7 +55,7 @@ class ArrayUpdate(ArrayUpdateCore):
         given |= {name: options.get(name) for name in keywords}
         if "step" in keywords:
             given["step"] = step
-        checked = _checks.arguments(given, len(positional))
+        checked = _checks.arguments(self.rule, given, len(positional))
         scale = _checks.finite("scale", scale)
         average_decay = _checks.real("average_decay", average_decay, _checks.BELOW_ONE)
         if _backend.backend() == "native":

@@ -138,7 +138,7 @@ class Optimizer(OptimizerCore):
             known = {name: value for name, value in self._defaults_for(group).items() if name != "lr_scale"}
             scales.append(group.get("lr_scale", default))
             changes = {name: value for name, value in group.items() if name != "lr_scale"}
-            options.append(hyperparameters.check(class_name, layout, i, known, changes))
+            options.append(hyperparameters.check(class_name, self._rule, layout, i, known, changes))
         user_arrays, sources = self._checked_params(layout, old, arrays)
         new = views(user_arrays)
         params = before.params + new
@@ -412,7 +412,7 @@ class Optimizer(OptimizerCore):
             if "lr_scale" in changes:
                 scale, factors[i] = hyperparameters.check_lr_scale(layout, i, changes["lr_scale"], snapshot.params)
             base = {name: value for name, value in record.options.items() if name != "lr_scale"}
-            options[i] = hyperparameters.check(class_name, layout, i, base, given)
+            options[i] = hyperparameters.check(class_name, self._rule, layout, i, base, given)
             self._check_range(layout, snapshot.params, i, options[i], self._group_steps(i), factors[i])
             options[i]["lr_scale"] = scale
             same_states = same_states and self._states_for(options[i]) == self._states_for(record.options)

@@ -34,8 +34,11 @@ def rule_options(rule: str, options: Options, lr: float) -> Options:
 # ---- checks --------------------------------------------------------------------------------------------------------
 
 
-def check(class_name: str, layout: Layout, index: int, base: Options, changes: Mapping[str, Any]) -> Options:
-    """The hyperparameters of a group after some changes: each checked, and together. ``lr_scale`` is not among them."""
+def check(class_name: str, rule: str, layout: Layout, index: int, base: Options, changes: Mapping[str, Any]) -> Options:
+    """The hyperparameters of a group after some changes: each checked, and together. ``lr_scale`` is not among them.
+
+    ``rule`` is that of the class. Some classes also have a simpler one, for which these options mean the same.
+    """
     for name in changes:
         if name not in base:
             raise ValueError(
@@ -45,7 +48,7 @@ def check(class_name: str, layout: Layout, index: int, base: Options, changes: M
     merged = {**base, **changes}
     schedule = merged["lr"] if callable(merged["lr"]) else None
     try:
-        checked = _checks.options({**merged, "lr": 0.0} if schedule is not None else merged)
+        checked = _checks.options(rule, {**merged, "lr": 0.0} if schedule is not None else merged)
         if schedule is not None:
             checked["lr"] = schedule
             rate_at(schedule, 0)

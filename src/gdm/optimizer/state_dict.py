@@ -176,7 +176,7 @@ def _read_group(
     try:
         given["lr"] = loaded_rate(given["lr"], own["lr"])
         scale = given.pop("lr_scale")
-        options = check(type(optimizer).__name__, snapshot.layout, index, given, {})
+        options = check(type(optimizer).__name__, optimizer._rule, snapshot.layout, index, given, {})
         scale, factors = check_lr_scale(snapshot.layout, index, scale, snapshot.params)
         steps = _checks.whole("steps", saved["steps"], 0, MAX_STEPS)
     except (TypeError, ValueError) as error:

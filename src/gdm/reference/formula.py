@@ -73,7 +73,7 @@ def in_place(formula: Callable[P, New]) -> Callable[P, None]:
         given = {**(formula.__kwdefaults__ or {}), **given}
         if missing := [option for option in positional + keywords if option not in given]:
             raise TypeError(f"{name}() missing required arguments: {', '.join(missing)}")
-        checked = _checks.arguments({option: given[option] for option in positional + keywords}, len(positional))
+        checked = _checks.arguments(name, {option: given[option] for option in positional + keywords}, len(positional))
         for option, value in update(name, checked).items():
             checked[option][...] = value
 

@@ -70,7 +70,7 @@ def describe(rule: str, group: Options, fixed: Options) -> Described | None:
     given = {**group, **fixed}
     names = [name for name in option_names(rule) if name not in _NO_OPTIONS]
     try:
-        checked = _checks.options({name: _plain(given[name]) for name in names})
+        checked = _checks.options(rule, {name: _plain(given[name]) for name in names})
     except (KeyError, TypeError, ValueError, RuntimeError):
         return None
     if any(value >= FLOAT32_OVERFLOW for _, value in unbounded(checked)):

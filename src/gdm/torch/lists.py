@@ -41,7 +41,7 @@ def update_lists(
     """``unused`` has the names of states that these options do not use, each with the option that would."""
     threads = 0 if threads is None else _checks.thread_count("threads", threads)
     scale = 1.0 if grad_scale is None else inverse("grad_scale", grad_scale)
-    checked = _checks.options(options)
+    checked = _checks.options(rule, options)
     for name, value in _checks.unbounded(checked):
         if value >= _checks.FLOAT32_OVERFLOW:
             raise ValueError(f"{name} must be finite in float32, got {value!r}")

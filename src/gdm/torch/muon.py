@@ -62,7 +62,7 @@ def newton_schulz(
         raise ValueError(f"matrix must have two axes, got shape {tuple(matrix.shape)}")
     if not matrix.is_floating_point():
         raise TypeError(f"matrix must be of real floats, got dtype {matrix.dtype}")
-    options = _checks.options({"ns_coefficients": ns_coefficients, "ns_steps": ns_steps, "eps": eps})
+    options = _checks.options("muon", {"ns_coefficients": ns_coefficients, "ns_steps": ns_steps, "eps": eps})
     a, b, c = options["ns_coefficients"]
     if dtype is None:
         dtype = torch.bfloat16 if has_fast_bfloat16() and min(matrix.shape) >= WORTH_BFLOAT16 else torch.float32
