@@ -321,6 +321,22 @@ def test_what_is_no_matrix_is_refused_in_torchs_words():
         gdm.torch.Muon([torch.nn.Parameter(torch.ones(2, 2))], orthogonalize=3)
 
 
+def test_a_message_names_the_place_where_a_group_was_given():
+    """Groups for AdamW are added after the others; that changes no index."""
+    matrix, vector, no_memory = (
+        torch.nn.Parameter(torch.ones(*shape, device=device))
+        for shape, device in (((2, 2), "cpu"), ((3,), "cpu"), ((3,), "meta"))
+    )
+    others = [{"params": [vector], "method": "adamw"}, {"params": [matrix]}]
+    with pytest.raises(ValueError, match=r"2D parameters .* It is param_groups\[2\]\['params'\]\[1\]"):
+        gdm.torch.Muon([*others, {"params": [torch.nn.Parameter(torch.ones(2, 2)), torch.nn.Parameter(torch.ones(3))]}])
+    with pytest.raises(ValueError, match=r"^param_groups\[0\]\['params'\]\[0\] is on the device 'meta'"):
+        gdm.torch.Muon([{"params": [no_memory], "method": "adamw"}, *others[1:]])
+    optimizer = gdm.torch.Muon(others)
+    with pytest.raises(ValueError, match=r"^param_groups\[2\]\['params'\]\[0\] is on the device 'meta'"):
+        optimizer.add_param_group({"params": [no_memory], "method": "adamw"})
+
+
 def test_torch_updates_what_gdm_cannot():
     """A matrix with gaps in its memory; not with a function of the user's, and not by AdamW."""
     ours = torch.nn.Parameter(torch.ones(4, 6)[:, ::2])

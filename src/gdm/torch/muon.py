@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from typing import Any
 
@@ -135,6 +135,7 @@ class Muon(NativeStep, torch.optim.Muon):
     _rule = "muon"
     _watched_too = ("betas", "amsgrad", "maximize", "method")
     _orthogonalize: Orthogonalize | None = None
+    _places: Sequence[int] = ()  # while it is made: the indices that groups were given at, in the order of adding
 
     def __init__(
         self, params: Any, *args: Any, orthogonalize: Orthogonalize | None = None, copies: Any = None, **options: Any
@@ -145,6 +146,8 @@ class Muon(NativeStep, torch.optim.Muon):
             given = list(params)
             others = [(i, group) for i, group in enumerate(given) if _method_of(group) != "muon"]
             params = [x for x in given if _method_of(x) == "muon"]
+            matrices = [i for i, x in enumerate(given) if _method_of(x) == "muon"]
+            self._places = [*matrices, *(i for i, _ in others)]
         # PyTorch's class wants matrices only: the other groups are added afterwards, each in its place.
         if has_no_matrix := bool(others) and not params:
             params = [torch.empty(0, 0)]  # PyTorch's class wants a parameter, too
@@ -154,6 +157,7 @@ class Muon(NativeStep, torch.optim.Muon):
         for i, group in others:
             self.add_param_group(group)
             self.param_groups.insert(i, self.param_groups.pop())
+        self._places = []
         self.copies = copies
 
     @property
@@ -192,8 +196,12 @@ class Muon(NativeStep, torch.optim.Muon):
                 self.param_groups.pop()
                 raise ValueError(
                     f"Muon only supports 2D parameters whereas we found a parameter with size: {param.size()}. It is "
-                    f"{label(group, len(self.param_groups), k)}; give such parameters in a group with 'method': 'adamw'"
+                    f"{label(group, self._next_place(), k)}; give such parameters in a group with 'method': 'adamw'"
                 )
+
+    def _next_place(self) -> int:
+        added = super()._next_place()
+        return self._places[added] if added < len(self._places) else added
 
     def _describe(self, group: Options) -> Described | None:
         if _method_of(group) == "adamw":

@@ -218,11 +218,15 @@ class NativeStep(torch.optim.Optimizer):
         for k, param in enumerate(group["params"]):
             if param.is_meta:
                 self.param_groups.pop()
-                name = label(group, len(self.param_groups), k)
+                name = label(group, self._next_place(), k)
                 raise ValueError(
                     f"{name} is on the device 'meta', where it has no memory; make the optimizer when the model has "
                     "its memory (after Module.to_empty)"
                 )
+
+    def _next_place(self) -> int:
+        """The index that the next group to be added will have, for messages."""
+        return len(self.param_groups)
 
     # ---- the step ----
 
