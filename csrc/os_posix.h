@@ -122,17 +122,54 @@ static inline long quota(const char *path, const char *period_path) {
     return found == 2 && quota > 0 && period > 0 ? (long)((quota + period - 1) / period) : 0;
 }
 
+/* The smaller of two limits, of which 0 means none. */
+static inline long smaller_limit(long a, long b) {
+    return !a || (b && b < a) ? b : a;
+}
+
+enum { CGROUP_LINE = 4200 }; /* a line of /proc/self/cgroup: a path and a little more */
+
+/* The least limit of a cgroup and of all that it lies in, since each of them holds. The path is "/a/b", "/" or "", and
+ * is changed: its last part is cut off again and again. */
+static inline long least_quota(char *path, int version) {
+    char file[CGROUP_LINE + 64], period_file[CGROUP_LINE + 64];
+    long least = 0;
+    for (;;) {
+        if (version == 2) {
+            snprintf(file, sizeof file, "/sys/fs/cgroup%s/cpu.max", path);
+            least = smaller_limit(least, quota(file, NULL));
+        } else {
+            snprintf(file, sizeof file, "/sys/fs/cgroup/cpu%s/cpu.cfs_quota_us", path);
+            snprintf(period_file, sizeof period_file, "/sys/fs/cgroup/cpu%s/cpu.cfs_period_us", path);
+            least = smaller_limit(least, quota(file, period_file));
+        }
+        char *last = strrchr(path, '/');
+        if (!last) return least;
+        *last = '\0';
+    }
+}
+
+/* Whether "cpu" is one of these names, which commas separate. */
+static inline int has_cpu(const char *names) {
+    for (;;) {
+        const size_t length = strcspn(names, ",");
+        if (length == 3 && !memcmp(names, "cpu", 3)) return 1;
+        if (!names[length]) return 0;
+        names += length + 1;
+    }
+}
+
 static inline long quota_of_cgroup(void) {
-    char line[512], path[600];
-    long least = quota("/sys/fs/cgroup/cpu.max", NULL);
-    if (!least) least = quota("/sys/fs/cgroup/cpu/cpu.cfs_quota_us", "/sys/fs/cgroup/cpu/cpu.cfs_period_us");
+    char line[CGROUP_LINE], root[] = "";
+    long least = smaller_limit(least_quota(root, 2), least_quota(root, 1));
     FILE *file = fopen("/proc/self/cgroup", "r");
-    while (file && fgets(line, sizeof line, file)) {
-        if (strncmp(line, "0::/", 4)) continue;
-        line[strcspn(line, "\n")] = '\0';
-        snprintf(path, sizeof path, "/sys/fs/cgroup%s/cpu.max", line + 3);
-        const long own = quota(path, NULL);
-        if (own && (!least || own < least)) least = own;
+    while (file && fgets(line, sizeof line, file)) { /* "0::/path" of version 2, "4:cpu,cpuacct:/path" of version 1 */
+        char *controllers = strchr(line, ':'), *path = controllers ? strchr(controllers + 1, ':') : NULL;
+        if (!path) continue;
+        *path++ = '\0';
+        path[strcspn(path, "\n")] = '\0';
+        if (!strcmp(line, "0:")) least = smaller_limit(least, least_quota(path, 2));
+        if (has_cpu(controllers + 1)) least = smaller_limit(least, least_quota(path, 1));
     }
     if (file) fclose(file);
     return least;

@@ -55,6 +55,12 @@ def machine(tmp_path_factory):
 
 V1 = "sys/fs/cgroup/cpu/cpu.cfs_{}_us"
 OWN = "0::/pod/container\n"
+LONG = "/" + "/".join(["part" * 50] * 5)
+
+
+def v1(path, quota):
+    """The files of one cgroup of version 1."""
+    return {f"sys/fs/cgroup/cpu{path}/cpu.cfs_{name}_us": str(x) for name, x in (("quota", quota), ("period", 100000))}
 
 
 @pytest.mark.parametrize(
@@ -89,6 +95,32 @@ OWN = "0::/pod/container\n"
             },
             2,
         ),
+        (  # a slice between the root and the process's own cgroup
+            {
+                "proc/self/cgroup": OWN,
+                "sys/fs/cgroup/pod/cpu.max": "200000 100000",
+                "sys/fs/cgroup/pod/container/cpu.max": "400000 100000",
+            },
+            2,
+        ),
+        ({"proc/self/cgroup": OWN, "sys/fs/cgroup/pod/cpu.max": "500000 100000"}, 5),
+        (  # what lies beside the path says nothing
+            {
+                "proc/self/cgroup": OWN,
+                "sys/fs/cgroup/po/cpu.max": "2000 1000",
+                "sys/fs/cgroup/container/cpu.max": "2 1",
+            },
+            16,
+        ),
+        ({"proc/self/cgroup": "4:cpu,cpuacct:/pod/container\n", **v1("/pod/container", 350000)}, 4),
+        ({"proc/self/cgroup": "4:cpuacct,cpu:/pod/container\n", **v1("/pod", 350000)}, 4),
+        ({"proc/self/cgroup": "4:cpu:/pod/container\n", **v1("/pod", 700000), **v1("/pod/container", 650000)}, 7),
+        ({"proc/self/cgroup": "4:cpu:/pod/container\n", **v1("/pod", 650000), **v1("/pod/container", 800000)}, 7),
+        ({"proc/self/cgroup": "4:cpu:/pod\n", **v1("", 250000), **v1("/pod", 800000)}, 3),
+        ({"proc/self/cgroup": "4:cpu:/\n", **v1("", 250000)}, 3),
+        ({"proc/self/cgroup": "4:cpuset,memory:/pod\n1:name=cpu:/pod\n", **v1("/pod", 250000)}, 16),
+        ({"proc/self/cgroup": "no colons\n4:cpu\n4:cpu:/pod", **v1("/pod", 250000)}, 3),
+        ({"proc/self/cgroup": f"0::{LONG}\n", f"sys/fs/cgroup{LONG}/cpu.max": "300000 100000"}, 3),
     ],
 )
 def test_the_default_number_of_threads_is_at_most_what_the_cgroup_allows(machine, tmp_path, files, threads):
