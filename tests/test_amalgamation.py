@@ -10,6 +10,7 @@ import platform
 import re
 import shutil
 import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
@@ -62,6 +63,15 @@ def test_the_archive_has_them(files):
         assert archive.testzip() is None
         found = {name: archive.read(name) for name in archive.namelist()}
     assert found == {f"{folder}/{name}": (files / name).read_bytes() for name in ("gdm.c", "gdm.h")}
+
+
+def test_help_writes_nothing(tmp_path):
+    script = ROOT / "tools/amalgamate.py"
+    done = subprocess.run([sys.executable, script, "--help"], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert "the folder for the files" in done.stdout
+    wrong = subprocess.run([sys.executable, script, "--out", "x"], cwd=tmp_path, capture_output=True, text=True)
+    assert wrong.returncode == 2
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_each_source_is_in_it_once(files):

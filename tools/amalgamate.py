@@ -13,6 +13,7 @@ The same sources give the same bytes, in the archive too.
 
 from __future__ import annotations
 
+import argparse
 import re
 import sys
 import zipfile
@@ -138,7 +139,10 @@ def archive(out: Path, files: list[Path]) -> None:
 
 
 def main() -> None:
-    out = Path(sys.argv[1]) if len(sys.argv) == 2 else ROOT / "out/amalgamation"
+    what, _, _ = __doc__.partition("\n\n")
+    parser = argparse.ArgumentParser(description=what)
+    parser.add_argument("out", nargs="?", type=Path, default=ROOT / "out/amalgamation", help="the folder for the files")
+    out: Path = parser.parse_args().out
     out.mkdir(parents=True, exist_ok=True)
     source, header = out / "gdm.c", out / "gdm.h"
     source.write_text(Amalgamation().written(), encoding="utf-8")
