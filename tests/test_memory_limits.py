@@ -115,8 +115,11 @@ CHANGES = {
     ),
 }
 
+# With a file. They also call libraries that end the process where they get no memory.
+FILES = {"save": "optimizer.save(path)", "load a file": "optimizer.load(path)"}
+
 CODE = """
-    import contextlib, copy, ctypes, gc
+    import contextlib, copy, ctypes, gc, tempfile
     import numpy as np
     import gdm
     import gdm.schedules
@@ -181,6 +184,10 @@ CODE = """
     other.step()
     saved, fewer = other.state_dict(), make(**({{}} if cls is gdm.Adam else {{"momentum": 0.0}})).state_dict()
     grads, x, x2 = gradients(), np.ones(3), np.ones(3)
+    folder = tempfile.TemporaryDirectory()
+    path = folder.name + "/state"
+    if "path" in {action!r}:
+        other.save(path)
 
     def act(optimizer, new):
         {action}
@@ -245,7 +252,7 @@ CODE = """
 
 def run(allocator, change: str, backend: str, library: str = "", repeats: int = 0) -> int:
     """How many calls failed, with each allocation in turn, of those that the library calls."""
-    code = CODE.format(backend=backend, action=CHANGES[change], library=library, repeats=repeats)
+    code = CODE.format(backend=backend, action={**CHANGES, **FILES}[change], library=library, repeats=repeats)
     return int(python(code, LD_PRELOAD=str(allocator), PYTHONMALLOC="malloc"))
 
 
@@ -276,6 +283,17 @@ def test_whichever_allocation_of_the_core_or_of_numpys_fails(allocator, change, 
     count = run(allocator, change, "native", library, repeats)
     assert count >= 6 or "core" not in library
     counted(change, f"allocations of {'the core' if 'core' in library else 'NumPy'} that fail", count)
+
+
+@pytest.mark.parametrize("change", FILES)
+def test_whichever_allocation_of_the_checksums_fails(allocator, change, counted):
+    """It is no ValueError, as hashlib says, and no damaged file."""
+    pytest.importorskip("safetensors")
+    if "libcrypto" not in python("import _hashlib; print(open('/proc/self/maps').read())"):
+        pytest.skip("NOT TESTED: checksums without memory; Python's OpenSSL is no library of its own")
+    count = run(allocator, change, "reference" if WITHOUT_CORE else "native", "libcrypto")
+    assert count
+    counted(change, "allocations of OpenSSL that fail", count)
 
 
 @pytest.mark.skipif(WITHOUT_CORE, reason="of the compiled module")

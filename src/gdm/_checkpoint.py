@@ -19,7 +19,7 @@ import re
 import shutil
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from io import BufferedReader
 from typing import Any, BinaryIO
 from urllib.parse import quote
@@ -160,10 +160,10 @@ def _pack(tree: Any) -> tuple[dict[str, Array], str]:
         name = ".".join(quote(str(key), errors="surrogatepass").replace(".", "%2E") for key in path)
         name = name.replace("__metadata__", "%5F_metadata__")  # safetensors uses this name itself
         arrays[name] = array
-        digest = hashlib.sha256(_bytes(array)).hexdigest()
+        digest = _sha256([_bytes(array)])
         tensors[name] = {"path": path, "dtype": codes[array.dtype], "shape": array.shape, "sha256": digest}
     text = json.dumps({"tree": rest, "tensors": tensors}, separators=(",", ":"))
-    return arrays, f"{VERSION} {hashlib.sha256(text.encode()).hexdigest()} {text}"
+    return arrays, f"{VERSION} {_sha256([text.encode()])} {text}"
 
 
 def _split_off_arrays(value: Any, path: tuple[str | int, ...], found: dict[tuple[str | int, ...], Array]) -> Any:
@@ -226,7 +226,7 @@ def _read_header(file: BinaryIO) -> tuple[dict[str, Any], dict[str, Any]]:
     digest, _, text = rest.partition(" ")
     if version != VERSION:
         raise CheckpointError(f"{file.name} has format version {version!r}; this gdm reads {VERSION!r}")
-    if hashlib.sha256(text.encode()).hexdigest() != digest:
+    if _sha256([text.encode()]) != digest:
         raise CheckpointError(f"{file.name} is damaged: its metadata does not match its checksum")
     content = json.loads(text)
     tensors = content["tensors"]
@@ -261,13 +261,23 @@ def _object_of(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def _read_tensor(file: BufferedReader, name: str, tensor: dict[str, Any]) -> Array:
     """The tensor that begins at the file's current position."""
     array: Array = np.empty(tensor["shape"], DTYPES[tensor["dtype"]])
-    memory, digest = _bytes(array), hashlib.sha256()
-    for start in range(0, len(memory), CHUNK):
-        chunk = memory[start : start + CHUNK]
-        digest.update(chunk[: file.readinto(chunk)])  # fewer bytes if the file has been cut off meanwhile
-    if digest.hexdigest() != tensor["sha256"]:
+    memory = _bytes(array)
+    chunks = (memory[start : start + CHUNK] for start in range(0, len(memory), CHUNK))
+    read = (chunk[: file.readinto(chunk)] for chunk in chunks)  # fewer bytes if the file has been cut off meanwhile
+    if _sha256(read) != tensor["sha256"]:
         raise CheckpointError(f"{file.name} is damaged: tensor {name!r} does not match its checksum")
     return array.astype(array.dtype.newbyteorder("="), copy=False)
+
+
+def _sha256(chunks: Iterable[bytes | memoryview]) -> str:
+    """The SHA-256 of all chunks together, as hexadecimal digits."""
+    try:
+        digest = hashlib.sha256()
+        for chunk in chunks:
+            digest.update(chunk)
+        return digest.hexdigest()
+    except ValueError as error:  # Python before 3.14 says so when OpenSSL has no memory; nothing else can fail here
+        raise MemoryError(f"no memory for a checksum: {error}") from error
 
 
 def _bytes(array: Array) -> memoryview:
