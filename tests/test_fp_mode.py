@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, partial
 
 import numpy as np
 import pytest
@@ -88,6 +88,35 @@ def test_schedules(in_mode, schedule):  # noqa: F811
         for _ in range(100):
             run(optimizer.step, grad)
     assert_same_bits(*rows)
+
+
+MADE = {
+    **SCHEDULES,
+    "cosine with an end": gdm.schedules.cosine(1 / 3, steps=700, end=1 / 70, restarts=2, warmup=9),
+    "warmup": gdm.schedules.warmup(gdm.schedules.polynomial(1 / 3, steps=700, end=1e-5), 9, 1 / 30),
+    "join": gdm.schedules.join([gdm.schedules.one_cycle(1 / 3, steps=70), gdm.schedules.constant(0.1)], [70]),
+    "tiny": gdm.schedules.polynomial(3e-308, steps=700, end=2.5e-308),  # whose difference is subnormal
+}
+
+
+@pytest.mark.parametrize("schedule", MADE.values(), ids=MADE)
+def test_schedules_that_are_made_in_another_mode(in_mode, schedule):  # noqa: F811
+    made = in_mode(partial(getattr(gdm.schedules, schedule.kind), **dict(schedule.arguments)))
+    assert made._pieces == schedule._pieces
+    assert [made(step) for step in range(0, 701, 7)] == [schedule(step) for step in range(0, 701, 7)]
+
+
+def test_a_function_of_the_users_runs_in_the_mode_of_its_thread(in_mode, helper):  # noqa: F811
+    modes = []
+
+    def rate(step):
+        modes.append(helper.get_mode())
+        return 0.1
+
+    in_mode(lambda: gdm.schedules.warmup(rate, 3)(3))
+    in_mode(rate, 0)
+    assert len(modes) == 3
+    assert len(set(modes)) == 1
 
 
 @pytest.mark.parametrize("threads", [1, 4])

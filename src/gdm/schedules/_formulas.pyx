@@ -123,10 +123,10 @@ def block(tuple pieces, Py_ssize_t i, int64_t first_step, cnp.npy_intp count):
     return rates
 
 
-def at_step(formula, step, tuple constants):
-    """``formula(step, constants)`` in the default floating-point mode, for a formula of ``formulas.py``."""
+def in_default_mode(function, x, y):
+    """``function(x, y)`` in the default floating-point mode: a formula of ``formulas.py``, or an operator."""
     cdef fp_mode found = set_default_fp_mode()
     try:
-        return formula(step, constants)
+        return function(x, y)
     finally:
         restore_fp_mode(found)

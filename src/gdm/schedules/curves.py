@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
+from operator import truediv
 
 from .. import _checks
 from . import formulas
@@ -17,7 +18,7 @@ from .arguments import (
     check_one_more_than_boundaries,
     steps_after_warmup,
 )
-from .pieces import Pieces, concatenate, everywhere, transition, with_warmup
+from .pieces import Pieces, concatenate, everywhere, in_default_mode, transition, with_warmup
 from .schedule import Schedule, makes_schedule
 
 
@@ -361,8 +362,8 @@ def one_cycle(
     [0.04, 0.52, 1.0, 0.5, 0.0]
     """
     warmup = 3 * steps // 10 if warmup is None else warmup
-    start = lr / 25.0 if start is None else start
-    end = start / 10_000.0 if end is None else end
+    start = in_default_mode(truediv, lr, 25.0) if start is None else start
+    end = in_default_mode(truediv, start, 10_000.0) if end is None else end
     rise = transition(formulas.half_cosine, start, lr, warmup)
     fall = transition(formulas.half_cosine, lr, end, steps_after_warmup(steps, warmup))
     return concatenate([rise, fall], [warmup])

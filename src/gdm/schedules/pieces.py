@@ -7,10 +7,22 @@ of steps (``_blocks.py``) are computed from the same list.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from operator import sub
+from typing import Any, TypeVar
 
 from . import formulas
 from .arguments import MAX_STEP
+
+X = TypeVar("X")
+Y = TypeVar("Y")
+
+try:
+    from ._formulas import in_default_mode as in_default_mode
+except ImportError:
+
+    def in_default_mode(function: Callable[[X, Y], float], x: X, y: Y) -> float:
+        return function(x, y)
+
 
 Formula = Callable[[int, Any], float]
 # The step from which it holds, which is step 0 of the formula; the formula; its constants. A piece ends where the next
@@ -26,7 +38,8 @@ def everywhere(formula: Formula, *constants: Any) -> Pieces:
 
 def transition(formula: Formula, first: float, last: float, steps: int, *constants: Any) -> Pieces:
     """A formula that leads from the first value, at step 0, towards the last value, which holds from ``steps`` on."""
-    return (0, formula, (first, last - first, steps, *constants)), (steps, formulas.constant, (last,))
+    change = in_default_mode(sub, last, first)
+    return (0, formula, (first, change, steps, *constants)), (steps, formulas.constant, (last,))
 
 
 def concatenate(parts: Sequence[Pieces], boundaries: Sequence[int]) -> Pieces:
@@ -46,5 +59,7 @@ def with_warmup(steps: int, pieces: Pieces, start: float = 0.0) -> Pieces:
     if steps == 0:
         return pieces
     _, formula, constants = pieces[0]
-    rise = transition(formulas.line, start, formula(0, constants), steps)
+    is_own = formula is formulas.own_function  # it runs in the mode of its thread
+    first = formula(0, constants) if is_own else in_default_mode(formula, 0, constants)
+    rise = transition(formulas.line, start, first, steps)
     return concatenate([rise, pieces], [steps])

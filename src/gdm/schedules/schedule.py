@@ -11,15 +11,7 @@ from typing import Any, NoReturn, ParamSpec
 
 from .arguments import CHECKS, MAX_STEP, at_least_0
 from .formulas import own_function
-from .pieces import Pieces
-
-try:
-    from ._formulas import at_step
-except ImportError:
-
-    def at_step(formula: Callable[[int, Any], float], step: int, constants: tuple[Any, ...]) -> float:
-        return formula(step, constants)
-
+from .pieces import Pieces, in_default_mode
 
 P = ParamSpec("P")
 
@@ -68,7 +60,7 @@ class Schedule:
         start, formula, constants = self._pieces[bisect_right(self._starts, step)]
         if formula is own_function:  # it runs in the mode of its thread
             return formula(step - start, constants)
-        return at_step(formula, step - start, constants)
+        return in_default_mode(formula, step - start, constants)
 
     def __repr__(self) -> str:
         parameters = inspect.signature(KINDS[self.kind]).parameters
