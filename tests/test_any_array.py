@@ -311,7 +311,8 @@ def test_strides_are_refused(backend):
 def test_what_does_not_fit_is_refused(backend):
     """By the same checks as NumPy's arrays."""
     single = gdm.SGD([np.ones(N, np.float32)])
-    with pytest.raises(ValueError, match=r"^grads\[0\] has dtype float64, but params\[0\] has float32"):
+    message = r"^grads\[0\] has dtype float64, but params\[0\] has float32.*; convert it to float32 first$"
+    with pytest.raises(ValueError, match=message):
         single.step([Exported(np.ones(N))])
     optimizer = gdm.SGD([np.ones(N)])
     for grad, message in [

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import tracemalloc
+import zipfile
 
 import numpy as np
 import pytest
@@ -77,7 +78,7 @@ def test_a_wrong_length_of_the_header_takes_no_memory(saved, length):
     data = length.to_bytes(8, "little") + saved.read_bytes()[8:]
     tracemalloc.start()
     try:
-        refused(saved, data, f"of {len(data)} bytes, {length} are its header")
+        refused(saved, data, f"its header would have {length} bytes .* all of it has {len(data)}")
         assert tracemalloc.get_traced_memory()[1] < 1 << 20
     finally:
         tracemalloc.stop()
@@ -87,7 +88,14 @@ def test_a_header_longer_than_allowed_is_refused_in_a_large_file(path):
     with path.open("wb") as file:
         file.write((10**9).to_bytes(8, "little"))
         file.truncate(2 * 10**9)  # without a block on the disk
-    with pytest.raises(gdm.CheckpointError, match="1000000000 are its header"):
+    with pytest.raises(gdm.CheckpointError, match="its header would have 1000000000 bytes"):
+        load(path)
+
+
+def test_a_file_of_torchs_is_recognised(path):
+    with zipfile.ZipFile(path, "w") as archive:  # as torch.save makes it
+        archive.writestr("archive/data.pkl", bytes(100))
+    with pytest.raises(gdm.CheckpointError, match=r"is a zip archive.*use torch\.load and gdm\.torch\.load_state_dict"):
         load(path)
 
 

@@ -258,7 +258,7 @@ def test_gradients_that_are_not_finite(backend, clear):
     optimizer.nonfinite = "raise"
     bad[1][69] = np.nan
     kept = [x.copy() for x in bad]
-    with pytest.raises(gdm.NonFiniteError, match=r"^grads\[1\] has 1 elements that are NaN or infinite, of 70$"):
+    with pytest.raises(gdm.NonFiniteError, match=r"^grads\[1\] has NaN or infinite elements: 1 of 70$"):
         optimizer.step(bad)
     assert_same(bad, kept)
     assert_same(everything(optimizer), before)

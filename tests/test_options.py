@@ -53,6 +53,10 @@ def test_hyperparameters_are_checked_by_the_constructor():
         gdm.SGD([{"params": np.ones(2)}, {"params": np.ones(2), "betas": 1}])
     with pytest.raises(TypeError, match="params must be an array, or a sequence or mapping of arrays, not int"):
         gdm.SGD(3)
+    with pytest.raises(TypeError, match=r"^SGD has no argument 'learning_rate'; it has params, lr, .*, state_dtype, "):
+        gdm.SGD(np.ones(2), learning_rate=0.1)
+    with pytest.raises(TypeError, match=r"^Adam has no argument 'beta1'; it has params, lr, betas, "):
+        gdm.Adam(np.ones(2), beta1=0.9)
 
 
 @every_class

@@ -209,10 +209,17 @@ def _permissions(target: str) -> int | None:
 def _read_header(file: BinaryIO) -> tuple[dict[str, Any], dict[str, Any]]:
     """The JSON, whose tree has None in place of arrays, and its descriptions of the tensors, in the file's order."""
     size = os.fstat(file.fileno()).st_size
-    length = int.from_bytes(file.read(8), "little")
+    first = file.read(8)
+    length = int.from_bytes(first, "little")
     if not 2 <= length <= min(size - 8, MAX_HEADER):
+        if first.startswith(b"PK\3\4"):
+            raise CheckpointError(
+                f"{file.name} is a zip archive, as torch.save writes, and no checkpoint of gdm's; for a state of "
+                "PyTorch's use torch.load and gdm.torch.load_state_dict"
+            )
         raise CheckpointError(
-            f"{file.name} is cut off or no checkpoint: of {size} bytes, {length} are its header (at most {MAX_HEADER})"
+            f"{file.name} is cut off or no checkpoint: its header would have {length} bytes (at most {MAX_HEADER} are "
+            f"allowed), and all of it has {size}"
         )
     header_text = file.read(length)
     # safetensors fills the header up with spaces. JSON allows other white space there, so a changed byte would pass.

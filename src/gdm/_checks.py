@@ -365,7 +365,8 @@ def gradient_for(name: str, x: Array, param_name: str, param: Array) -> None:
     """Requires that a gradient has the shape and memory order of its parameter, and need not be rounded for it."""
     if x.dtype == np.float64 and param.dtype != np.float64:
         raise ValueError(
-            f"{name} has dtype {x.dtype}, but {param_name} has {dtype_name(param)}, whose update is computed in float32"
+            f"{name} has dtype {x.dtype}, but {param_name} has {dtype_name(param)}, whose update is computed in "
+            "float32; convert it to float32 first"
         )
     has_shape_of(name, x, param_name, param)
 

@@ -47,10 +47,6 @@ class Storage(NamedTuple):
 
 def read(given: AroundOptions) -> tuple[Storage, Around, Any]:
     """The checked storage, what is done around the rule, and the copies, unchecked."""
-    for name in given:
-        if name not in AROUND_NAMES:
-            known = ", ".join(AROUND_NAMES)
-            raise TypeError(f"there is no argument {name!r}; beside those of the rule there are {known}")
     dtype, state_dtype = given.get("dtype"), given.get("state_dtype")
     if dtype not in (None, "bfloat16"):
         raise ValueError(f"dtype must be 'bfloat16' (what arrays of uint16 hold) or None, got {dtype!r}")

@@ -57,6 +57,9 @@ class Optimizer(OptimizerCore):
     def __init__(self, params: Any, threads: int | None, lr_scale: Any, around: AroundOptions, **defaults: Any) -> None:
         if self._snapshot is not None:
             raise RuntimeError("an optimizer cannot be initialised twice")
+        for name in around:
+            if name not in AROUND_NAMES:
+                raise TypeError(f"{type(self).__name__} has no argument {name!r}; it has {_arguments_of(type(self))}")
         threads = None if threads is None else _checks.thread_count("threads", threads)
         self._storage, self._around, copies = read(around)
         layout, arrays, given = Layout.of(params)
@@ -662,7 +665,7 @@ class Optimizer(OptimizerCore):
                 count = reference.count_nonfinite([numbers(grad)])
                 if count:
                     raise NonFiniteError(
-                        f"{self._label('grads', i)} has {count} elements that are NaN or infinite, of {grad.size}"
+                        f"{self._label('grads', i)} has NaN or infinite elements: {count} of {grad.size}"
                     )
         raise NonFiniteError("a gradient is NaN or infinite")
 
@@ -799,6 +802,13 @@ class Optimizer(OptimizerCore):
         elements = sum(param.size for param in self._snapshot.params)
         groups = ", ".join(repr(group) for group in self.groups)
         return f"<{type(self).__name__} of {len(self._snapshot.params)} arrays, {elements:,} elements: {groups}>"
+
+
+def _arguments_of(cls: type[Optimizer]) -> str:
+    """The names of all arguments of a class, for a message."""
+    from inspect import signature
+
+    return ", ".join([*(name for name in signature(cls).parameters if name != "around"), *AROUND_NAMES])
 
 
 def _kept(
