@@ -65,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     bench.add_argument(
         "--full",
         action="store_true",
-        help="all cases, which takes some minutes (default: a few cases, in less than one minute)",
+        help="all cases, which takes some minutes (default: a few cases, in about a minute)",
     )
     bench.add_argument(
         "--compare",

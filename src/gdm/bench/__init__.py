@@ -22,7 +22,7 @@ def run(out: Path, *, full: bool = False, before: Path | None = None, fail_above
     out : pathlib.Path
         The folder to write to. It is made if it does not exist.
     full : bool, default False
-        Measure all cases, which takes some minutes. By default only the most important ones, in less than a minute.
+        Measure all cases, which takes some minutes. By default only the most important ones, in about a minute.
     before : pathlib.Path, optional
         A ``bench.json`` of an earlier run, which this one is compared with.
     fail_above : float, default inf

@@ -122,7 +122,7 @@ CALL, SMALL, SIZE, MODEL, FAMILY, STORAGE, AROUND, THREADS, BUSY = (
 
 
 def suite(*, quick: bool = False) -> list[Case]:
-    """All cases. With ``quick`` only the most important ones, which take less than a minute."""
+    """All cases. With ``quick`` only the most important ones, which take about a minute."""
     threads = min(2, len(_cpus()))
     everybody: tuple[type[Peer], ...] = tuple(p for p in ALL if p is not Limit)
     cases = [Case(CALL, "1 x 64", [(64,)], (Gdm, GdmUnbound, GdmFunction, *everybody[1:]))]
