@@ -1,8 +1,9 @@
 """Visits every page of the built site with Chromium, as a reader does: ``python docs/check_site.py out/docs``.
 
 On each page, at the width of a phone and of a desktop: no link, anchor or image is broken, nothing comes from another
-site, the browser's console has no errors and no warnings, and the page does not scroll sideways. The search finds
-something, and the page 404 is right at any depth. ``--screenshots FOLDER`` keeps pictures of some pages, for the eye.
+site, the browser's console has no errors and no warnings, and the page does not scroll sideways. All text is readable
+in the light and in the dark scheme of colors. The search finds something, and the page 404 is right at any depth.
+``--screenshots FOLDER`` keeps pictures of some pages, for the eye.
 
 It needs Chromium and the package playwright: ``pip install 'gdm-optim[check-docs]'``. Without Chromium it says that
 nothing was checked.
@@ -25,6 +26,7 @@ from playwright.sync_api import Page, sync_playwright
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 PHONE, DESKTOP = {"width": 390, "height": 844}, {"width": 1280, "height": 900}
+SCHEMES: tuple[Any, ...] = ("dark", "light")
 SHOWN = ("index", "start/numpy", "api/generated/gdm.AdamW", "optimizers", "api/c")
 LOOK = """() => ({
     links: [...document.querySelectorAll('a[href]')].map(a => a.href),
@@ -38,6 +40,33 @@ SIDEWAYS = """() => document.documentElement.scrollWidth <= innerWidth ? [] :
             if (getComputedStyle(x).overflowX != 'visible') return false;
         return e.getBoundingClientRect().right > innerWidth + 1;
     }).map(e => e.outerHTML.slice(0, 100)).slice(0, 3).concat(`${document.documentElement.scrollWidth} pixels wide`)"""
+
+# Which text is too faint: the ratio of its luminance and the background's is below 4.5, the least by WCAG 2 (AA).
+FAINT = """() => {
+    const numbers = color => color.match(/[\\d.]+/g).map(Number);
+    const linear = x => x <= 0.04045 ? x / 12.92 : ((x + 0.055) / 1.055) ** 2.4;
+    const luminance = color => {
+        const [r, g, b] = numbers(color).map(x => linear(x / 255));
+        return 0.2126 * r + 0.7152 * g + 0.0722 * b + 0.05;
+    };
+    const background = e => {
+        for (; e; e = e.parentElement) {
+            const color = getComputedStyle(e).backgroundColor;
+            if ((numbers(color)[3] ?? 1) > 0.5) return color;
+        }
+        return 'rgb(255, 255, 255)';
+    };
+    const found = new Map();
+    const texts = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+    while (texts.nextNode()) {
+        const text = texts.currentNode.textContent.trim(), e = texts.currentNode.parentElement;
+        if (!text || !e.checkVisibility({visibilityProperty: true})) continue;
+        const color = getComputedStyle(e).color, behind = background(e);
+        const [a, b] = [luminance(color), luminance(behind)], ratio = Math.max(a / b, b / a);
+        if (ratio < 4.5) found.set(color + behind, `${text.slice(0, 30)} (${color} on ${behind}: ${ratio.toFixed(1)})`);
+    }
+    return [...found.values()];
+}"""
 
 
 class Handler(SimpleHTTPRequestHandler):
@@ -106,6 +135,10 @@ class Check:
             self.page.set_viewport_size(size)
             for element in self.page.evaluate(SIDEWAYS):
                 self.fault(f"scrolls sideways at {size['width']} pixels: {element}")
+        for scheme in SCHEMES:
+            self.page.emulate_media(color_scheme=scheme)
+            for text in self.page.evaluate(FAINT):
+                self.fault(f"faint text in the {scheme} scheme: {text}")
 
     def follow_links(self) -> None:
         """All links between the pages lead to something."""
@@ -138,7 +171,7 @@ class Check:
 
 def screenshots(page: Page, address: str, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    for scheme in ("light", "dark"):
+    for scheme in SCHEMES:
         page.emulate_media(color_scheme=scheme)
         for size, label in ((PHONE, "phone"), (DESKTOP, "desktop")):
             page.set_viewport_size(size)

@@ -56,5 +56,5 @@ html_css_files = ["gdm.css"]
 html_favicon = "_static/favicon.svg"
 html_show_sourcelink = html_copy_source = False
 html_show_sphinx = False
-pygments_style, pygments_dark_style = "tango", "monokai"
+pygments_style, pygments_dark_style = "default", "monokai"  # no color of theirs is too faint: check_site.py
 html_theme_options = {"navigation_with_keys": True}
