@@ -39,6 +39,7 @@ def test_help_is_printed(capsys, arguments):
     ("arguments", "message"),
     [
         ([], "the following arguments are required: command"),
+        ([], "{info,demo,bench,config}"),  # which commands there are
         (["fly"], "invalid choice: 'fly'"),
         (["demo", "--epochs", "0"], "argument --epochs: must be at least 1, got 0"),
         (["demo", "--seed", "-1"], "argument --seed: must not be negative, got -1"),

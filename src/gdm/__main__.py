@@ -32,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="gdm", description="Gradient descent with momentum, in place: as fast as memory moves, bit for bit."
     )
     parser.add_argument("--version", action="version", version=f"gdm {gdm.__version__}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="command")
+    commands = parser.add_subparsers(dest="command", required=True)
 
     info = commands.add_parser(
         "info",
