@@ -74,6 +74,7 @@ def v1(path, quota):
         ({"sys/fs/cgroup/cpu.max": "9900000 100000"}, 16),
         ({"sys/fs/cgroup/cpu.max": "nonsense"}, 16),
         ({V1.format("quota"): "-1", V1.format("period"): "100000"}, 16),
+        ({V1.format("quota"): "-300000", V1.format("period"): "100000"}, 16),
         ({V1.format("quota"): "450000", V1.format("period"): "100000"}, 5),
         ({V1.format("quota"): "450000"}, 16),
         ({"proc/self/cgroup": OWN, "sys/fs/cgroup/pod/container/cpu.max": "400000 100000"}, 4),
