@@ -321,9 +321,11 @@ gdm_status gdm_plan_run_preparation(gdm_plan *plan) {
     if (!isa) return GDM_ERR_ISA;
     const fp_mode found = set_default_fp_mode();
     const double norm = plan->grad_norm; /* that of the last step, which this is not */
+    const uint8_t asks = plan->asks;     /* the step itself decides again */
     gdm_status status = GDM_OK;
-    if (plan->asks) status = gdm_plan_decide(plan);
+    if (asks) status = gdm_plan_decide(plan);
     plan->grad_norm = norm;
+    plan->asks = asks;
     if (!status && !plan->was_skipped) {
         int elsewhere;
         const unsigned threads = gdm_plan_threads(plan, &elsewhere);

@@ -151,3 +151,18 @@ def test_what_is_wrong_is_found_first(plan):
     before = g.copy()
     assert prepare(plan) == "ERR_OVERLAP"
     assert_same_bits(g, before)
+
+
+def test_a_step_reports_its_own_norm_after_a_preparation(plan):
+    """Not that of the last step, when this one needs none."""
+    p, v, u, g = buffers(50, np.dtype(np.float32))
+    assert add_arrays(plan, new_group(plan, "muon", **c_options(**OPTIONS)), p, [v, u], g) == "OK"
+    assert set_step_args(plan, byref(step_args(max_grad_norm=1.0))) == "OK"
+    assert step(plan) == "OK"
+    norm = report_of(plan).grad_norm
+    assert norm > 0
+    assert set_step_args(plan, byref(step_args())) == "OK"
+    assert prepare(plan) == "OK"
+    assert report_of(plan).grad_norm == norm
+    assert step(plan) == "OK"
+    assert np.isnan(report_of(plan).grad_norm)
