@@ -25,7 +25,7 @@ from checkpoint_files import tree  # noqa: E402
 from clibrary import compile_shared, loaded  # noqa: E402
 from faults_table import counted, pytest_terminal_summary  # noqa: E402, F401
 from gdm._checkpoint import save  # noqa: E402
-from support import ISAS  # noqa: E402
+from support import HAS_SAFETENSORS, ISAS, NO_SAFETENSORS  # noqa: E402
 from thread_unsafe import why  # noqa: E402
 
 
@@ -39,6 +39,17 @@ def pytest_collection_modifyitems(items):
         reason = why(item)
         if reason:
             item.add_marker(pytest.mark.thread_unsafe(reason=reason))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_pyfunc_call(pyfuncitem):
+    """Where safetensors cannot be had, as for Pythons without the GIL, a test that saves is skipped."""
+    try:
+        return (yield)
+    except ImportError as error:
+        if HAS_SAFETENSORS or "needs safetensors" not in str(error):
+            raise
+        pytest.skip(NO_SAFETENSORS)
 
 
 @pytest.fixture(autouse=True)

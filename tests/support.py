@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import importlib.util
 import itertools
 import json
 import mmap
@@ -296,6 +297,11 @@ def at_once(work, count: int) -> None:
         thread.start()
     for thread in threads:
         thread.join()
+
+
+HAS_SAFETENSORS = importlib.util.find_spec("safetensors") is not None
+NO_SAFETENSORS = "NOT TESTED: checkpoint files; there is no safetensors here"
+needs_safetensors = pytest.mark.skipif(not HAS_SAFETENSORS, reason=NO_SAFETENSORS)
 
 
 class Guarded:

@@ -8,15 +8,17 @@ import tracemalloc
 
 import numpy as np
 import pytest
-import safetensors
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from safetensors.numpy import load_file
 
 import gdm
 from checkpoint_files import assert_alone, assert_same, tree
 from gdm._checkpoint import load, save
+from support import NO_SAFETENSORS
+
+safetensors = pytest.importorskip("safetensors", reason=NO_SAFETENSORS)
+load_file = pytest.importorskip("safetensors.numpy").load_file
 
 
 def test_a_tree_comes_back(saved):

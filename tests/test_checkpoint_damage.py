@@ -13,12 +13,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.numpy import save_file
 
 import gdm
 from checkpoint_files import assert_same, file_of, header_and_payload, metadata_of, refused, tree
 from gdm import _checkpoint
 from gdm._checkpoint import load, save
+from support import NO_SAFETENSORS
+
+save_file = pytest.importorskip("safetensors.numpy", reason=NO_SAFETENSORS).save_file
 
 
 def test_a_file_cut_off_anywhere_is_refused(saved):

@@ -7,13 +7,14 @@ import os
 import stat
 
 import pytest
-import safetensors
-from safetensors.numpy import save_file
 
 import gdm
 from checkpoint_files import assert_alone, assert_same, assert_saves_through, tree
 from gdm._checkpoint import load, save
-from support import at_once, python
+from support import NO_SAFETENSORS, at_once, python
+
+safetensors = pytest.importorskip("safetensors", reason=NO_SAFETENSORS)
+save_file = pytest.importorskip("safetensors.numpy").save_file
 
 KILLS = int(os.environ.get("GDM_KILLS", "60"))
 

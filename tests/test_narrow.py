@@ -15,7 +15,7 @@ import pytest
 
 import gdm
 from gdm import _stages
-from support import CLASSES
+from support import CLASSES, NO_SAFETENSORS
 
 BF16 = np.dtype(ml_dtypes.bfloat16)
 DTYPES = {"float32": np.float32, "float64": np.float64, "bfloat16": BF16, "float16": np.float16}
@@ -415,7 +415,7 @@ SAVED = {
 @pytest.mark.parametrize("name", ["SGD", "AdamW", "NAdam"])
 def test_a_saved_optimizer_goes_on_to_the_bit(name, what, how, tmp_path):
     if how == "file":
-        pytest.importorskip("safetensors")
+        pytest.importorskip("safetensors", reason=NO_SAFETENSORS)
     optimizer = walk(name, "bfloat16", **SAVED[what])
     if how in ("pickle", "deepcopy"):
         other = pickle.loads(pickle.dumps(optimizer)) if how == "pickle" else copy.deepcopy(optimizer)

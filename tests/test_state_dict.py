@@ -21,7 +21,7 @@ from classes import (
     gradients,
     three_arrays,
 )
-from support import assert_same_bits, python
+from support import assert_same_bits, needs_safetensors, python
 
 FIXED = ("form", "initial_accumulator_value")  # these are given when an optimizer is made, and not loaded
 
@@ -52,6 +52,7 @@ def test_training_that_was_stopped_goes_on_to_the_bit(name, options, way, dtype,
     assert_same_training(second, straight, again, params)
 
 
+@needs_safetensors
 def test_training_goes_on_to_the_bit_in_another_process(tmp_path):
     """Every class; the parameters travel as a .npz file."""
     code = """
