@@ -29,6 +29,12 @@ FILES = {
     "test_threads.py": "sets the number of threads of the process",
     "test_user_code.py": "starts programs",
 }
+# By the name of a test.
+TESTS = {
+    "test_docstring_examples_of_schedules_run": "doctest takes the standard output of the process",
+    "test_docstring_examples_run": "doctest takes the standard output of the process",
+    "test_docstrings_have_every_option_and_run": "doctest takes the standard output of the process",
+}
 # By a fixture that a test uses.
 FIXTURES = {
     "by_hand": "compiles programs in C",
@@ -47,4 +53,6 @@ def why(item) -> str | None:
         return FILES[file]
     if file.startswith("test_c_"):
         return "compiles programs in C"
+    if item.originalname in TESTS:
+        return TESTS[item.originalname]
     return next((FIXTURES[x] for x in FIXTURES if x in getattr(item, "fixturenames", ())), None)
