@@ -8,7 +8,7 @@ SOURCES := pyproject.toml CMakeLists.txt README.md $(shell find src csrc include
 PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal
 C_FILES := $(shell find csrc include src tests bench -name '*.[ch]' -o -name '*.inc' -o -name '*.def')
 
-.PHONY: help generate amalgamation test-amalgamation demo test cross faults test-embed test-torch test-thinc test-pythons test-nogil mutants lint format docs check-docs fuzz bench bench-torch bench-thinc bench-scipy bench-precision bench-deepspeed clean check-dist
+.PHONY: help generate amalgamation test-amalgamation demo test cross faults test-embed test-torch test-thinc test-pythons test-nogil test-tsan mutants lint format docs check-docs fuzz bench bench-torch bench-thinc bench-scipy bench-precision bench-deepspeed clean check-dist
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -59,7 +59,7 @@ test-pythons:  ## run the tests on CPython 3.11 to 3.14, and on 3.14 without the
 test-amalgamation: $(VENV)/test.installed  ## test the two files with more compilers, machines and sanitizers, for some minutes
 	GDM_EVERY_BUILD=1 $(PYTEST) tests/test_amalgamation.py
 
-# Each test runs in four threads at once; those that cannot are in tests/thread_unsafe.py, and run in one.
+# Each test runs in one thread, and then in four at once; those that cannot are in tests/thread_unsafe.py, and run in one.
 PYTHON_NOGIL ?= python3.14t
 NOGIL := .venvs/nogil
 test-nogil:  ## run each test in four threads at once on a Python without the GIL, if there is one: PYTHON_NOGIL
@@ -67,8 +67,29 @@ test-nogil:  ## run each test in four threads at once on a Python without the GI
 		echo "NOT TESTED: Python without the GIL; there is no $(PYTHON_NOGIL). Set PYTHON_NOGIL"; \
 	else \
 		$(MAKE) $(NOGIL)/test-nogil.installed PYTHON=$(PYTHON_NOGIL) VENV=$(NOGIL) && \
-		$(NOGIL)/bin/python -m pytest -q tests/test_free_threading.py && \
+		$(NOGIL)/bin/python -m pytest -q -n 2 --dist worksteal && \
 		$(NOGIL)/bin/python -m pytest -q --parallel-threads=4; \
+	fi
+
+# ThreadSanitizer sees only what was compiled for it: the compiled module here, and a Python without the GIL that was configured
+# with --with-thread-sanitizer, and with Clang. PYTHON_NOGIL, of the same version, builds the module: under the sanitizer pip
+# would take long. First comes a program with a race, which must be reported.
+PYTHON_TSAN ?= python3.14t-tsan
+TSAN := $(CURDIR)/.venvs/tsan
+TSAN_REPORTS := $(CURDIR)/out/tsan
+TSAN_RUN := PYTHONPATH=$(TSAN) TSAN_OPTIONS="exitcode=0 log_path=$(TSAN_REPORTS)/report suppressions=$(CURDIR)/tests/tsan_suppressions.txt" $(PYTHON_TSAN)
+TSAN_TESTS := $(patsubst %,tests/test_%.py,free_threading concurrency array_update groups options schedules_in_steps)
+test-tsan:  ## look for races in the compiled module with ThreadSanitizer: PYTHON_TSAN, PYTHON_NOGIL
+	@if ! $(PYTHON_TSAN) -c 'import sys, sysconfig; sys.exit("-fsanitize=thread" not in sysconfig.get_config_var("CFLAGS"))' \
+			2>/dev/null; then \
+		echo "NOT TESTED: the compiled module under ThreadSanitizer; there is no $(PYTHON_TSAN). Set PYTHON_TSAN"; \
+	else \
+		$(MAKE) $(TSAN).installed && rm -rf $(TSAN_REPORTS) && mkdir -p $(TSAN_REPORTS) && \
+		$(TSAN_RUN) tests/tsan_control.py && \
+		{ grep -q '#0 .*_core' $(TSAN_REPORTS)/report.* || { echo "ThreadSanitizer does not see races in gdm"; exit 1; }; } && \
+		rm $(TSAN_REPORTS)/report.* && \
+		$(TSAN_RUN) -m pytest -q -p no:cacheprovider --parallel-threads=4 $(TSAN_TESTS) && \
+		if ls $(TSAN_REPORTS)/report.* >/dev/null 2>&1; then cat $(TSAN_REPORTS)/report.*; exit 1; fi; \
 	fi
 
 RUNS ?= 200000
@@ -137,6 +158,14 @@ $(VENV)/%.installed: $(SOURCES) | $(BIN)/python
 .venvs/thinc-9.installed: pyproject.toml | $(VENV)/test-thinc.installed
 	rm -rf .venvs/thinc-9
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-warn-conflicts --target .venvs/thinc-9 'thinc==9.1.1'
+	touch $@
+
+# In a build folder of its own: flags that CMake has found once, it keeps.
+$(TSAN).installed: $(SOURCES)
+	rm -rf $(TSAN) build/tsan
+	$(MAKE) $(NOGIL)/bin/python PYTHON=$(PYTHON_NOGIL) VENV=$(NOGIL)
+	CC=clang CFLAGS="-fsanitize=thread -g" $(NOGIL)/bin/python -m pip install --quiet --disable-pip-version-check \
+		--config-settings build-dir=build/tsan --config-settings install.strip=false --target $(TSAN) '.[test-nogil]'
 	touch $@
 
 .venvs/editable.installed: $(SOURCES)
