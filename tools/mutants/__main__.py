@@ -2,7 +2,7 @@
 """Mutation testing: makes small changes to the code, one at a time, and looks whether a test fails for each.
 
     tools/mutants                 a sample of all files; continues where an interrupted run stopped
-    tools/mutants --file '*.inc'  the sample's mutants of these files
+    tools/mutants --file '*.inc'  the sample's mutants of these files; several patterns are tried in this order
     tools/mutants --each 2        the first two mutants of each file in the sample
     tools/mutants --all           all mutants, not only the sample's; with --file, since there are thousands
     tools/mutants --id 1a2b3c4d   these mutants
@@ -164,7 +164,7 @@ def show_table(entries: list[dict[str, object]]) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="tools/mutants", description=__doc__.partition("\n")[0])
-    parser.add_argument("--file", default="*", help="a pattern of files, such as '*.inc'")
+    parser.add_argument("--file", nargs="+", default=["*"], help="patterns of files, such as '*.inc'")
     parser.add_argument("--id", nargs="+", help="mutants by their names")
     parser.add_argument("--all", action="store_true", help="not only a sample")
     parser.add_argument("--each", type=int, default=MOST, help="at most so many mutants of each file")
@@ -178,7 +178,7 @@ def main() -> int:
     if options.check:
         print(f"{sum(map(len, everything.values()))} mutants can be made, {len(known)} are explained")
         return 0
-    chosen = {file: found for file, found in everything.items() if fnmatch.fnmatch(file, options.file)}
+    chosen = {file: everything[file] for one in options.file for file in everything if fnmatch.fnmatch(file, one)}
     if options.id:
         chosen = {file: [m for m in found if m.id in options.id] for file, found in chosen.items()}
     if options.few:
