@@ -281,7 +281,6 @@ void gdm_pool_run(unsigned threads, size_t count, gdm_task *run, void *context) 
         return;
     }
     if (threads > count) threads = (unsigned)count;
-    if (threads > GDM_MAX_THREADS) threads = GDM_MAX_THREADS;
     int free_ = 0;
     if (threads > 1 && !atomic_load(&pool.stop) && atomic_compare_exchange_strong(&pool.running, &free_, 1)) {
         if (pool.workers < threads - 1) start_workers(threads - 1);
@@ -310,7 +309,6 @@ void gdm_pool_run_on(gdm_parallel_for *spread, void *elsewhere, unsigned threads
                      void *context) {
     int free_ = 0;
     if (threads > count) threads = (unsigned)count;
-    if (threads > GDM_MAX_THREADS) threads = GDM_MAX_THREADS;
     if (threads > 1 && atomic_compare_exchange_strong(&pool.running, &free_, 1)) {
         share_out(threads, count, run, context);
         spread(elsewhere, threads, join, NULL);

@@ -9,7 +9,8 @@
 #include "gdm/gdm.h"
 #include "internal.h"
 
-/* Runs the task for each i below count (< 2^32), on at most this number of threads, and returns when all are done.
+/* Runs the task for each i below count (< 2^32), on at most this number of threads (<= GDM_MAX_THREADS), and returns
+ * when all are done.
  *
  * The caller works too. Each thread starts with its own share, the same one in every run, because the data may still be
  * in its caches. Then it does tasks that other threads have not begun, from the end of their shares. The caller never
