@@ -239,6 +239,14 @@ def test_a_wrong_gdm_isa_is_told_by_every_call_that_computes(library, tmp_path, 
     assert not w.any()
 
 
+def test_the_library_can_be_unloaded(library, tmp_path):
+    """Its threads end before: they must not run code that is no longer there."""
+    program = tmp_path / "unload"
+    subprocess.run(["cc", "-I", ROOT / "include", ROOT / "tests/c/unload.c", "-ldl", "-o", program], check=True)
+    done = subprocess.run([program, library._name], capture_output=True, text=True, timeout=180)
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.parametrize(
     ("compiler", "language"), [("gcc", "c11"), ("g++", "c++17"), ("clang", "c11"), ("clang++", "c++17")]
 )

@@ -608,6 +608,33 @@ def test_entries_left_out_by_several_threads(plan):
         np.testing.assert_array_equal(param, np.full(sizes[k], expected[0]))
 
 
+@pytest.mark.parametrize(("n", "runs"), [(100_000, 0), (200_000, 1)])
+def test_only_large_steps_use_the_hosts_threads(plan, n, runs):
+    """A host's threads cost time. A step on less than 1 MiB is done by the caller, though it has several pieces."""
+    task_type = ctypes.CFUNCTYPE(None, c_void_p, c_size_t)
+    ran = []
+
+    @ctypes.CFUNCTYPE(None, c_void_p, c_size_t, task_type, c_void_p)
+    def forwards(_host, count, task, context):
+        for i in range(count):
+            task(context, i)
+        ran.append(count)
+
+    new_group(plan, "sgd", lr=0.5)
+    param, grad = np.ones((2, n), np.float32)
+    assert add_arrays(plan, 0, param, [], grad) == "OK"
+    assert set_num_threads(plan, 4) == "OK"
+    set_parallel_for = ctypes.CFUNCTYPE(None, c_void_p, c_void_p)(gdm.c_functions()["gdm_set_parallel_for"][0])
+    set_parallel_for(ctypes.cast(forwards, c_void_p), None)
+    try:
+        assert step(plan) == "OK"
+    finally:
+        set_parallel_for(None, None)
+    assert (param == 0.5).all()
+    assert len(ran) == runs
+    assert all(count > 1 for count in ran)
+
+
 def test_each_entry_goes_on_as_if_alone_with_any_number_of_threads(plan):
     """Entries of all sizes, counts and factors: each as if alone, with any number of threads."""
     rng = np.random.default_rng(1)

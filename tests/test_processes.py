@@ -23,6 +23,10 @@ WORKERS = """
     def workers():
         names = [(t / "comm").read_text().strip() for t in pathlib.Path("/proc/self/task").iterdir()]
         return names.count("gdm")
+    def worked():
+        clocks = [~int(t.name) << 3 | 6 for t in pathlib.Path("/proc/self/task").iterdir()
+                  if (t / "comm").read_text() == "gdm\\n"]  # the CPU times of threads: see clock_getcpuclockid(3)
+        return sum(map(time.clock_gettime, clocks))
     def make(n=1 << 21):
         optimizer = gdm.SGD(np.zeros(n, np.float32), lr=1.0)
         optimizer.bind(np.full(n, -1.0, np.float32))
@@ -57,10 +61,6 @@ def test_threads_start_when_needed():
 def test_threads_that_sleep_are_woken():
     """A while after a step they sleep. In a later step they do a part of the work again."""
     code = """
-    def worked():
-        clocks = [~int(t.name) << 3 | 6 for t in pathlib.Path("/proc/self/task").iterdir()
-                  if (t / "comm").read_text() == "gdm\\n"]  # the CPU times of threads: see clock_getcpuclockid(3)
-        return sum(map(time.clock_gettime, clocks))
     optimizer = make(1 << 23)
     optimizer.step()
     end = time.monotonic() + 100  # where threads kept a step waiting, gdm does without them for a while
@@ -73,6 +73,18 @@ def test_threads_that_sleep_are_woken():
     print(share >= 0.001)
     """
     assert python(textwrap.dedent(WORKERS) + textwrap.dedent(code)) == "True"
+
+
+@only_linux
+def test_threads_use_no_time_between_steps():
+    code = """
+    steps(make())
+    time.sleep(0.1)
+    before = worked()
+    time.sleep(0.5)
+    print(workers(), worked() - before < 0.01)
+    """
+    assert python(textwrap.dedent(WORKERS) + textwrap.dedent(code)) == "2 True"
 
 
 @only_linux

@@ -13,7 +13,7 @@
 #define STAYS_WITH_THREADS 0
 #endif
 
-enum { N = 1 << 20, TIMES = 5, STEPS = 20 };
+enum { N = 1 << 20, TIMES = 6, STEPS = 20 };
 static float param[N], velocity[N], grad[N];
 
 static void fail(const char *what) {
@@ -106,7 +106,7 @@ static void load_step_unload(const char *path, int threads, int stays) {
 int main(int count, char **arguments) {
     if (count != 2) fail("the path of the library is missing");
     for (int i = 0; i < TIMES; i++) load_step_unload(arguments[1], 1, 0);
-    for (int i = 0; i < TIMES; i++) load_step_unload(arguments[1], 4, STAYS_WITH_THREADS);
+    for (int i = 0; i < TIMES; i++) load_step_unload(arguments[1], 2 + i % 3, STAYS_WITH_THREADS);
     step(table_of(load(arguments[1])), 4);
     return 0;
 }

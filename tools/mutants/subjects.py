@@ -99,8 +99,9 @@ SUBJECTS = (
         "csrc/pool.c",
         (
             ("-k (momentum or few or uneven) and not avx", *files("threads")),
+            ("-k pool or hosts_threads", *files("c_plan", "c_stress")),
             files("processes", "concurrency"),
-            files("c_stress", "torch_engine"),
+            files("torch_engine"),
         ),
         r"#define (SPIN|SHARE|STEPS|LOOK|STALL|LONG|TIMES|GOOD|MOST)_|spins|pause_briefly|setstacksize|i < 64",
     ),
