@@ -9,6 +9,7 @@ from ctypes import byref, c_size_t, c_void_p
 import numpy as np
 import pytest
 
+import cstages
 from cheader import args
 from cplan import (
     BF16,
@@ -28,7 +29,7 @@ from cplan import (
 )
 from cstages import FLOATS, NAME, Plan, c_options, numbers, use_parallel_for
 from gdm.optimizer.state import SQUARES
-from support import RULES, at_once, special_values
+from support import RULES, Guarded, at_once, special_values
 
 BLOCK, PIECE = 4096, 16384
 
@@ -171,6 +172,21 @@ def test_all_small_sizes(plan):
     for n in range(258):
         plan.entry(group, n, offset=n % 5, **MIXTURES[n % 4])
     plan.steps(2, rounding=STOCHASTIC, average_decay=0.5, clear_grads=1)
+
+
+@pytest.mark.usefixtures("isa")
+@pytest.mark.parametrize("where", [Guarded.at_start, Guarded.at_end], ids=["start", "end"])
+def test_stages_touch_no_byte_beside_the_buffers(plan, where, monkeypatch):
+    """Not one byte before or behind a buffer is read or written."""
+    monkeypatch.setattr(
+        cstages, "place", lambda n, dtype, offset: where(Guarded(n * np.dtype(dtype).itemsize), np.dtype(dtype), n)
+    )
+    monkeypatch.setattr(cstages, "is_alone", lambda array: True)  # there is no memory beside it
+    group = plan.group("adam")
+    for n in (1, 31, 33, 127, 129, 1023, 1025, BLOCK + 129):
+        for mixture in MIXTURES:
+            plan.entry(group, n, **mixture)
+    plan.steps(2, rounding=STOCHASTIC, average_decay=0.5, max_grad_value=1.0, clear_grads=1)
 
 
 TASK = ctypes.CFUNCTYPE(None, c_void_p, c_size_t)
