@@ -136,6 +136,18 @@ def test_narrowing_float32_at_random(narrower):
     assert_same(found, narrow(x, narrower, _stages.draws(11, 0, 0, 3, 0, x.size)), narrower)
 
 
+@pytest.mark.usefixtures("isa")
+@pytest.mark.parametrize("goes_up", [True, False])
+def test_narrowing_to_the_smallest_float16_uses_31_bits_of_a_draw(goes_up):
+    """m * 2^-55 is m / 2^31 of that number. It goes up if m and the upper 31 bits of the draw are 2^31 or more."""
+    draws = _stages.draws(11, 0, 0, 3, 0, 1 << 16)
+    m = (1 << 31) - (draws >> 1).astype(np.int64) - (not goes_up)
+    m[(m < 1 << 23) | (m >= 1 << 24)] = 0  # with fewer bits or more, the probability is another one
+    found = converted((m * 2.0**-55).astype(np.float32), F32, F16, rounding=STOCHASTIC, seed=11)
+    assert np.count_nonzero(m & 1) > 50
+    assert_same(found, ((m > 0) & goes_up).astype(np.uint16), F32)
+
+
 def doubles() -> np.ndarray:
     """Some numbers of float32, and those of float64 beside them and halfway to the next one."""
     x = sample()[::31].astype(np.float64)

@@ -29,6 +29,7 @@ from cplan import (
     step_args,
     steps_of,
 )
+from gdm import _stages
 from support import DTYPES, LARGE, assert_same_bits, numbers
 
 OPTIONS = {"lr": 0.1, "momentum": 0.75, "weight_decay": 0.5, "nesterov": True}
@@ -98,6 +99,19 @@ def test_narrow_buffers_are_left_as_they_are(plan):
     wanted = np.zeros_like(u)
     gdm.reference.muon(wide[0], wide[1], wanted, wide[2], **OPTIONS, prepare=True)
     assert_same_bits(u, wanted)
+
+
+def test_what_is_to_be_orthogonalized_may_be_narrow(plan):
+    p, v, u, g = buffers(3000, np.dtype(np.float32))
+    wanted, stored = u.copy(), np.zeros(3000, np.uint16)
+    group = new_group(plan, "muon", **c_options(**OPTIONS))
+    states = (buffer(v, F32), buffer(stored, BF16))
+    given = entry_args(group, p, [], g)
+    given.states, given.state_count = (type(states[0]) * 2)(*states), 2
+    assert add(plan, byref(given), byref(c_size_t())) == "OK"
+    assert prepare(plan) == "OK"
+    gdm.reference.muon(p, v, wanted, g, **OPTIONS, prepare=True)
+    np.testing.assert_array_equal(stored, _stages.narrow(wanted, "bfloat16"))
 
 
 def test_what_is_done_to_gradients_is_done_first(plan):
