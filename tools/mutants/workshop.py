@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import re
@@ -159,6 +160,8 @@ class Workshop:
         if not child:
             self._be_pytest(arguments, output, writes_bytecode)
         status, late = wait(child, begin + LONGEST_RUN)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(child, signal.SIGKILL)  # what a test has started, if it hangs: faulthandler ends pytest only
         text = output.read_text(errors="replace")
         failed = re.search(r"^(?:FAILED|ERROR) (.+?)(?: - .*)?$", text, re.M)
         by = failed[1] if failed else f"signal {-status}" if status < 0 else text.strip().rpartition("\n")[2][:200]
