@@ -86,6 +86,15 @@ def test_a_wrong_length_of_the_header_takes_no_memory(saved, length):
         tracemalloc.stop()
 
 
+def test_a_header_may_end_with_the_file_and_not_later(path):
+    save(path, {"a": 1})
+    data = path.read_bytes()
+    length = len(data) - 8
+    assert data[:8] == length.to_bytes(8, "little")
+    assert load(path) == {"a": 1}
+    refused(path, (length + 1).to_bytes(8, "little") + data[8:], f"of {len(data)} bytes, {length + 1} are its header")
+
+
 def test_a_header_longer_than_allowed_is_refused_in_a_large_file(path):
     with path.open("wb") as file:
         file.write((10**9).to_bytes(8, "little"))
