@@ -745,6 +745,18 @@ def test_entries_without_elements_make_steps(plan):
     assert [steps_of(plan, k) for k in range(2)] == [2, 0]
 
 
+def test_entries_without_elements_lie_nowhere(plan):
+    """Also if their addresses are in the middle of a buffer that a step writes to."""
+    new_group(plan, "sgd")
+    param, grad = np.ones((2, 16), np.float32)
+    assert add_arrays(plan, 0, param, [], grad) == "OK"
+    assert add_arrays(plan, 0, param[4:4], [], param[8:8]) == "OK"
+    assert step(plan) == "OK"
+    assert set_grad(plan, 1, buffer(param[12:12])) == "OK"
+    assert step(plan) == "OK"
+    assert [steps_of(plan, k) for k in range(2)] == [2, 2]
+
+
 def test_a_group_may_have_entries_of_both_dtypes(plan):
     new_group(plan, "momentum", momentum=0.9)
     singles = np.random.default_rng(3).random((3, 3000), np.float32)
