@@ -22,12 +22,13 @@ from cplan import (
     SKIP,
     STOCHASTIC,
     set_args,
+    set_grad,
     set_lr,
     set_lr_factor,
     set_num_threads,
     step,
 )
-from cstages import FLOATS, NAME, Plan, c_options, numbers, use_parallel_for
+from cstages import FLOATS, NAME, Plan, Stored, c_options, numbers, use_parallel_for
 from gdm.optimizer.state import SQUARES
 from support import RULES, Guarded, at_once, special_values
 
@@ -137,6 +138,15 @@ def test_options_may_change_between_steps(plan):
     plan.steps(2, average_decay=0.5)
     for array, old in zip(unused.arrays, before, strict=True):
         np.testing.assert_array_equal(array, old)
+
+
+def test_gradients_may_change_their_dtype(plan):
+    """An entry may need conversions in one step, and none in the next."""
+    entry = plan.entry(plan.group("momentum"), 1300)
+    for dtype in (F32, BF16, F32, F16, BF16, F32):
+        entry.grad = Stored(np.zeros(entry.n), dtype, entry.compute)
+        assert set_grad(plan.plan, entry.index, entry.grad.buffer) == "OK"
+        plan.steps(1)
 
 
 # ---- sizes, addresses, cuts --------------------------------------------------------------------------------------

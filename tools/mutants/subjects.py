@@ -62,7 +62,13 @@ SUBJECTS = (
     Subject(
         "plan",
         "csrc/{plan,arrange,step,decide,swap}.c",
-        (PLAN, CLASSES, (QUICK, *files("narrow")), ("-k wrong_gdm_isa", *files("c"))),
+        (
+            PLAN,
+            CLASSES,
+            (QUICK, *files("narrow")),
+            ("-k wrong_gdm_isa or may_change and not avx", *files("c", "c_stages")),
+            ("-k plans", *files("c_stress")),
+        ),
         r"wanted > 2 \* \*room|plan->bytes",
     ),
     Subject("plan", "csrc/tree.h", (files("c_reduce"),)),
