@@ -573,6 +573,19 @@ def test_an_entry_that_is_added_late(plan):
             assert (steps_of(plan, i), scalars_of(plan, i)) == (own.steps, own.product[0])
 
 
+def test_an_entry_that_is_added_beside_one_with_other_scalars(plan):
+    """Though neither has made a step."""
+    memory = np.ones((2, 4, 7), np.float32)
+    new_group(plan, "nadam", lr=0.1, **NADAM)
+    param, m, v, _ = memory[0]
+    assert add_arrays(plan, 0, param, [m, v], None) == "OK"
+    assert set_progress(plan, 0, 0, byref(c_double(0.5))) == "OK"
+    assert step(plan) == "OK"  # of no entry, since this one has no gradient
+    param, m, v, grad = memory[1]
+    assert add_arrays(plan, 0, param, [m, v], grad) == "OK"
+    assert [scalars_of(plan, k) for k in range(2)] == [0.5, 1.0]
+
+
 def test_entries_left_out_by_several_threads(plan):
     """Whichever thread meets them."""
     task_type = ctypes.CFUNCTYPE(None, c_void_p, c_size_t)
