@@ -64,10 +64,10 @@ SUBJECTS = (
         "csrc/{plan,arrange,step,decide,swap}.c",
         (
             PLAN,
+            ("-k may_change and not avx", *files("c_stages")),
             CLASSES,
             (QUICK, *files("narrow")),
-            ("-k wrong_gdm_isa or may_change and not avx", *files("c", "c_stages")),
-            ("-k plans", *files("c_stress")),
+            ("-k wrong_gdm_isa or plans", *files("c", "c_stress")),
         ),
         r"wanted > 2 \* \*room|plan->bytes",
     ),
