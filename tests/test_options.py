@@ -38,6 +38,13 @@ def test_hyperparameters_are_checked_when_set(backend):
     assert "lr" in dir(optimizer.groups[0])
 
 
+def test_messages_show_at_most_80_characters_of_a_value():
+    for n, shown in ((78, "'" + 78 * "x" + "'"), (79, "'" + 76 * "x" + "...")):
+        with pytest.raises(TypeError) as caught:
+            gdm.SGD(np.ones(2), lr=0.5, maximize=n * "x")
+        assert str(caught.value).endswith(f"must be True or False, not str ({shown})")
+
+
 def test_hyperparameters_are_checked_by_the_constructor():
     for options, error in [
         ({"lr": -1}, ValueError),
