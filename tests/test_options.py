@@ -38,6 +38,22 @@ def test_hyperparameters_are_checked_when_set(backend):
     assert "lr" in dir(optimizer.groups[0])
 
 
+@pytest.mark.parametrize("name", ["lr", "weight_decay"])
+def test_numbers_must_be_finite_in_the_arithmetic(backend, name):
+    """The first number that is rounded to infinity is refused. The one before it is not."""
+    infinite = float(np.finfo(np.float32).max) + 2.0**103
+    options = {"lr": 0.5, name: np.nextafter(infinite, 0.0)}
+    param, grad = np.zeros((2, 3), np.float32)
+    gdm.sgd(param, grad, **options)
+    optimizer = gdm.SGD(param, **options)
+    for call in (lambda **x: gdm.sgd(param, grad, **x), lambda **x: gdm.SGD(param, **x)):
+        with pytest.raises(ValueError, match=f"{name} must be finite in float32"):
+            call(**{**options, name: infinite})
+    with pytest.raises(ValueError, match=f"{name} must be finite in float32"):
+        setattr(optimizer, name, infinite)
+    gdm.SGD(np.zeros(3), **{**options, name: infinite})
+
+
 def test_messages_show_at_most_80_characters_of_a_value():
     for n, shown in ((78, "'" + 78 * "x" + "'"), (79, "'" + 76 * "x" + "...")):
         with pytest.raises(TypeError) as caught:

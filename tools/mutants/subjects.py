@@ -116,7 +116,7 @@ SUBJECTS = (
         r"#define (SPIN|SHARE|STEPS|LOOK|STALL|LONG|TIMES|GOOD|MOST)_|spins|pause_briefly|setstacksize|i < 64",
     ),
     Subject("pool", "csrc/{threads.c,os_posix.h}", (files("cgroups", "threads"), files("processes"))),
-    Subject("checks", "src/gdm/_checks.py", (CONTRACT, CLASSES, files("any_array", "array_update"))),
+    Subject("checks", "src/gdm/_checks.py", (CONTRACT, CLASSES, files("any_array", "array_update", "bases"))),
     Subject(
         "checks",
         "src/gdm/optimizer/{options,around}.py",
