@@ -80,6 +80,7 @@ SUBJECTS = (
                 "-k (lamb or lars) and not avx and not both_backends",
                 *files("class_rules", "kernels", "narrow", "c_stages"),
             ),
+            ("-k hosts_threads", *files("c_plan")),
         ),
     ),
     Subject(
@@ -102,7 +103,7 @@ SUBJECTS = (
     Subject(
         "plan",
         "csrc/update.c",
-        (CONTRACT, ("-k momentum and not avx", *files("kernels")), files("c_fp_mode", "c")),
+        (CONTRACT, ("-k (momentum or nadam) and not avx", *files("kernels")), files("c_fp_mode", "c")),
     ),
     Subject(
         "pool",
@@ -116,7 +117,11 @@ SUBJECTS = (
         r"#define (SPIN|SHARE|STEPS|LOOK|STALL|LONG|TIMES|GOOD|MOST)_|spins|pause_briefly|setstacksize|i < 64",
     ),
     Subject("pool", "csrc/{threads.c,os_posix.h}", (files("cgroups", "threads"), files("processes"))),
-    Subject("checks", "src/gdm/_checks.py", (CONTRACT, CLASSES, files("any_array", "array_update", "bases"))),
+    Subject(
+        "checks",
+        "src/gdm/_checks.py",
+        (files("options", "bases"), CONTRACT, CLASSES, files("any_array", "array_update")),
+    ),
     Subject(
         "checks",
         "src/gdm/optimizer/{options,around}.py",
