@@ -15,20 +15,23 @@ import pytest
 from byhand import COMPILERS
 from clibrary import EXACT, ROOT, STRICT
 from gdm.reference import _ademamix
+from gdm.reference.formula import power_of_096
 from gdm.reference.real_power import Two, exp_of, log_of, real_power
 
 EXACTLY = Context(prec=45, Emin=-(10**6), Emax=10**6)
 TINY, HUGE = 2.0**-1022, math.inf  # below TINY numbers have fewer digits
 SOURCE = """
-#include "real_power.h"
+#include "host.h"
 double power_of(double base, double exponent);
 double high_of(double x);
 double low_of(double x);
 double exponential_of(double high, double low);
+double share_of(double x);
 double power_of(double base, double exponent) { return real_power(base, exponent); }
 double high_of(double x) { return log_of(x).high; }
 double low_of(double x) { return log_of(x).low; }
 double exponential_of(double high, double low) { return exp_of((struct two){high, low}); }
+double share_of(double x) { return power_of_096(x); }
 """
 
 
@@ -85,12 +88,18 @@ def test_c_and_python_have_the_same_bits(compiler, tmp_path):
     if not shutil.which(compiler):
         pytest.skip(f"NOT TESTED: powers in C compiled by {compiler}, which is not here")
     (tmp_path / "powers.c").write_text(SOURCE)
-    flags = ["-std=c11", "-O2", "-fPIC", "-shared", *EXACT, *STRICT, f"-I{ROOT / 'csrc'}"]
+    flags = ["-std=c11", "-O2", "-fPIC", "-shared", *EXACT, *STRICT, f"-I{ROOT / 'csrc'}", f"-I{ROOT / 'include'}"]
     subprocess.run([compiler, *flags, tmp_path / "powers.c", "-o", tmp_path / "powers.so"], check=True)
     library = ctypes.CDLL(str(tmp_path / "powers.so"))
-    calls = {name: getattr(library, name) for name in ("power_of", "high_of", "low_of", "exponential_of")}
+    arity = {"power_of": 2, "high_of": 1, "low_of": 1, "exponential_of": 2, "share_of": 1}
+    calls = {name: getattr(library, name) for name in arity}
     for name, call in calls.items():
-        call.restype, call.argtypes = ctypes.c_double, [ctypes.c_double] * (1 if name in ("high_of", "low_of") else 2)
+        call.restype, call.argtypes = ctypes.c_double, [ctypes.c_double] * arity[name]
+    for exponent in (0.0, 0.5, 1.0, 3.0):
+        assert calls["power_of"](math.inf, exponent) == real_power(math.inf, exponent)
+    rng = random.Random(4)
+    for x in (rng.uniform(0, 3) if k % 2 else 10 ** rng.uniform(-9, 5) for k in range(40_000)):  # of NAdam
+        assert calls["share_of"](x) == power_of_096(x), x
     for base, exponent in arguments(3, 10_000):
         assert calls["power_of"](base, exponent) == real_power(base, exponent), (base, exponent)
         log = log_of(base)

@@ -64,7 +64,7 @@ SUBJECTS = (
         "csrc/{plan,arrange,step,decide,swap}.c",
         (
             PLAN,
-            ("-k may_change and not avx", *files("c_stages")),
+            ("-k (may_change or every_rule and (lamb or lars)) and not avx", *files("c_stages")),
             CLASSES,
             (QUICK, *files("narrow")),
             ("-k wrong_gdm_isa or plans", *files("c", "c_stress")),
@@ -98,6 +98,7 @@ SUBJECTS = (
             ("-k (asgd or nadam or rprop or schedule_free or ademamix) and not avx", *files("kernels")),
             CONTRACT,
             files("schedule_free"),
+            ("-k other_versions", *files("c")),
         ),
     ),
     Subject(
