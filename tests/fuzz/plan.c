@@ -487,6 +487,8 @@ static void decode_entry(struct input *in) {
     case 245: entry.slots[below(in, SLOTS)].is_there = 0; break;
     default: break;
     }
+    for (size_t k = entry.state_count; k < MAX_STATES; k++) /* they are not given */
+        entry.slots[STATE + k].is_there = entry.slots[SCALES + k].is_there = 0;
     for (size_t k = COPY; k < SLOTS; k++) /* an older struct ends before them */
         entry.slots[k].is_there &= entry.args_size == sizeof(gdm_entry_args);
     if (!make(&call)) all.entries[all.entry_count++] = entry;
