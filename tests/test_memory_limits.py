@@ -188,6 +188,7 @@ CODE = """
     path = folder.name + "/state"
     if "path" in {action!r}:
         other.save(path)
+        other.load(path)
 
     def act(optimizer, new):
         {action}
@@ -260,7 +261,7 @@ def run(allocator, change: str, backend: str, library: str = "", repeats: int = 
     sys.version_info >= (3, 12),
     reason="NOT TESTED: from 3.12 on the interpreter itself crashes where some of its own allocations fail",
 )
-@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("change", [*CHANGES, "load a file"])
 def test_whichever_allocation_fails(allocator, backend, change, counted):
     """The optimizer is as before or as after, MemoryError is what is raised, and it goes on."""
     count = run(allocator, change, backend)
@@ -275,7 +276,7 @@ ALLOCATES = ("make", "more states", "lr_scale", "add_group", "remove_group", "lo
 @pytest.mark.parametrize(
     ("change", "library"),
     [(change, "gdm/_core") for change in ALLOCATES]
-    + [(change, "_multiarray_umath") for change in ALLOCATES if change != "remove_group"],
+    + [(change, "_multiarray_umath") for change in (*ALLOCATES, *FILES) if change != "remove_group"],
 )
 def test_whichever_allocation_of_the_core_or_of_numpys_fails(allocator, change, library, counted):
     """`make faults` also repeats each failure: nothing is leaked."""

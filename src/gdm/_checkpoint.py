@@ -85,7 +85,7 @@ def save(path: StrPath, tree: Any) -> None:
         temporary = tempfile.mkdtemp(".gdm-tmp", f"{name[:40]}.", directory)
         try:
             new = os.path.join(temporary, "new")
-            with open(new, "xb") as file:
+            with _open(new, "xb") as file:
                 mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode) if mode is None else mode
             try:
                 save_file(arrays, new, metadata={"gdm": metadata})
@@ -96,7 +96,7 @@ def save(path: StrPath, tree: Any) -> None:
                 number = int(found[1]) if found else errno.EIO
                 text = os.strerror(number) if found and os.name == "posix" else str(error)
                 raise OSError(number, text, None, number if found else None) from error
-            with open(new, "r+b") as file:
+            with _open(new, "r+b") as file:
                 _read_header(file)  # a new file that cannot be read must not replace an old file that can
                 os.chmod(new, mode)
                 os.fsync(file.fileno())
@@ -126,7 +126,7 @@ def load(path: StrPath) -> Any:
         If the file cannot be read.
     """
     name = os.fsdecode(path)
-    with _says("the checkpoint could not be read", name), open(name, "rb") as file:
+    with _says("the checkpoint could not be read", name), _open(name, "rb") as file:
         try:
             content, tensors = _read_header(file)
             for name, tensor in tensors.items():
@@ -148,6 +148,13 @@ def _says(what: str, path: str) -> Iterator[None]:
         yield
     except OSError as error:
         raise OSError(error.errno, f"{what}: {error.strerror or error}", path) from error.__cause__ or error
+
+
+def _open(path: str, mode: str) -> Any:
+    try:
+        return open(path, mode)
+    except RuntimeError as error:  # Python says so when there is no memory for the lock of a file
+        raise MemoryError(f"no memory to open {path}: {error}") from error
 
 
 def _pack(tree: Any) -> tuple[dict[str, Array], str]:
