@@ -18,6 +18,8 @@ torch = pytest.importorskip("torch", reason="NOT TESTED: the engine of gdm.torch
 
 from gdm.torch import tensors  # noqa: E402
 from gdm.torch.arrange import Arrangement  # noqa: E402
+from support import python  # noqa: E402
+from test_memory_limits import allocator  # noqa: E402, F401
 from torch_cases import CLASSES  # noqa: E402
 
 SHAPES = [(3, 5), (), (0,), (70,), (2, 3, 4, 5)]
@@ -524,3 +526,51 @@ def test_a_forked_child_is_not_in_the_step_of_its_parent(monkeypatch):
     in_the_middle(monkeypatch, fork)
     optimizer.step()
     assert ends == [0]
+
+
+WITHOUT_MEMORY = """
+    import ctypes
+    import torch
+    import gdm.torch
+
+    allocator = ctypes.CDLL(None)
+    allocator.fail_at.argtypes = [ctypes.c_long]
+    allocator.only_calls_from(b"gdm/_core")
+
+    def make():
+        torch.manual_seed(0)
+        params = [torch.nn.Parameter(torch.randn(n)) for n in (1, 70, 3000)]
+        for p in params:
+            p.grad = torch.randn_like(p)
+        return params, gdm.torch.AdamW(params, lr=0.1, amsgrad=True)
+
+    def is_same(xs, ys):
+        return all(torch.equal(x, y) for x, y in zip(xs, ys, strict=True))
+
+    start, _ = make()
+    end, optimizer = make()
+    optimizer.step()
+    failed = 0
+    while True:
+        params, optimizer = make()
+        try:
+            allocator.fail_at(failed + 1)
+            optimizer.step()
+        except MemoryError:
+            allocator.fail_at(0)
+            assert is_same(params, start), failed
+            optimizer.step()
+            assert is_same(params, end), failed
+            failed += 1
+            continue
+        assert allocator.fail_at(0), "an allocation has failed, and nothing was raised"
+        break
+    print(failed)
+"""
+
+
+def test_whichever_allocation_of_the_core_fails(allocator, counted):  # noqa: F811
+    """Nothing has changed, and the next step is the first one."""
+    count = int(python(WITHOUT_MEMORY, LD_PRELOAD=str(allocator), PYTHONMALLOC="malloc"))
+    assert count > 5
+    counted("gdm.torch: the first step", "allocations of the core that fail", count)
