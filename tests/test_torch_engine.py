@@ -528,6 +528,33 @@ def test_a_forked_child_is_not_in_the_step_of_its_parent(monkeypatch):
     assert ends == [0]
 
 
+@pytest.mark.parametrize("threads", [1, 2])
+def test_subnormals_that_torch_flushes_to_zero_are_not(threads):
+    """And torch still does so afterwards."""
+    sizes, tiny = [(70,), (1_100_000,)], torch.finfo(torch.float32).tiny
+
+    def stepped():
+        params = params_of(sizes)
+        optimizer = gdm.torch.SGD(params, lr=0.5, momentum=0.5, threads=threads)
+        for param, grad in zip(params, grads, strict=True):
+            param.data.mul_(0)
+            param.grad = grad.clone()
+        optimizer.step()
+        return [param.detach().view(torch.int32) for param in params]
+
+    grads = [param.detach() * tiny for param in params_of(sizes, seed=1)]
+    wanted = stepped()
+    if not torch.set_flush_denormal(True):
+        pytest.skip("NOT TESTED: torch does not flush subnormals to zero here")
+    try:
+        found = stepped()
+        assert (torch.full((8,), tiny) * 0.5).count_nonzero() == 0
+    finally:
+        torch.set_flush_denormal(False)
+    assert_same(found, wanted)
+    assert min(x.count_nonzero() / x.numel() for x in found) > 0.9
+
+
 WITHOUT_MEMORY = """
     import ctypes
     import torch
