@@ -95,6 +95,16 @@ def test_extreme_step_args_are_legal(plan, fields):
     plan.steps(2, **fields)
 
 
+def test_a_scale_of_minus_0_is_not_0(plan):
+    """0 - 0 is 0, and 0 - -0 is 0, but -0 - 0 is -0."""
+    param, grad = np.full(300, -0.0), np.ones(300)
+    assert add_arrays(plan.plan, new_group(plan.plan, "sgd", lr=0.5), param, [], grad) == "OK"
+    for scale, is_negative in ((0.0, True), (-0.0, False)):
+        assert set_scale(plan.plan, scale) == "OK"
+        assert step(plan.plan) == "OK"
+        assert np.signbit(param).all() == np.signbit(param).any() == is_negative
+
+
 def test_step_args_of_other_versions(plan):
     """In an older caller's struct the missing fields are off; a newer one's may not ask for anything new."""
     entry = plan.entry(plan.group("sgd"), 300, average=F32)

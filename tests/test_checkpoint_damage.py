@@ -92,7 +92,8 @@ def test_a_header_may_end_with_the_file_and_not_later(path):
     length = len(data) - 8
     assert data[:8] == length.to_bytes(8, "little")
     assert load(path) == {"a": 1}
-    refused(path, (length + 1).to_bytes(8, "little") + data[8:], f"of {len(data)} bytes, {length + 1} are its header")
+    says = f"header would have {length + 1} bytes .* all of it has {len(data)}"
+    refused(path, (length + 1).to_bytes(8, "little") + data[8:], says)
 
 
 def test_a_header_longer_than_allowed_is_refused_in_a_large_file(path):

@@ -241,6 +241,17 @@ def test_clipping_by_norm(backend):
 
 
 @pytest.mark.parametrize("backend", ["native", "reference"])
+def test_a_scale_of_minus_0_is_not_0(backend):
+    """0 - -0 is 0, but -0 - 0 is -0."""
+    gdm.set_backend(backend)
+    theta = np.full(3, -0.0)
+    opt = gdm.SGD([theta], lr=0.5)
+    for scale, is_negative in ((0.0, True), (-0.0, False)):
+        opt.step([np.ones(3)], scale=scale)
+        assert (np.signbit(theta) == is_negative).all()
+
+
+@pytest.mark.parametrize("backend", ["native", "reference"])
 @pytest.mark.parametrize("clear", [False, True])
 def test_gradients_that_are_not_finite(backend, clear):
     gdm.set_backend(backend)

@@ -66,7 +66,7 @@ cdef class ArrayUpdateCore:
         cdef step_args around = self.plan.around
         cdef uint64_t done
         cdef int status = gdm_plan_set_args(self.plan, 0, args)
-        if status == OK and (scale != around.scale or average_decay != around.average_decay
+        if status == OK and (has_other_bits(scale, around.scale) or average_decay != around.average_decay
                              or self.clears != around.clear_grads):
             around.scale, around.average_decay, around.clear_grads = scale, average_decay, self.clears
             status = gdm_plan_set_step_args(self.plan, &around)

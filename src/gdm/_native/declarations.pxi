@@ -257,6 +257,11 @@ cdef double FLOAT32_OVERFLOW = _checks.FLOAT32_OVERFLOW
 c_api = PyCapsule_New(<void *>gdm_get_table(), "gdm._core.c_api", NULL)
 
 
+cdef inline bint has_other_bits(double a, double b) noexcept nogil:
+    """Unlike ``!=``, this tells 0 from -0."""
+    return memcmp(&a, &b, sizeof(double)) != 0
+
+
 cdef object refuse(int status):
     """Raises what a status means that the checks in Python did not foresee: no memory, a wrong GDM_ISA, or a mistake
     of ours."""

@@ -480,7 +480,7 @@ cdef class OptimizerCore:
             if by_reference:
                 self.reference_step(items, scale)
                 return
-            if scale != engine.plan.around.scale:
+            if has_other_bits(scale, engine.plan.around.scale):
                 gdm_plan_set_scale(engine.plan, scale)
             engine.plan.threads = get_flag(&self.thread_count)
             if engine.prepares:

@@ -1098,7 +1098,7 @@ cdef class TensorEngine:
                 gdm_plan_set_updates(self.plan, optimizer.updates, 0)
             if not self.gather(optimizer):
                 return False
-            if scale != self.scale:
+            if has_other_bits(scale, self.scale):
                 status = gdm_plan_set_scale(self.plan, scale)
                 if status != OK:
                     refuse(status)
