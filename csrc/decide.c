@@ -30,7 +30,7 @@ void gdm_plan_skip(gdm_plan *plan) {
 }
 
 static void set_kernel_factor(gdm_plan *plan, double factor) {
-    if (!memcmp(&factor, &plan->stages.kernel_factor, sizeof factor)) return; /* unlike ==, it tells 0 from -0 */
+    if (!has_other_bits(factor, plan->stages.kernel_factor)) return;
     plan->stages.kernel_factor = factor;
     for (size_t g = 0; g < plan->group_count; g++) plan->groups[g].stale = 1;
 }

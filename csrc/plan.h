@@ -5,6 +5,8 @@
 #include "core.h"
 #include "pool.h"
 
+#include <string.h>
+
 /* What a step reads of an entry, in one cache line. A step leaves an entry out if data[GRAD] is NULL. The caller may
  * set data[GRAD] before each step without telling the plan. */
 struct entry {
@@ -107,6 +109,11 @@ struct gdm_plan {
     uint8_t has_trust;    /* some entry has OWN_TRUST */
     uint8_t knows_trust;  /* used during a step: the trust ratios are in `details` */
 };
+
+/* Unlike !=, this tells 0 from -0, which give other results. */
+static inline int has_other_bits(double a, double b) {
+    return memcmp(&a, &b, sizeof a) != 0;
+}
 
 /* Sets an argument struct's pointers to the scalars of its rule. */
 static inline void point_to_scalars(union args *args, const struct rule_info *rule, double *scalars) {

@@ -65,7 +65,7 @@ static const struct own *prepare_untrusted(const gdm_plan *plan, size_t i, struc
     const struct group *group = &plan->groups[entry->group];
     const double *scalars = entry->own & OWN_PROGRESS ? details->scalars : group->scalars;
     const size_t bytes = gdm_rules[group->rule].scalars * sizeof *scalars;
-    if (own->group != entry->group || own->lag != details->lag || own->lr_factor != details->lr_factor ||
+    if (own->group != entry->group || own->lag != details->lag || has_other_bits(own->lr_factor, details->lr_factor) ||
         memcmp(own->scalars, scalars, bytes)) {
         union args args = group->args;
         args.any.lr *= details->lr_factor;

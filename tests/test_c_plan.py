@@ -447,6 +447,16 @@ def test_a_factor_scales_lr_in_double(plan, memory, rule):
     np.testing.assert_array_equal(memory, expected)
 
 
+def test_a_factor_of_minus_0_is_not_0(plan):
+    """0 - 0 is 0, and 0 - -0 is 0, but -0 - 0 is -0: whichever entry comes first."""
+    params, grad = np.full((3, 100), -0.0), np.ones(100)
+    new_group(plan, "sgd", lr=0.5)
+    for param, factor in zip(params, (0.0, -0.0, 0.0), strict=True):
+        assert add_arrays(plan, 0, param, [], grad, lr_factor=factor) == "OK"
+    assert step(plan) == "OK"
+    assert np.signbit(params).all(axis=1).tolist() == [True, False, True]
+
+
 def test_lr_times_each_factor_must_be_finite(momentum_plan, memory):
     """lr times each factor must be finite, too, whichever of the two is set last."""
     for wrong in (-1.0, nan, inf, 1e300, 10 * HALF_MORE):

@@ -198,6 +198,7 @@ cdef extern from "plan.h" nogil:
     status gdm_plan_set_group_steps(plan *plan, size_t group, uint64_t steps)
     status gdm_plan_arrange(plan *plan)
     bint gdm_plan_overlaps(const plan *plan, const void *start, size_t bytes)
+    bint has_other_bits(double a, double b)
     status gdm_plan_run(plan *plan)
     status gdm_plan_run_swap(plan *plan, mode_t mode)
     status gdm_plan_set_mode(plan *plan, mode_t mode)
@@ -255,11 +256,6 @@ cdef double FLOAT32_OVERFLOW = _checks.FLOAT32_OVERFLOW
 
 # What a program imports to call without linking: gdm/import.h.
 c_api = PyCapsule_New(<void *>gdm_get_table(), "gdm._core.c_api", NULL)
-
-
-cdef inline bint has_other_bits(double a, double b) noexcept nogil:
-    """Unlike ``!=``, this tells 0 from -0."""
-    return memcmp(&a, &b, sizeof(double)) != 0
 
 
 cdef object refuse(int status):
