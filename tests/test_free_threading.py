@@ -206,13 +206,15 @@ def test_the_callers_list_may_change_meanwhile():
                 grads.extend([np.full(5, -1.0) for _ in params])
             return
         done = 0
-        for _ in range(3000):
-            try:
-                optimizer.step(grads)
-                done += 1
-            except ValueError as error:
-                assert "as many items as params" in str(error)  # noqa: PT017
-        stop.set()
+        try:
+            for _ in range(3000):
+                try:
+                    optimizer.step(grads)
+                    done += 1
+                except ValueError as error:
+                    assert "as many items as params" in str(error)  # noqa: PT017
+        finally:
+            stop.set()
         for param in params:
             np.testing.assert_array_equal(param, done)
 

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import sysconfig
 
 import numpy as np
 import pytest
@@ -72,6 +73,8 @@ def allocator(tmp_path_factory):
         pytest.skip("NOT TESTED: memory that runs out, which needs glibc")
     if not shutil.which("cc"):
         pytest.skip("NOT TESTED: memory that runs out, which needs a C compiler")
+    if sysconfig.get_config_var("Py_GIL_DISABLED"):
+        pytest.skip("NOT TESTED: memory that runs out; a Python without the GIL has an allocator of its own")
     folder = tmp_path_factory.mktemp("allocator")
     (folder / "allocator.c").write_text(ALLOCATOR)
     library = folder / "allocator.so"

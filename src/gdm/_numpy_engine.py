@@ -179,7 +179,7 @@ class OptimizerCore:
 
     def _bind_locked(self, grads: Any) -> None:
         self._require()
-        given = list(self._flatten(grads))
+        given = self._flatten(grads)
         self._check_params()
         bound, sources = self._check_grads(given)
         self._check_params()
@@ -213,7 +213,7 @@ class OptimizerCore:
             arrays = engine.bound or []
             self._check_unmoved("grads", arrays, engine.bound_places, engine.bound_sources)
         else:
-            given = list(self._flatten(grads))
+            given = self._flatten(grads)
             self._check_params()
             arrays, _ = self._check_grads(given)
         self._check_params()

@@ -271,7 +271,7 @@ cdef class OptimizerCore:
         if engine.are_usable(items, True):
             return items
         if in_list:
-            items = list(self._flatten(items))
+            items = self._flatten(items)
         if sources is None:
             arrays = _foreign.views(items)
             if engine.are_usable(arrays, True):

@@ -118,8 +118,8 @@ class Layout:
         return index % len(self.groups)
 
     def flatten(self, what: str, given: Any) -> list[Any]:
-        """The arrays of ``given``, which must have this layout, in order. None in the place of a group: None for all
-        of its arrays."""
+        """The arrays of ``given``, which must have this layout, in order, in a list of its own. None in the place of a
+        group: None for all of its arrays."""
         if not self.grouped:
             return _flatten(what, given, self.groups[0])
         flat: list[Any] = []
@@ -181,7 +181,7 @@ def _flatten(what: str, given: Any, layout: GroupLayout) -> list[Any]:
         return [given[key] for key in shape]
     if _is_array(given) or isinstance(given, (Mapping, str)):
         raise TypeError(f"{what} must be a sequence like params, not {type(given).__name__}")
-    items = given if type(given) is list else _items(what, given)
+    items = given.copy() if type(given) is list else _items(what, given)  # another thread may change the list
     if len(items) != shape:
         raise ValueError(f"{what} must have as many items as params, {shape}, got {len(items)}")
     return items
