@@ -5,7 +5,7 @@
 #include "core.h"
 #include "pool.h"
 
-#include <string.h>
+#include <math.h>
 
 /* What a step reads of an entry, in one cache line. A step leaves an entry out if data[GRAD] is NULL. The caller may
  * set data[GRAD] before each step without telling the plan. */
@@ -112,7 +112,7 @@ struct gdm_plan {
 
 /* Unlike !=, this tells 0 from -0, which give other results. */
 static inline int has_other_bits(double a, double b) {
-    return memcmp(&a, &b, sizeof a) != 0;
+    return a != b || (a == 0 && !signbit(a) != !signbit(b));
 }
 
 /* Sets an argument struct's pointers to the scalars of its rule. */
