@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import weakref
-from _thread import LockType, allocate_lock
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Self
 
@@ -69,8 +68,7 @@ class OptimizerCore:
 
     def __new__(cls, *args: Any, **keywords: Any) -> Self:
         self = super().__new__(cls)
-        object.__setattr__(self, "_mutexes", {os.getpid(): _new_mutex()})
-        object.__setattr__(self, "_holder", (0, _nobody))
+        object.__setattr__(self, "_turn", {"of": (0, _nobody)})
         return self
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -85,14 +83,18 @@ class OptimizerCore:
         """Locks the optimizer until the holder is gone, however its call ends: also by an interrupt.
 
         No frame but the one that locks may keep the holder: the traceback of an interrupt keeps the frames.
+
+        Each turn knows the next one. setdefault() lets one thread only have it, in one step that nothing interrupts: no
+        mutex could stay locked. ``_turn`` may be one that is over; the last one is found from there.
         """
         pid = os.getpid()  # a forked child is not in the step that its parent was in
-        mutex = self._mutexes.get(pid) or self._mutexes.setdefault(pid, _new_mutex())
-        with mutex:
-            its_pid, present = self._holder
+        turn, own = self._turn, {"of": (pid, holder)}
+        while turn is not own:
+            its_pid, present = turn["of"]
             if its_pid == pid and present() is not None:
                 raise RuntimeError("this optimizer is already in the middle of a step")
-            self._holder = pid, holder
+            turn = turn.setdefault("next", own)
+        self._turn = own
 
     def _exclusively(self, function: Callable[..., Any], *args: Any) -> Any:
         """Calls the function while no step and no other change runs."""
@@ -260,8 +262,7 @@ class OptimizerCore:
                 )
 
     if TYPE_CHECKING:  # what a subclass provides
-        _mutexes: dict[int, LockType]  # of each process, by its number
-        _holder: tuple[int, Callable[[], _Holder | None]]
+        _turn: dict[str, Any]  # "of": its process and what holds it; "next": the next turn, if there has been one
 
         def _set_for_all_groups(self, name: str, value: Any) -> None: ...
         def _flatten(self, grads: Any) -> list[Any]: ...
@@ -278,13 +279,6 @@ class OptimizerCore:
 
 def _nobody() -> None:
     """Who holds a lock at first."""
-
-
-def _new_mutex() -> LockType:
-    try:
-        return allocate_lock()
-    except RuntimeError:  # Python has no memory for one
-        raise MemoryError from None
 
 
 def _complete(write: Callable[[], None]) -> None:
