@@ -185,5 +185,5 @@ def test_a_file_of_more_than_4_gib(tmp_path, counted):
     y = load(tmp_path / "state")
     (tmp_path / "state").unlink()
     assert y["y"].tolist() == [0, 1, 2]
-    np.testing.assert_array_equal(y["x"], x)
+    assert np.array_equal(y["x"], x)  # NumPy's assert_array_equal would need 20 GiB
     counted("save and load", "bytes of one array", x.nbytes)
