@@ -55,7 +55,7 @@ class Platform:
             self._compile(folder, *flags, "-c", *SOURCES)
             core = sorted(folder.glob("*.o"))
             assert len(core) == len(SOURCES)
-        for program in ("bits", "plan", "stress"):
+        for program in ("bits", "fp_mode", "plan", "stress"):
             self._compile(
                 folder, *flags, ROOT / f"tests/c/{program}.c", *core, *self.linked_with, "-o", program + self.suffix
             )
@@ -72,7 +72,7 @@ class Platform:
 
     def _check_compiler(self, folder: Path) -> None:
         """Skips if the compiler, or the headers of its C library, are not here."""
-        program = "#include <stdio.h>\nint main(void) { return puts(\"\") < 0; }\n"
+        program = '#include <stdio.h>\nint main(void) { return puts("") < 0; }\n'
         (folder / "empty.c").write_text(program)
         try:
             self._compile(folder, "-O2", "empty.c", "-o", "empty" + self.suffix)

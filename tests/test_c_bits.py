@@ -36,8 +36,8 @@ CROSS, QEMU = "aarch64-linux-gnu-gcc", "qemu-aarch64"
 
 
 @pytest.fixture(scope="module")
-def arm_program(tmp_path_factory):
-    """tests/c/bits.c and the core for aarch64."""
+def arm_programs(tmp_path_factory):
+    """A folder with tests/c/bits.c and fp_mode.c, with the core, for aarch64."""
     if not (shutil.which(CROSS) and shutil.which(QEMU)):
         pytest.skip(
             f"NOT TESTED: the same bits on aarch64; needs {CROSS} and {QEMU} "
@@ -46,22 +46,33 @@ def arm_program(tmp_path_factory):
     folder = tmp_path_factory.mktemp("arm")
     command = [CROSS, "-std=c11", "-O3", *EXACT, *STRICT, "-pthread"]
     files = objects(command, folder)
-    subprocess.run([*command, "-I", ROOT / "include", BITS, *files, "-static", "-o", folder / "bits"], check=True)
-    return folder / "bits"
+    for program in (BITS, ROOT / "tests/c/fp_mode.c"):
+        flags = ["-I", ROOT / "include", program, *files, "-static", "-lm", "-o", folder / program.stem]
+        subprocess.run([*command, *flags], check=True)
+    return folder
 
 
 @pytest.fixture(scope="module")
-def arm_bits(arm_program):
-    """What it prints where no instruction set is asked for."""
-    return printed(QEMU, arm_program)
+def arm_bits(arm_programs):
+    """What bits.c prints where no instruction set is asked for."""
+    return printed(QEMU, arm_programs / "bits")
 
 
 def test_neon_is_chosen(arm_bits):
     assert arm_bits[0] == "neon"
 
 
-def test_the_baseline_has_the_same_bits_on_aarch64(arm_program, arm_bits):
-    assert_same_hashes(bits_of(QEMU, arm_program, isa="baseline"), arm_bits[1], "on the baseline of aarch64")
+def test_the_baseline_has_the_same_bits_on_aarch64(arm_programs, arm_bits):
+    found = bits_of(QEMU, arm_programs / "bits", isa="baseline")
+    assert_same_hashes(found, arm_bits[1], "on the baseline of aarch64")
+
+
+@pytest.mark.parametrize("isa", ["neon", "baseline"])
+def test_the_mode_of_a_thread_changes_no_bits_on_aarch64(arm_programs, isa):
+    """Three rounding modes, and flush-to-zero; test_c_fp_mode.py tests more of this on the machine itself."""
+    command = [QEMU, "-E", f"GDM_ISA={isa}", arm_programs / "fp_mode"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert (done.returncode, done.stdout) == (0, "4\n"), done.stderr
 
 
 def test_this_machine_has_the_bits_of_aarch64(library, arm_bits, tmp_path):

@@ -69,6 +69,13 @@ def test_the_best_instruction_set_is_chosen(built):
     assert run(built, "bits").split()[0] == (platform.isas or gdm.available_isas())[0]
 
 
+def test_the_mode_of_a_thread_changes_no_bits(built):
+    """Rounding modes and flush-to-zero, of which WebAssembly has none."""
+    platform, _ = built
+    has_none = "wasm" in platform.name or platform.name == "emscripten"
+    assert int(run(built, "fp_mode")) == (0 if has_none else 4)
+
+
 def test_plans_hold_what_the_layers_above_rely_on(built):
     run(built, "plan")
 
