@@ -267,8 +267,8 @@ def test_set_args_that_need_another_state(plan):
     assert step(plan.plan) == "OK"
     assert largest.any()
     assert set_args(plan.plan, 0, options[0]) == "OK"
-    assert with_status(plan, Entry(group, 1, 0)) == "OK"
-    assert with_status(plan, Entry(group, 2, 300, state=INT8)) == "OK"
+    more_entries = [Entry(group, 1, 0), Entry(group, 2, 300, state=INT8)]  # whose memory the plan uses
+    assert [with_status(plan, x) for x in more_entries] == ["OK", "OK"]
     before = largest.copy()
     assert set_args(plan.plan, 0, options[1]) == "ERR_NULL"
     assert error_of(plan.plan) == (2, NOWHERE)

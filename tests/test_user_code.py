@@ -11,8 +11,12 @@ import pytest
 import gdm
 from support import HOOKS, every_hook, python
 
+# What moves an array, and the errors that say so. The memory that it had may already be another array's.
 MOVES = {
-    "params": ("params['a'].resize(1, refcheck=False)", "StaleBufferError params['a'] has moved, been resized, or"),
+    "params": (
+        "params['a'].resize(1, refcheck=False)",
+        ("StaleBufferError params['a'] has moved, been resized, or", "OverlapError params['a'] and grads["),
+    ),
     "grads": ("grads['a'].resize(1, refcheck=False)", "ValueError grads['a'] has shape (1,), but params['a'] has"),
 }
 
