@@ -35,6 +35,7 @@ def test_a_number_scales_a_parameter_and_an_array_each_element(backend):
         ("x", TypeError, "^lr_scale must be a"),
         ([1.0], ValueError, "^lr_scale must have as many items as params, 2, got 1"),
         ([1.0, np.ones(4)], ValueError, r"^lr_scale\[1\] has shape \(4,\), which does not broadcast"),
+        ([1.0, np.ones((1, 3))], ValueError, r"^lr_scale\[1\] has shape \(1, 3\), which does not broadcast"),
         ([1.0, -np.ones(3)], ValueError, r"^lr_scale\[1\] must be finite and not negative in each element"),
         ([1.0, np.full(3, np.nan)], ValueError, r"^lr_scale\[1\] must be finite"),
         ([1.0, "x"], (TypeError, ValueError), r"^lr_scale\[1\]"),
@@ -44,6 +45,9 @@ def test_bad_factors_are_refused(backend, scale, error, message):
     params = [np.ones(2), np.ones(3)]
     with pytest.raises(error, match=message):
         gdm.SGD(params, lr_scale=scale)
+    in_a_group = message.replace("^", "^group 1: ")
+    with pytest.raises(error, match=in_a_group):
+        gdm.SGD([{"params": np.ones(1)}, {"params": params, "lr_scale": scale}])
     optimizer = gdm.SGD(params)
     with pytest.raises(error, match=message):
         optimizer.lr_scale = scale

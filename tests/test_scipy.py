@@ -15,6 +15,7 @@ from scipy.optimize import Bounds, OptimizeResult, OptimizeWarning, minimize, ro
 
 import gdm
 from gdm import scipy as methods
+from gdm.scipy.run import Point, Rules, Run
 
 NAMES = methods.__all__
 SINGLE = [name for name in NAMES if name != "schedule_free"]  # those that walk through the points that they judge
@@ -316,6 +317,42 @@ def test_ftol_ends_a_run_without_progress():
     assert "ftol" in flat.message
     assert rosen_der(flat.x).any()
     assert flat.nit < run("adam", rosen, [-1.2, 1.0], rosen_der, options={"gtol": 0, "ftol": 1e-12}).nit
+
+
+def test_after_a_step_that_is_too_long_comes_the_minimum_of_the_parabola():
+    """From 0.004 the first step of 0.01 goes to -0.006. The parabola through both values is the function itself."""
+    points = []
+    result = run("gradient_descent", lambda x: points.append(float(x[0])) or x @ x / 2, [0.004], lambda x: x)
+    np.testing.assert_allclose(points, [0.004, -0.006, 0.0], atol=1e-15)
+    assert result.success
+
+
+def test_a_run_that_ends_in_its_first_cycle_reports_its_rate():
+    result = run("schedule_free", rosen, [-1.2, 1.0], rosen_der, options={"maxiter": 1})
+    assert result.nit == 1
+    assert 0 < result.lr < 1
+
+
+def follow(values, residuals):
+    """Which of these points is the best one, of a run that begins at the first."""
+    points = [Point(np.zeros(1), fun, np.zeros(1), residual) for fun, residual in zip(values, residuals, strict=True)]
+    followed = Run("momentum", points[0], Rules(100, 0.0, 0.0), None, False)
+    for point in points[1:]:
+        followed.record(point, 1.0)
+    return next(i for i, point in enumerate(points) if point is followed.best)
+
+
+def test_of_values_that_only_rounding_separates_the_smaller_gradient_counts():
+    apart = np.finfo(float).eps
+    assert follow([1, 1], [2, 1]) == 1
+    assert follow([1, 1, 1], [2, 1, 3]) == 1
+    assert follow([1, 1 - 4 * apart], [1, 2]) == 0
+    assert follow([1, 1 - 4 * apart, 1 - 3 * apart], [3, 2, 1]) == 2
+    assert follow([1, 1 - 100 * apart], [1, 2]) == 1
+    # The lowest value creeps away from that of the best point, until rounding alone does not explain it.
+    assert follow([1, *(1 - 5 * k * apart for k in (1, 2))], [1, 2, 2]) == 0
+    assert follow([1, *(1 - 5 * k * apart for k in (1, 2, 3))], [1, 2, 2, 2]) == 3
+    assert follow([1, 1 + 2 * apart], [2, 1]) == 0  # never above the start
 
 
 def test_the_best_point_is_returned_and_not_the_last():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import doctest
+import importlib
 import importlib.util
 import itertools
 import pickle
@@ -243,6 +244,23 @@ def test_states_of_thincs_optimizer_are_taken_over():
         ours(KEY, own, grad.copy())
     np.testing.assert_allclose(own, weights, rtol=1e-5, atol=1e-6)
     assert ours.nr_update[KEY] == 4
+
+
+@pytest.mark.parametrize("state", [np.zeros(36, np.float32), np.zeros((7, 5), np.float32), np.zeros(35, np.float64)])
+def test_a_state_of_another_shape_or_dtype_is_named(state):
+    optimizer, (weights, grad) = gdm.thinc.Adam(0.1), arrays()
+    optimizer.mom1[KEY] = state
+    before = weights.copy()
+    with pytest.raises((TypeError, ValueError), match=r"^mom1\[\(0, 'W'\)\]"):
+        optimizer(KEY, weights, grad)
+    np.testing.assert_array_equal(weights, before)
+
+
+def test_without_thinc_the_error_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "thinc.optimizers", None)
+    monkeypatch.delitem(sys.modules, "gdm.thinc")
+    with pytest.raises(ImportError, match=r"gdm\.thinc needs thinc: pip install 'gdm-optim\[thinc\]'"):
+        importlib.import_module("gdm.thinc")
 
 
 def test_dictionaries_of_states_belong_to_the_user():

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import gdm
+from gdm.torch import muon
 from support import assert_same_bits
 from torch_cases import (
     assert_close,
@@ -105,6 +106,17 @@ def test_singular_values_come_into_the_band(shape, dtype, scale):
     assert values.max() < 1.21 + loose
     if result.dtype == torch.float32:
         np.testing.assert_allclose(result.numpy(), gdm.newton_schulz(matrix.numpy()), atol=1e-5)
+
+
+@pytest.mark.parametrize(("side", "dtype"), [(127, torch.float32), (128, torch.bfloat16)])
+@pytest.mark.parametrize("turned", [False, True])
+def test_large_matrices_are_bfloat16_where_that_is_fast(monkeypatch, side, dtype, turned):
+    matrix = torch.randn((side, 200), generator=torch.Generator().manual_seed(0))
+    matrix = matrix.T if turned else matrix
+    monkeypatch.setattr(muon, "has_fast_bfloat16", lambda: True)
+    assert gdm.torch.newton_schulz(matrix).dtype == dtype
+    monkeypatch.setattr(muon, "has_fast_bfloat16", lambda: False)
+    assert gdm.torch.newton_schulz(matrix).dtype == torch.float32
 
 
 def test_what_is_no_matrix_of_floats_cannot_be_orthogonalized():

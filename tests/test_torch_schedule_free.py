@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import gdm
+from gdm import _backend
 from support import python
 from torch_cases import (
     assert_same_tensors,
@@ -102,6 +103,21 @@ def test_the_path_is_that_of_the_package(name, seed):
     for each in (theirs, ours, own):
         each.eval()
     compare("the average")
+
+
+@pytest.mark.parametrize("wrong", [0, 2])
+def test_a_swap_that_the_core_refuses_is_an_error(monkeypatch, wrong):
+    """Which only another thread can cause, that changes a parameter at this moment."""
+    params = parameters()
+    optimizer = make("ScheduleFreeSGD", params)
+    steps(optimizer, params, range(2))
+    before = [p.detach().clone() for p in params]
+    gdm.set_backend("native")
+    monkeypatch.setattr(_backend.native, "swap_tensors", lambda *_: wrong)
+    with pytest.raises(RuntimeError, match=rf"params'\]\[{wrong}\] changed while the averages were being put"):
+        optimizer.eval()
+    assert optimizer.param_groups[0]["train_mode"]
+    assert all(map(torch.equal, params, before))
 
 
 @needs_package

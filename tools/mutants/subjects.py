@@ -144,7 +144,11 @@ SUBJECTS = (
     Subject(
         "adapters",
         "src/gdm/torch/{arrange,by_reference}.py",
-        (files("torch_bits", "torch_tensors"), files("torch_narrow", "torch_states", "torch_behaviour")),
+        (
+            files("torch_bits", "torch_tensors"),
+            files("torch_narrow", "torch_states", "torch_behaviour"),
+            files("torch_muon", "torch_distributed"),
+        ),
     ),
 )
 
