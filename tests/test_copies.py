@@ -44,3 +44,27 @@ def test_a_copy_of_an_optimizer_with_groups_goes_on_to_the_bit(backend, way):
     optimizer.step(grads)
     copied_params, copied = way((params, optimizer))
     assert_goes_on(params, optimizer, copied_params, copied, grads)
+
+
+class Named(gdm.SGD):
+    """A subclass that says itself what copies hold."""
+
+    def __reduce__(self):
+        return (*super().__reduce__(), {"_title": self._title})
+
+
+class Remembering(Named):
+    def __setstate__(self, state):
+        self._title = state["_title"] + ", again"
+
+
+@every_way
+@pytest.mark.parametrize(("cls", "title"), [(Named, "mine"), (Remembering, "mine, again")])
+def test_a_copy_of_a_subclass_holds_what_it_says(backend, way, cls, title):
+    params, grads = three_arrays(), three_arrays()
+    optimizer = cls(params, lr=0.1, momentum=0.9)
+    optimizer._title = "mine"
+    optimizer.step(grads)
+    copied_params, copied = way((params, optimizer))
+    assert (type(copied), copied._title) == (cls, title)
+    assert_goes_on(params, optimizer, copied_params, copied, grads)

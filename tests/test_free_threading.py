@@ -7,6 +7,7 @@ import random
 import sys
 import sysconfig
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -130,6 +131,35 @@ def test_a_reader_never_sees_half_a_step():
 
     in_threads(work)
     assert optimizer.param_steps == [300] * 3
+
+
+def test_a_deep_copy_is_of_one_moment(backend):
+    """Of no moment within a step: its parameters, state and counts belong together."""
+    params, stop = [np.zeros(n) for n in (3, 40_000, 5, 20_000)], threading.Event()
+    optimizer, copied = gdm.SGD(params, lr=1.0, average=0.0), [0] * THREADS
+    optimizer.bind([np.full_like(x, -1.0) for x in params])
+
+    def work(k):
+        try:
+            while sum(copied) < 60 and not stop.is_set():
+                try:
+                    if k == 0:
+                        optimizer.step()
+                        time.sleep(1e-4)
+                        continue
+                    other, its_params = copy.deepcopy((optimizer, params))
+                except RuntimeError as error:
+                    assert BUSY in str(error)  # noqa: PT017
+                    continue
+                for x, average in zip(its_params, other.averages, strict=True):
+                    assert x[0] == x[-1] == average[0] == average[-1] == other.steps
+                copied[k] += 1
+        finally:
+            stop.set()
+
+    in_threads(work)
+    for x in params:
+        np.testing.assert_array_equal(x, optimizer.steps)
 
 
 def _add_and_remove(optimizer, _):

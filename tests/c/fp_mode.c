@@ -169,14 +169,18 @@ static void train(struct memory *memory, int threads, gdm_rounding rounding, con
 
 int main(void) {
     static struct memory expected, found;
-    size_t count = 0;
-    for (const struct mode *mode = modes; mode->name; mode++, count++)
+    unsigned count = 0;
+    for (const struct mode *mode = modes; mode->name; mode++) {
+        enter(mode);
+        if (!leave(mode)) continue; /* the machine has no such mode */
+        count++;
         for (int rounding = GDM_NEAREST; rounding <= GDM_STOCHASTIC; rounding++)
             for (int threads = 1; threads <= 4; threads += 3) {
                 train(&expected, 1, (gdm_rounding)rounding, NULL);
                 train(&found, threads, (gdm_rounding)rounding, mode);
                 require(!memcmp(&expected, &found, sizeof found), "other bits than in the default mode", mode);
             }
-    printf("%u\n", (unsigned)count);
+    }
+    printf("%u\n", count);
     return 0;
 }

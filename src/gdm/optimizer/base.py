@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from copy import deepcopy
 from functools import partial
 from os import PathLike
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -772,11 +773,24 @@ class Optimizer(OptimizerCore):
         self.load_state_dict(_checkpoint.load(path))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """What copies and pickles hold: the parameters, options and state; not the gradients that are bound."""
-        reduced: tuple[Any, ...] = self._exclusively(self._reduce_locked)
+        """What copies and pickles hold: the parameters, options and state; not the gradients that are bound.
+
+        What is pickled holds the parameters themselves, so let no other thread make a step until the pickle is done.
+        """
+        reduced: tuple[Any, ...] = self._exclusively(self._reduce_locked, True)
         return reduced
 
-    def _reduce_locked(self) -> tuple[Any, ...]:
+    def __deepcopy__(self, memo: dict[int, Any]) -> Optimizer:
+        """An optimizer with parameters of its own. Another thread makes no step meanwhile."""
+        if type(self).__reduce__ is not Optimizer.__reduce__:  # a user's subclass says itself what copies hold
+            return _deep_copy(self.__reduce__(), memo)
+        copied: Optimizer = self._exclusively(self._deepcopy_locked, memo)
+        return copied
+
+    def _deepcopy_locked(self, memo: dict[int, Any]) -> Optimizer:
+        return _deep_copy(self._reduce_locked(False), memo)
+
+    def _reduce_locked(self, copy: bool) -> tuple[Any, ...]:
         snapshot = self._snapshot
         layout, options = snapshot.layout, dict(self._defaults)
         users = [
@@ -796,7 +810,7 @@ class Optimizer(OptimizerCore):
         options["dtype"] = "bfloat16" if options.pop("uint16") else None
         if any(x is not None for x in snapshot.copies):
             options["copies"] = layout.unflatten(snapshot.user_copies)
-        return _restore, (type(self), params, options, self._defaults, self._state_dict_locked(True))
+        return _restore, (type(self), params, options, self._defaults, self._state_dict_locked(copy))
 
     def __repr__(self) -> str:
         elements = sum(param.size for param in self._snapshot.params)
@@ -818,6 +832,18 @@ def _kept(
     arrays, places = _checks.buffers(names, given, writable, accepts)
     sources = [Source.of(*x) for x in zip(names, given, arrays, places, strict=True)]
     return [x if isinstance(x, np.ndarray) else array for x, array in zip(given, arrays, strict=True)], sources
+
+
+def _deep_copy(reduced: tuple[Any, ...], memo: dict[int, Any]) -> Optimizer:
+    """Copies what ``__reduce__`` returns, as ``copy.deepcopy`` does."""
+    make, arguments, *state = reduced
+    copied: Optimizer = make(*deepcopy(arguments, memo))
+    for x in state:
+        if hasattr(copied, "__setstate__"):
+            copied.__setstate__(deepcopy(x, memo))
+        else:
+            vars(copied).update(deepcopy(x, memo))
+    return copied
 
 
 def _restore(

@@ -206,8 +206,8 @@ class Muon(Optimizer):
             raise NonFiniteError(f"orthogonalize returned what is NaN or infinite for {label}")
         return update
 
-    def _reduce_locked(self) -> tuple[Any, ...]:
-        return (*super()._reduce_locked(), {"_orthogonalize": self._orthogonalize})
+    def _reduce_locked(self, copy: bool) -> tuple[Any, ...]:
+        return (*super()._reduce_locked(copy), {"_orthogonalize": self._orthogonalize})
 
 
 def shape_factor(adjust_lr_fn: str | None, shape: tuple[int, ...]) -> float:
