@@ -34,6 +34,8 @@ TESTS = {
     "test_docstring_examples_of_schedules_run": "doctest takes the standard output of the process",
     "test_docstring_examples_run": "doctest takes the standard output of the process",
     "test_docstrings_have_every_option_and_run": "doctest takes the standard output of the process",
+    "test_the_examples_of_its_docstring_run": "doctest takes the standard output of the process",
+    "test_dlpack_gives_the_same_bits": "asks for a fixture while it runs, which patches the process",
 }
 # By a fixture that a test uses.
 FIXTURES = {
