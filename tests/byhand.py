@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from clibrary import EXHAUSTIVE
+
 ROOT = Path(__file__).parent.parent
 
 
@@ -36,6 +38,8 @@ def lines() -> str:
 
 def build(compiler: str, folder: Path, *, cflags: str = "") -> Path:
     """A copy of the sources in which these commands have been run by a shell, whose ``cc`` is the compiler."""
+    if cflags == NATIVE and not EXHAUSTIVE:
+        pytest.skip(f"takes half a minute, with {compiler} {NATIVE}: GDM_EXHAUSTIVE=1")
     if not shutil.which(compiler):
         pytest.skip(f"NOT TESTED: the library compiled by hand with {compiler}, which is not here")
     for name in ("csrc", "include"):

@@ -12,6 +12,7 @@ ROOT = Path(__file__).parent.parent
 SOURCES = [*(ROOT / "csrc").glob("*.c"), *(ROOT / "csrc/isa").glob("*.c")]
 EXACT = ["-ffp-contract=off", "-fno-math-errno"]
 STRICT = ["-Wall", "-Wextra", "-Wpedantic", "-Werror"]
+EXHAUSTIVE = os.environ.get("GDM_EXHAUSTIVE") == "1"  # also what takes some minutes more: .ci/run does it
 
 
 def objects(command: list, folder: Path) -> list[Path]:

@@ -20,6 +20,7 @@ import gdm
 from amalgamation import INTERNALS_VISIBLE, WARNINGS, compiled, write
 from byhand import COMPILERS
 from cbits import assert_same_hashes, bits_of, bits_program, printed
+from clibrary import EXHAUSTIVE
 from test_disassembly import WIDEST, assert_vectorised
 from test_embed import EMBED, STRICT, assert_fits, need, run
 
@@ -29,7 +30,7 @@ CROSS = "aarch64-linux-gnu-gcc"
 NATIVE = ["-O2", "-march=native"]
 # As many options as can change the bits of other programs.
 BUILDS = {"clang": ["clang", *NATIVE]}
-if EVERY_BUILD or os.environ.get("GDM_EXHAUSTIVE") == "1" or not shutil.which("clang"):
+if EVERY_BUILD or EXHAUSTIVE or not shutil.which("clang"):
     BUILDS |= {"gcc": ["gcc", *NATIVE]}  # which takes three times as long
 if EVERY_BUILD:
     BUILDS |= {

@@ -11,7 +11,7 @@ import pytest
 import gdm
 from byhand import BUILDS
 from cbits import BITS, assert_same_hashes, bits_of, bits_program, printed
-from clibrary import EXACT, ROOT, STRICT, objects
+from clibrary import EXACT, EXHAUSTIVE, ROOT, STRICT, objects
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +38,8 @@ CROSS, QEMU = "aarch64-linux-gnu-gcc", "qemu-aarch64"
 @pytest.fixture(scope="module")
 def arm_programs(tmp_path_factory):
     """A folder with tests/c/bits.c and fp_mode.c, with the core, for aarch64."""
+    if not EXHAUSTIVE:
+        pytest.skip("takes a minute, in QEMU: GDM_EXHAUSTIVE=1")
     if not (shutil.which(CROSS) and shutil.which(QEMU)):
         pytest.skip(
             f"NOT TESTED: the same bits on aarch64; needs {CROSS} and {QEMU} "

@@ -7,7 +7,6 @@ millions more.
 from __future__ import annotations
 
 import functools
-import os
 from collections.abc import Iterator
 
 import ml_dtypes
@@ -15,12 +14,12 @@ import numpy as np
 import pytest
 
 import gdm
+from clibrary import EXHAUSTIVE
 from cplan import BF16, F16, F32, F64, INT8, NEAREST, STOCHASTIC, buffer, set_grad, step
 from cstages import FLOATS, NAME, Plan, bits, narrow
 from gdm import _stages
 from support import ISAS
 
-EXHAUSTIVE = os.environ.get("GDM_EXHAUSTIVE") == "1"
 CHUNK = 1 << 18  # its arrays stay in the cache
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NumPy's, of special values

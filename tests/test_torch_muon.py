@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 import gdm
-from gdm.torch import muon
 from support import assert_same_bits
 from torch_cases import (
     assert_close,
@@ -24,6 +23,7 @@ from torch_cases import (
 )
 
 from torch.optim import _muon as torchs  # isort: skip
+from gdm.torch import muon  # isort: skip
 
 SHAPES = [(7, 3), (4, 9), (6, 6), (1, 5)]
 MIXED = [(5,), (7, 3), (), (4, 9)]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from copy import deepcopy
 from functools import partial
 from os import PathLike
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -782,8 +781,10 @@ class Optimizer(OptimizerCore):
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Optimizer:
         """An optimizer with parameters of its own. Another thread makes no step meanwhile."""
-        if type(self).__reduce__ is not Optimizer.__reduce__:  # a user's subclass says itself what copies hold
-            return _deep_copy(self.__reduce__(), memo)
+        cls = type(self)
+        if (cls.__reduce__, cls.__reduce_ex__) != (Optimizer.__reduce__, Optimizer.__reduce_ex__):
+            reduced: Any = self.__reduce_ex__(4)  # a user's subclass says itself what copies hold
+            return _deep_copy(reduced, memo)
         copied: Optimizer = self._exclusively(self._deepcopy_locked, memo)
         return copied
 
@@ -836,13 +837,16 @@ def _kept(
 
 def _deep_copy(reduced: tuple[Any, ...], memo: dict[int, Any]) -> Optimizer:
     """Copies what ``__reduce__`` returns, as ``copy.deepcopy`` does."""
-    make, arguments, *state = reduced
+    from copy import deepcopy
+
+    make, arguments, state = (*reduced, None)[:3]
     copied: Optimizer = make(*deepcopy(arguments, memo))
-    for x in state:
+    if state is not None:
+        state = deepcopy(state, memo)
         if hasattr(copied, "__setstate__"):
-            copied.__setstate__(deepcopy(x, memo))
+            copied.__setstate__(state)
         else:
-            vars(copied).update(deepcopy(x, memo))
+            vars(copied).update(state)
     return copied
 
 
