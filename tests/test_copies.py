@@ -46,6 +46,27 @@ def test_a_copy_of_an_optimizer_with_groups_goes_on_to_the_bit(backend, way):
     assert_goes_on(params, optimizer, copied_params, copied, grads)
 
 
+def test_no_step_comes_between_the_parts_of_a_deep_copy(backend):
+    """Not even from what is copied."""
+
+    class Rate:
+        def __call__(self, step):
+            return 0.1
+
+        def __deepcopy__(self, memo):
+            with pytest.raises(RuntimeError, match="already in the middle of a step"):
+                optimizer.step(np.ones(3))
+            refused.append(True)
+            return self
+
+    refused, x = [], np.ones(3)
+    optimizer = gdm.SGD(x, lr=Rate())
+    copy.deepcopy(optimizer)
+    assert refused
+    optimizer.step(np.ones(3))  # it is free again
+    np.testing.assert_array_equal(x, 0.9)
+
+
 class Named(gdm.SGD):
     """A subclass that says itself what copies hold."""
 

@@ -133,7 +133,7 @@ def test_a_reader_never_sees_half_a_step():
     assert optimizer.param_steps == [300] * 3
 
 
-def test_a_deep_copy_is_of_one_moment(backend):
+def test_a_deep_copy_is_of_one_moment():
     """Of no moment within a step: its parameters, state and counts belong together."""
     params, stop = [np.zeros(n) for n in (3, 40_000, 5, 20_000)], threading.Event()
     optimizer, copied = gdm.SGD(params, lr=1.0, average=0.0), [0] * THREADS

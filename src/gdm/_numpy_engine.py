@@ -11,7 +11,7 @@ from . import _checks
 from ._checks import Array, Options, address
 from ._foreign import Source, look_again
 from ._specification import Around, Progress, Specification
-from .errors import StaleBufferError
+from .errors import OverlapError, StaleBufferError
 
 if TYPE_CHECKING:
     from .optimizer.snapshot import GroupRecord, Snapshot
@@ -181,9 +181,7 @@ class OptimizerCore:
 
     def _bind_locked(self, grads: Any) -> None:
         self._require()
-        given = self._flatten(grads)
-        self._check_params()
-        bound, sources = self._check_grads(given)
+        bound, sources = self._checked_grads(grads)
         self._check_params()
         places = [None if grad is None else _place(grad) for grad in bound]
         self._engine.bound, self._engine.bound_places, self._engine.bound_sources = bound, places, sources
@@ -215,9 +213,7 @@ class OptimizerCore:
             arrays = engine.bound or []
             self._check_unmoved("grads", arrays, engine.bound_places, engine.bound_sources)
         else:
-            given = self._flatten(grads)
-            self._check_params()
-            arrays, _ = self._check_grads(given)
+            arrays, _ = self._checked_grads(grads)
         self._check_params()
         writes, progress = self._numpy_step(arrays, lrs, engine.progress, scale)
         self._check_params()  # a rule may have called code of the user's
@@ -248,6 +244,15 @@ class OptimizerCore:
             engine.progress = progress
 
         _complete(put)
+
+    def _checked_grads(self, grads: Any) -> tuple[list[Array | None], list[Source | None]]:
+        given = self._flatten(grads)
+        self._check_params()  # first: a changed parameter is not an error of the gradients
+        try:
+            return self._check_grads(given)
+        except OverlapError:
+            self._check_params()  # where a parameter was, there may be another array now
+            raise
 
     def _check_params(self) -> None:
         self._check_unmoved("params", self._engine.user_arrays, self._engine.places, self._engine.sources)

@@ -14,7 +14,7 @@ from libc.string cimport memcmp, memcpy, memset
 
 from . import _checks, _foreign, _specification, reference
 from ._specification import Progress
-from .errors import NonFiniteError, StaleBufferError
+from .errors import NonFiniteError, OverlapError, StaleBufferError
 
 cnp.import_array()
 

@@ -277,7 +277,11 @@ cdef class OptimizerCore:
             if engine.are_usable(arrays, True):
                 return arrays
         self.check_params()  # first: a changed parameter is not an error of the gradients
-        arrays, found = self._check_grads(items)
+        try:
+            arrays, found = self._check_grads(items)
+        except OverlapError:
+            self.check_params()  # where a parameter was, there may be another array now
+            raise
         if self.engine is not engine or not engine.are_usable(arrays, False):
             raise StaleBufferError("grads changed while they were being checked")
         if sources is not None:

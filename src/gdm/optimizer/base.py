@@ -779,17 +779,14 @@ class Optimizer(OptimizerCore):
         reduced: tuple[Any, ...] = self._exclusively(self._reduce_locked, True)
         return reduced
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Optimizer:
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
         """An optimizer with parameters of its own. Another thread makes no step meanwhile."""
+        from copy import deepcopy
+
         cls = type(self)
         if (cls.__reduce__, cls.__reduce_ex__) != (Optimizer.__reduce__, Optimizer.__reduce_ex__):
-            reduced: Any = self.__reduce_ex__(4)  # a user's subclass says itself what copies hold
-            return _deep_copy(reduced, memo)
-        copied: Optimizer = self._exclusively(self._deepcopy_locked, memo)
-        return copied
-
-    def _deepcopy_locked(self, memo: dict[int, Any]) -> Optimizer:
-        return _deep_copy(self._reduce_locked(False), memo)
+            return deepcopy(_Reduced(self.__reduce_ex__(4)), memo)  # a user's subclass says itself what copies hold
+        return self._exclusively(lambda: deepcopy(_Reduced(self._reduce_locked(False)), memo))
 
     def _reduce_locked(self, copy: bool) -> tuple[Any, ...]:
         snapshot = self._snapshot
@@ -835,19 +832,14 @@ def _kept(
     return [x if isinstance(x, np.ndarray) else array for x, array in zip(given, arrays, strict=True)], sources
 
 
-def _deep_copy(reduced: tuple[Any, ...], memo: dict[int, Any]) -> Optimizer:
-    """Copies what ``__reduce__`` returns, as ``copy.deepcopy`` does."""
-    from copy import deepcopy
+class _Reduced:
+    """What ``__reduce__`` has returned, for ``copy.deepcopy``, which makes the optimizer of it."""
 
-    make, arguments, state = (*reduced, None)[:3]
-    copied: Optimizer = make(*deepcopy(arguments, memo))
-    if state is not None:
-        state = deepcopy(state, memo)
-        if hasattr(copied, "__setstate__"):
-            copied.__setstate__(state)
-        else:
-            vars(copied).update(state)
-    return copied
+    def __init__(self, reduced: Any) -> None:
+        self.reduced = reduced
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return self.reduced
 
 
 def _restore(
