@@ -39,4 +39,4 @@ def test_size(benchmark):
     benchmark.extra_info.update({"package": sum(sizes.values()), "module": module})
     benchmark.pedantic(lambda: None, rounds=1)
     print(f"\nsize: the package {sum(sizes.values()) / 1024:.0f} KiB, its compiled module {module / 1024:.0f} KiB")
-    assert sum(sizes.values()) < 4 << 20  # 1.3 MiB of them are the module, 1.2 MiB the library for C, 0.1 MiB headers
+    assert sum(sizes.values()) < 2 << 20

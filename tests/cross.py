@@ -41,7 +41,8 @@ class Platform:
     runner: str = ""
     isas: tuple[str, ...] = ("baseline",)  # which it must find, best first; empty: those of this CPU
     suffix: str = ""  # of programs
-    library: str = ""  # the name of a shared library that is loaded and unloaded
+    library: str = ""  # the path of a shared library that is loaded and unloaded
+    modes: int = 4  # of floating-point: three of rounding, and flush-to-zero
     linked_with: tuple[str, ...] = ("-lm",)
     is_zig: bool = False
 
@@ -97,7 +98,7 @@ PLATFORMS = [
     zig("x86_64-linux-gnu.2.17", "-fPIC", runner="native", isas=(), library="./libgdm.so", linked_with=("-lm", "-ldl")),
     zig("x86_64-linux-musl", runner="native", isas=()),
     zig("aarch64-linux-musl", runner="qemu", isas=("neon", "baseline")),
-    zig("wasm32-wasi", runner="wasmtime", suffix=".wasm"),
+    zig("wasm32-wasi", runner="wasmtime", suffix=".wasm", modes=0),
     Platform(
         "x86_64-w64-mingw32-gcc",
         ("x86_64-w64-mingw32-gcc",),
@@ -120,6 +121,7 @@ PLATFORMS = [
         "emscripten and node-acorn",
         runner="node",
         suffix=".js",
+        modes=0,
         # Without asynchronous compilation, which in Debian 12's Emscripten does not work with Node 18 and later.
         linked_with=("-sINITIAL_MEMORY=128MB", "-sEXIT_RUNTIME=1", "-sWASM_ASYNC_COMPILATION=0"),
     ),

@@ -67,8 +67,8 @@ static void enter(const struct mode *mode) {
 
 /* Whether the thread was in the mode. */
 static int leave(const struct mode *mode) {
-    const int flushes = (get_register() & (unsigned)MODE_BITS) == FLUSHES, rounding = fegetround();
     if (!mode) return 1;
+    const int flushes = (get_register() & (unsigned)MODE_BITS) == FLUSHES, rounding = fegetround();
     fesetround(FE_TONEAREST);
     set_register(KEEPS);
     return mode->rounding == FLUSH_TO_ZERO ? flushes : rounding == mode->rounding;
@@ -109,41 +109,33 @@ static void fill(struct memory *memory) {
     }
 }
 
-static void add(gdm_plan *plan, size_t group, gdm_dtype dtype, struct memory *memory) {
-    gdm_buffer states[2];
+static const gdm_buffer nothing = {NULL, GDM_FLOAT32};
+
+static void add(gdm_plan *plan, size_t group, gdm_buffer param, gdm_buffer grad, gdm_buffer first, gdm_buffer second,
+                gdm_buffer copy, gdm_buffer average) {
+    const gdm_buffer states[] = {first, second};
     gdm_entry_args added = GDM_ENTRY_DEFAULTS;
     size_t entry;
     added.group = group;
     added.n = N;
+    added.param = param;
+    added.grad = grad;
     added.states = states;
     added.state_count = 2;
+    added.copy = copy;
+    added.average = average;
     added.lr_factor = 1 / 3.0;
-    if (dtype == GDM_FLOAT64) {
-        added.param.data = memory->param64;
-        added.grad = (gdm_buffer){memory->grad64, GDM_FLOAT64};
-        for (int k = 0; k < 2; k++) states[k] = (gdm_buffer){memory->states64[k], GDM_FLOAT64};
-    } else if (dtype == GDM_FLOAT32) {
-        added.param.data = memory->param32;
-        added.grad = (gdm_buffer){memory->grad32, GDM_FLOAT32};
-        for (int k = 0; k < 2; k++) states[k] = (gdm_buffer){memory->states32[k], GDM_FLOAT32};
-    } else {
-        added.param.data = memory->param16;
-        added.grad = (gdm_buffer){memory->grad16, GDM_FLOAT16};
-        for (int k = 0; k < 2; k++) states[k] = (gdm_buffer){memory->states16[k], GDM_BFLOAT16};
-        added.copy = (gdm_buffer){memory->copy, GDM_FLOAT16};
-        added.average = (gdm_buffer){memory->average, GDM_BFLOAT16};
-    }
-    added.param.dtype = dtype;
     require(!gdm_plan_add(plan, &added, &entry), "gdm_plan_add", NULL);
 }
 
+#define BUFFER(member, dtype) ((gdm_buffer){memory->member, dtype})
+
 /* Everything is called in the mode, from making the plan on. */
 static void train(struct memory *memory, int threads, gdm_rounding rounding, const struct mode *mode) {
-    static const gdm_dtype dtypes[] = {GDM_FLOAT64, GDM_FLOAT32, GDM_BFLOAT16};
     const gdm_nadam_args nadam = GDM_NADAM_DEFAULTS; /* it keeps a number of its own, which the host computes */
     gdm_step_args around = GDM_STEP_DEFAULTS;
     gdm_step_report report = {sizeof report, 0, 0, 0, 0};
-    const gdm_buffer grads = {memory->grad32, GDM_FLOAT32};
+    const gdm_buffer grads = BUFFER(grad32, GDM_FLOAT32);
     const size_t length = N;
     gdm_plan *plan;
     size_t group;
@@ -155,7 +147,12 @@ static void train(struct memory *memory, int threads, gdm_rounding rounding, con
     enter(mode);
     failed |= gdm_plan_create(&plan) != GDM_OK;
     failed |= gdm_plan_add_group(plan, GDM_RULE_NADAM, &nadam, &group) != GDM_OK;
-    for (size_t i = 0; i < sizeof dtypes / sizeof *dtypes; i++) add(plan, group, dtypes[i], memory);
+    add(plan, group, BUFFER(param64, GDM_FLOAT64), BUFFER(grad64, GDM_FLOAT64), BUFFER(states64[0], GDM_FLOAT64),
+        BUFFER(states64[1], GDM_FLOAT64), nothing, nothing);
+    add(plan, group, BUFFER(param32, GDM_FLOAT32), BUFFER(grad32, GDM_FLOAT32), BUFFER(states32[0], GDM_FLOAT32),
+        BUFFER(states32[1], GDM_FLOAT32), nothing, nothing);
+    add(plan, group, BUFFER(param16, GDM_BFLOAT16), BUFFER(grad16, GDM_FLOAT16), BUFFER(states16[0], GDM_BFLOAT16),
+        BUFFER(states16[1], GDM_BFLOAT16), BUFFER(copy, GDM_FLOAT16), BUFFER(average, GDM_BFLOAT16));
     failed |= gdm_plan_set_step_args(plan, &around) != GDM_OK;
     failed |= gdm_plan_set_num_threads(plan, threads) != GDM_OK;
     for (int i = 0; i < STEPS; i++) failed |= gdm_plan_step(plan) != GDM_OK;
